@@ -1,0 +1,8 @@
+"""Architectures as data: what a sub-network is, which exist, and what each costs. Needs no torch."""
+
+from nat2.space.arch import Arch, Layer
+from nat2.space.cost import Cost, CostTable, cost
+from nat2.space.macro import Macro
+from nat2.space.space import SearchSpace
+
+__all__ = ["Arch", "Cost", "CostTable", "Layer", "Macro", "SearchSpace", "cost"]

@@ -1,0 +1,328 @@
+"""The search space: genes, sampling, repair, encoding and size (NAT2's encodings)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nat2.errors import ArchError, ConfigError
+from nat2.space.arch import Arch, Layer
+from nat2.space.macro import MAX_DEPTH, MAX_EXPAND, MAX_KERNEL, STAGES, Macro
+
+Genomes = NDArray[np.int64]
+Sampling = Literal["balanced", "uniform"]
+Repair = Literal["push", "fill"]
+FeatureKind = Literal["integer", "one-hot"]
+
+_LAYERS = STAGES * MAX_DEPTH
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpace:
+    """Every sub-network that may be searched, and the integer vectors that stand for them.
+
+    A genome is ``[resolution, width, exit, 20 layers]`` (no exit gene in the single-exit families), each an index.
+    A layer gene of 0 skips the layer; ``1 + 3 * expand index + kernel index`` is an inverted bottleneck. A genome is
+    canonical if skipped layers stand at the end of each stage and the stages beyond the exit hold the smallest
+    values; then decoding and encoding are inverse to each other.
+    """
+
+    resolutions: tuple[int, ...]
+    """Sides of the input image, ascending."""
+    widths: tuple[float, ...] = (1.0,)
+    """Width multipliers, ascending; each is a super-network of its own."""
+    early_exits: bool = True
+    """Whether the exit is searched; otherwise the last one answers."""
+    kernels: tuple[int, ...] = (3, 5, 7)
+    """Kernel sizes of the depthwise convolutions."""
+    expands: tuple[int, ...] = (3, 4, 6)
+    """Expand ratios."""
+    depths: tuple[int, ...] = (2, 3, 4)
+    """Numbers of layers in a stage, consecutive."""
+    exits: tuple[int, ...] = ()
+    """Exits that may answer, consecutive; by default 1 to 5 with early exits, else 5."""
+
+    def __post_init__(self) -> None:
+        """Check the choices.
+
+        Raises:
+            ConfigError: a list of choices is empty, unsorted, or has a value that the super-network does not hold.
+        """
+        if not self.exits:
+            object.__setattr__(self, "exits", tuple(range(1, STAGES + 1)) if self.early_exits else (STAGES,))
+        _check_choices("resolutions", self.resolutions, minimum=8, maximum=None)
+        _check_choices("widths", self.widths, minimum=0.1, maximum=8)
+        _check_choices("kernels", self.kernels, minimum=3, maximum=MAX_KERNEL, allowed=(3, 5, 7))
+        _check_choices("expands", self.expands, minimum=1, maximum=MAX_EXPAND)
+        _check_choices("depths", self.depths, minimum=1, maximum=MAX_DEPTH, allowed=range(1, MAX_DEPTH + 1))
+        _check_choices("exits", self.exits, minimum=1, maximum=STAGES, allowed=range(1, STAGES + 1))
+        for name in ("depths", "exits"):
+            values = getattr(self, name)
+            if values != tuple(range(values[0], values[-1] + 1)):
+                raise ConfigError(f"`{name}` must be consecutive; got {values}")
+        if not self.early_exits and self.exits != (STAGES,):
+            raise ConfigError(f"without early exits only exit {STAGES} exists; got `exits` {self.exits}")
+
+    @staticmethod
+    def of(macro: Macro, resolutions: Iterable[int]) -> SearchSpace:
+        """The whole space of one super-network at the given resolutions."""
+        return SearchSpace(
+            resolutions=tuple(resolutions), widths=(macro.width,), early_exits=macro.early_exits
+        )
+
+    # -- genes
+
+    @property
+    def first_layer_gene(self) -> int:
+        """Position of the first of the 20 layer genes."""
+        return 3 if self.early_exits else 2
+
+    @property
+    def n_genes(self) -> int:
+        """Length of a genome: 23 with early exits, else 22."""
+        return self.first_layer_gene + _LAYERS
+
+    @property
+    def gene_names(self) -> tuple[str, ...]:
+        """A name for each gene, e.g. ``stage 2 layer 3``."""
+        head = ("resolution", "width", "exit")[: self.first_layer_gene]
+        return head + tuple(f"stage {s + 1} layer {p + 1}" for s in range(STAGES) for p in range(MAX_DEPTH))
+
+    @property
+    def settings(self) -> tuple[Layer, ...]:
+        """The inverted bottlenecks that the layer genes 1, 2, ... stand for."""
+        return tuple(Layer(kernel, expand) for expand in self.expands for kernel in self.kernels)
+
+    @property
+    def lower(self) -> Genomes:
+        """Smallest value of each gene."""
+        layers = [int(position < self.depths[0]) for position in range(MAX_DEPTH)] * STAGES
+        return np.array([0] * self.first_layer_gene + layers)
+
+    @property
+    def upper(self) -> Genomes:
+        """Largest value of each gene."""
+        layers = [len(self.settings) * (position < self.depths[-1]) for position in range(MAX_DEPTH)] * STAGES
+        head = [len(self.resolutions) - 1, len(self.widths) - 1, len(self.exits) - 1]
+        return np.array(head[: self.first_layer_gene] + layers)
+
+    @property
+    def smallest(self) -> Arch:
+        """Every dimension at its smallest."""
+        return self.decode(self.lower)
+
+    @property
+    def largest(self) -> Arch:
+        """Every dimension at its largest."""
+        return self.decode(self.upper)
+
+    @property
+    def size(self) -> int:
+        """How many different networks there are."""
+        per_stage = sum(len(self.settings) ** depth for depth in self.depths)
+        return len(self.resolutions) * len(self.widths) * sum(per_stage**number for number in self.exits)
+
+    # -- encoding
+
+    def stage_genes(self, genomes: Genomes) -> Genomes:
+        """View of the layer genes, shape (n, 5 stages, 4 layers)."""
+        return genomes[:, self.first_layer_gene :].reshape(len(genomes), STAGES, MAX_DEPTH)
+
+    def exit_numbers(self, genomes: Genomes) -> Genomes:
+        """The exit of each genome, counted from 1, shape (n,)."""
+        if not self.early_exits:
+            return np.full(len(genomes), STAGES)
+        return np.asarray(self.exits)[genomes[:, 2]]
+
+    def expressed(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """Which genes of canonical genomes say something about the network, shape (n, genes)."""
+        mask = np.ones(genomes.shape, dtype=bool)
+        executed = np.arange(STAGES)[None, :, None] < self.exit_numbers(genomes)[:, None, None]
+        mask[:, self.first_layer_gene :] = np.broadcast_to(executed, (len(genomes), STAGES, MAX_DEPTH)).reshape(
+            len(genomes), _LAYERS
+        )
+        return mask
+
+    def canonical(self, genomes: Genomes, *, repair: Repair = "push") -> Genomes:
+        """Give genomes that stand for the same network the same values, shape (n, genes).
+
+        ``push`` moves the zeros of a stage to its end; ``fill`` skips everything behind the first zero. The genes
+        of stages beyond the exit take the smallest values, as does a layer that has to exist and does not.
+        """
+        genomes = genomes.copy()
+        stages = self.stage_genes(genomes)
+        if repair == "push":
+            order = np.argsort(stages == 0, axis=2, kind="stable")
+            stages[:] = np.take_along_axis(stages, order, axis=2)
+        else:
+            stages[np.logical_or.accumulate(stages == 0, axis=2)] = 0
+        lower = self.stage_genes(self.lower[None])
+        np.maximum(stages, lower, out=stages)
+        beyond = np.arange(STAGES)[None, :] >= self.exit_numbers(genomes)[:, None]
+        stages[beyond] = np.broadcast_to(lower, stages.shape)[beyond]
+        genomes[:, self.first_layer_gene :] = stages.reshape(len(genomes), _LAYERS)
+        return genomes
+
+    def decode(self, genome: Genomes) -> Arch:
+        """The network that a genome stands for."""
+        genome = self.canonical(np.asarray(genome)[None])[0]
+        layers = genome[self.first_layer_gene :].reshape(STAGES, MAX_DEPTH)
+        executed = self.exits[genome[2]] if self.early_exits else STAGES
+        return Arch(
+            resolution=self.resolutions[genome[0]],
+            width=self.widths[genome[1]],
+            stages=tuple(
+                tuple(self.settings[gene - 1] for gene in stage if gene) for stage in layers[:executed]
+            ),
+        )
+
+    def encode(self, arch: Arch) -> Genomes:
+        """The canonical genome of a network, shape (genes,).
+
+        Raises:
+            ArchError: the network is not in the space.
+        """
+        self.validate(arch)
+        genome = self.lower
+        genome[0] = self.resolutions.index(arch.resolution)
+        genome[1] = self.widths.index(arch.width)
+        if self.early_exits:
+            genome[2] = self.exits.index(arch.exit)
+        codes = {setting: code for code, setting in enumerate(self.settings, start=1)}
+        for stage, layers in enumerate(arch.stages):
+            start = self.first_layer_gene + stage * MAX_DEPTH
+            genome[start : start + len(layers)] = [codes[layer] for layer in layers]
+        return genome
+
+    def encode_all(self, archs: Sequence[Arch]) -> Genomes:
+        """Canonical genomes of several networks, shape (n, genes)."""
+        return np.array([self.encode(arch) for arch in archs]).reshape(len(archs), self.n_genes)
+
+    def validate(self, arch: Arch) -> None:
+        """Check that a network is in the space.
+
+        Raises:
+            ArchError: naming the gene, its value and what is allowed.
+        """
+        _check_member("resolution", arch.resolution, self.resolutions)
+        _check_member("width", arch.width, self.widths)
+        _check_member("exit", arch.exit, self.exits)
+        for stage, layers in enumerate(arch.stages, start=1):
+            _check_member(f"depth of stage {stage}", len(layers), self.depths)
+            for position, layer in enumerate(layers, start=1):
+                _check_member(f"kernel of stage {stage} layer {position}", layer.kernel, self.kernels)
+                _check_member(f"expand ratio of stage {stage} layer {position}", layer.expand, self.expands)
+
+    def features(self, genomes: Genomes, kind: FeatureKind = "integer") -> NDArray[np.float64]:
+        """Inputs of an accuracy predictor: the genome itself (NAT2), or one column a gene and category (NAT)."""
+        if kind == "integer":
+            return genomes.astype(np.float64)
+        columns = [
+            genomes[:, gene, None] == np.arange(low, high + 1)
+            for gene, (low, high) in enumerate(zip(self.lower, self.upper, strict=True))
+        ]
+        return np.concatenate(columns, axis=1).astype(np.float64)
+
+    # -- sampling
+
+    def sample(
+        self, count: int, generator: np.random.Generator, *, sampling: Sampling = "balanced"
+    ) -> Genomes:
+        """Draw canonical genomes, shape (count, genes); the same network may be drawn twice.
+
+        ``balanced`` is NAT2's initialisation: a layer that may be skipped is skipped with probability 1/3 and what
+        follows it is skipped too, so every depth is common. ``uniform`` is NAT's: every value of every gene is as
+        likely as the others and zeros are pushed back, so that shallow stages are rare.
+        """
+        lower, upper = self.lower, self.upper
+        genomes = generator.integers(lower, upper + 1, size=(count, self.n_genes))
+        if sampling == "uniform":
+            return self.canonical(genomes, repair="push")
+        optional = (lower == 0) & (upper > 0)
+        optional[: self.first_layer_gene] = False
+        genomes[:, optional] = generator.integers(1, upper[optional] + 1, size=(count, int(optional.sum())))
+        genomes[:, optional] *= generator.random((count, int(optional.sum()))) >= 1 / 3
+        return self.canonical(genomes, repair="fill")
+
+    def sample_distinct(
+        self,
+        count: int,
+        generator: np.random.Generator,
+        *,
+        sampling: Sampling = "balanced",
+        exclude: Iterable[Arch] = (),
+    ) -> list[Arch]:
+        """Draw different networks, none of them in `exclude`; fewer than `count` if the space has no more."""
+        seen = set(exclude)
+        drawn: list[Arch] = []
+        for _ in range(100):
+            for genome in self.sample(count, generator, sampling=sampling):
+                arch = self.decode(genome)
+                if arch not in seen and len(drawn) < count:
+                    seen.add(arch)
+                    drawn.append(arch)
+            if len(drawn) == count:
+                break
+        return drawn
+
+    def sample_elastic(self, generator: np.random.Generator, *, resolution: int) -> Arch:
+        """Draw a network for a training step: exit, depths, kernels and expand ratios uniform and independent.
+
+        This is the sampling of progressive shrinking; the batch decides the resolution.
+        """
+        choose = generator.integers
+        exit_number = self.exits[choose(len(self.exits))]
+        settings = self.settings
+        return Arch(
+            resolution=resolution,
+            width=self.widths[choose(len(self.widths))],
+            stages=tuple(
+                tuple(
+                    settings[index]
+                    for index in choose(len(settings), size=self.depths[choose(len(self.depths))])
+                )
+                for _ in range(exit_number)
+            ),
+        )
+
+    def corners(self) -> list[Arch]:
+        """Networks with every dimension constant at its smallest or largest value (the field's validation set)."""
+        ends = [
+            sorted({values[0], values[-1]})
+            for values in (self.resolutions, self.widths, self.exits, self.depths, self.kernels, self.expands)
+        ]
+        return [
+            Arch(
+                resolution=int(resolution),
+                width=width,
+                stages=((Layer(int(kernel), int(expand)),) * int(depth),) * int(exit_number),
+            )
+            for resolution, width, exit_number, depth, kernel, expand in itertools.product(*ends)
+        ]
+
+
+def _check_member(name: str, value: float, allowed: Sequence[float]) -> None:
+    if value not in allowed:
+        raise ArchError(f"{name} must be one of {', '.join(map(str, allowed))}; got {value}")
+
+
+def _check_choices(
+    name: str,
+    values: Sequence[float],
+    *,
+    minimum: float,
+    maximum: float | None,
+    allowed: Iterable[float] | None = None,
+) -> None:
+    if not values or list(values) != sorted(set(values)):
+        raise ConfigError(f"`{name}` must be a list of different values in ascending order; got {list(values)}")
+    if allowed is not None and not set(values) <= set(allowed):
+        raise ConfigError(f"`{name}` must be among {', '.join(map(str, allowed))}; got {list(values)}")
+    if values[0] < minimum or (maximum is not None and values[-1] > maximum):
+        limit = f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
+        raise ConfigError(f"`{name}` must be {limit}; got {list(values)}")

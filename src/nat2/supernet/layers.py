@@ -1,0 +1,202 @@
+"""Elastic layers: the weights of the largest choice, of which each forward pass uses the slice it needs.
+
+Nothing here remembers which choice is active: kernel size and expand ratio come with the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nat2.space.arch import Layer
+from nat2.space.macro import MAX_EXPAND, MAX_KERNEL, Activation, ExitShape, LayerShape, Macro, squeeze_channels
+from nat2.supernet.static import ACTIVATIONS
+
+EPSILON = 1e-5
+
+Statistics = Mapping[str, tuple[Tensor, Tensor]]
+"""Mean and variance of every batch norm that an architecture uses, by the module's path."""
+
+
+class ElasticBatchNorm(nn.Module):
+    """Batch norm on the leading channels; how it normalises is the caller's choice (`Normalize`)."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        """Hold scale, shift and stored statistics for `channels`."""
+        super().__init__()
+        self.path = ""  # set by the network; the key of `Statistics`
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+
+Normalize = Callable[[ElasticBatchNorm, Tensor], Tensor]
+"""How a forward pass normalises: takes the batch norm and its input, gives its output."""
+
+
+def normalize_by_batch(norm: ElasticBatchNorm, x: Tensor) -> Tensor:
+    """Use the batch's own statistics, as in training; stores nothing."""
+    c = x.shape[1]
+    return F.batch_norm(x, None, None, norm.weight[:c], norm.bias[:c], training=True, eps=EPSILON)
+
+
+def normalize_by_stored(norm: ElasticBatchNorm, x: Tensor) -> Tensor:
+    """Use the leading slice of the statistics that came with the weights."""
+    c = x.shape[1]
+    mean, var = norm.running_mean[:c], norm.running_var[:c]
+    return F.batch_norm(x, mean, var, norm.weight[:c], norm.bias[:c], eps=EPSILON)
+
+
+def normalize_by(statistics: Statistics) -> Normalize:
+    """Use the given statistics, those of `calibrate`."""
+
+    def normalize(norm: ElasticBatchNorm, x: Tensor) -> Tensor:
+        mean, var = statistics[norm.path]
+        c = x.shape[1]
+        return F.batch_norm(x, mean, var, norm.weight[:c], norm.bias[:c], eps=EPSILON)
+
+    return normalize
+
+
+class ElasticDepthwise(nn.Module):
+    """Depthwise convolution whose smaller kernels are learned linear maps of the centre of the larger (OFA).
+
+    ``W5 = M7to5 vec(centre of W7)`` and ``W3 = M5to3 vec(centre of W5)``, the matrices shared by all channels and
+    identity at first, so that a smaller kernel starts as the centre crop.
+    """
+
+    def __init__(self, channels: int, stride: int) -> None:
+        """Hold kernels of size 7 for `channels`."""
+        super().__init__()
+        self.stride = stride
+        self.weight = nn.Parameter(torch.empty(channels, 1, MAX_KERNEL, MAX_KERNEL))
+        self.matrix_7to5 = nn.Parameter(torch.eye(25))
+        self.matrix_5to3 = nn.Parameter(torch.eye(9))
+
+    def kernel(self, size: int, channels: int) -> Tensor:
+        """The kernels of a size for the leading channels, shape (channels, 1, size, size)."""
+        weight = self.weight[:channels]
+        for smaller, matrix in ((5, self.matrix_7to5), (3, self.matrix_5to3)):
+            if size <= smaller:
+                centre = weight[:, :, 1:-1, 1:-1].reshape(channels, smaller**2)
+                weight = F.linear(centre, matrix).view(channels, 1, smaller, smaller)
+        return weight
+
+    def forward(self, x: Tensor, size: int) -> Tensor:
+        """Convolve (N, C, H, W) with kernels of `size`."""
+        channels = x.shape[1]
+        weight = self.kernel(size, channels)
+        return F.conv2d(x, weight, stride=self.stride, padding=size // 2, groups=channels)
+
+
+class ElasticSqueezeExcite(nn.Module):
+    """Squeeze-and-excite on the leading channels, with as many hidden units as they ask for."""
+
+    def __init__(self, channels: int) -> None:
+        """Hold the weights for `channels`."""
+        super().__init__()
+        squeeze = squeeze_channels(channels)
+        self.reduce = nn.Conv2d(channels, squeeze, 1)
+        self.expand = nn.Conv2d(squeeze, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate `x`, shape (N, C, H, W)."""
+        c = x.shape[1]
+        s = squeeze_channels(c)
+        assert self.reduce.bias is not None
+        assert self.expand.bias is not None
+        hidden = F.conv2d(x.mean((2, 3), keepdim=True), self.reduce.weight[:s, :c], self.reduce.bias[:s])
+        gate = F.conv2d(F.relu(hidden), self.expand.weight[:c, :s], self.expand.bias[:c])
+        return x * F.hardsigmoid(gate)
+
+
+class ElasticMBConv(nn.Module):
+    """Inverted bottleneck with elastic kernel size and expand ratio."""
+
+    def __init__(self, shape: LayerShape) -> None:
+        """Hold the weights of the largest kernel and expand ratio."""
+        super().__init__()
+        mid = shape.mid_channels(MAX_EXPAND)
+        self.shape = shape
+        self.expand = nn.Conv2d(shape.in_channels, mid, 1, bias=False)
+        self.expand_bn = ElasticBatchNorm(mid)
+        self.depthwise = ElasticDepthwise(mid, shape.stride)
+        self.depthwise_bn = ElasticBatchNorm(mid)
+        self.se = ElasticSqueezeExcite(mid) if shape.squeeze_excite else None
+        self.project = nn.Conv2d(mid, shape.out_channels, 1, bias=False)
+        self.project_bn = ElasticBatchNorm(shape.out_channels)
+
+    def forward(self, x: Tensor, layer: Layer, normalize: Normalize) -> Tensor:
+        """Map (N, in, H, W) to (N, out, H / stride, W / stride) by the chosen kernel and expand ratio."""
+        mid = self.shape.mid_channels(layer.expand)
+        activate = ACTIVATIONS[self.shape.activation]
+        y = activate(normalize(self.expand_bn, F.conv2d(x, self.expand.weight[:mid])))
+        y = activate(normalize(self.depthwise_bn, self.depthwise(y, layer.kernel)))
+        if self.se is not None:
+            y = self.se(y)
+        y = normalize(self.project_bn, F.conv2d(y, self.project.weight[:, :mid]))
+        return x + y if self.shape.residual else y
+
+
+class FirstBlock(nn.Module):
+    """The static block behind the stem's convolution: depthwise and projection with a shortcut."""
+
+    def __init__(self, shape: LayerShape) -> None:
+        """Hold the weights; kernel 3, expand ratio 1."""
+        super().__init__()
+        channels = shape.in_channels
+        self.activation: Activation = shape.activation
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.depthwise_bn = ElasticBatchNorm(channels)
+        self.project = nn.Conv2d(channels, channels, 1, bias=False)
+        self.project_bn = ElasticBatchNorm(channels)
+
+    def forward(self, x: Tensor, normalize: Normalize) -> Tensor:
+        """Map (N, C, H, W) to the same shape."""
+        y = ACTIVATIONS[self.activation](normalize(self.depthwise_bn, self.depthwise(x)))
+        return x + normalize(self.project_bn, self.project(y))
+
+
+class ElasticStem(nn.Module):
+    """First convolution and static block; nothing in it is elastic but how it normalises."""
+
+    def __init__(self, macro: Macro) -> None:
+        """Hold the weights for the channels and width of `macro`."""
+        super().__init__()
+        self.conv = nn.Conv2d(macro.channels, macro.stem_channels, 3, macro.stem_stride, 1, bias=False)
+        self.bn = ElasticBatchNorm(macro.stem_channels)
+        self.block = FirstBlock(macro.first_shape)
+
+    def forward(self, images: Tensor, normalize: Normalize) -> Tensor:
+        """Map images (N, channels, R, R) to features."""
+        features: Tensor = self.block(F.hardswish(normalize(self.bn, self.conv(images))), normalize)
+        return features
+
+
+class ElasticExit(nn.Module):
+    """An exit of the super-network; nothing in it is elastic but how it normalises."""
+
+    def __init__(self, shape: ExitShape, classes: int, dropout: float) -> None:
+        """Hold the weights."""
+        super().__init__()
+        self.expand = nn.Conv2d(shape.in_channels, shape.expand_channels, 1, bias=False)
+        self.expand_bn = ElasticBatchNorm(shape.expand_channels)
+        self.mix = nn.Linear(shape.expand_channels, shape.mix_channels, bias=False)
+        self.dropout = dropout
+        self.classifier = nn.Linear(shape.mix_channels, classes)
+
+    def forward(self, x: Tensor, normalize: Normalize) -> Tensor:
+        """Map features (N, C, H, W) to logits (N, classes)."""
+        y = F.hardswish(normalize(self.expand_bn, self.expand(x)))
+        y = F.hardswish(self.mix(y.mean((2, 3))))
+        logits: Tensor = self.classifier(F.dropout(y, self.dropout, self.training))
+        return logits

@@ -1,0 +1,100 @@
+"""The super-network: OFAMobileNetV3 with OFAv2's early exits and dense skips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nat2.space.arch import Arch
+from nat2.space.macro import Macro
+from nat2.supernet.layers import (
+    ElasticBatchNorm,
+    ElasticDepthwise,
+    ElasticExit,
+    ElasticMBConv,
+    ElasticStem,
+    Normalize,
+    normalize_by_batch,
+)
+from nat2.supernet.static import dense_sum
+
+
+class SuperNetwork(nn.Module):
+    """All sub-networks of one width multiplier in one set of weights.
+
+    ``network(images, arch)`` is a function of weights, images and architecture: no call leaves a trace in the
+    network, so several architectures can be evaluated on it at once.
+    """
+
+    def __init__(
+        self, macro: Macro, *, dropout: float = 0.0, generator: torch.Generator | None = None
+    ) -> None:
+        """Build with random weights drawn from `generator`.
+
+        Args:
+            macro: The macro-architecture, with its switches for early exits and dense skips.
+            dropout: Probability in front of each classifier, while training.
+            generator: Source of the initial weights (He, fan-out); torch's global one by default.
+        """
+        super().__init__()
+        self.macro = macro
+        self.stem = ElasticStem(macro)
+        self.stages = nn.ModuleList(
+            nn.ModuleList(ElasticMBConv(shape) for shape in shapes) for shapes in macro.layer_shapes
+        )
+        self.exits = nn.ModuleDict(
+            {str(n): ElasticExit(macro.exit_shape(n), macro.classes, dropout) for n in macro.exits}
+        )
+        for path, module in self.named_modules():
+            if isinstance(module, ElasticBatchNorm):
+                module.path = path
+        initialize(self, generator)
+
+    def forward(
+        self,
+        images: Tensor,
+        arch: Arch,
+        *,
+        normalize: Normalize = normalize_by_batch,
+        exits: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Run one sub-network.
+
+        Args:
+            images: Shape (N, channels, R, R).
+            arch: The sub-network; its resolution is not looked at.
+            normalize: How batch norms normalise; by the batch's statistics unless told otherwise.
+            exits: Answer at these exits (counted from 1, none beyond the architecture's) instead of its own.
+
+        Returns:
+            Logits of shape (N, classes), or (exits, N, classes) if `exits` is given.
+        """
+        wanted = (arch.exit,) if exits is None else tuple(exits)
+        logits = []
+        x = self.stem(images, normalize)
+        for number, (stage, layers) in enumerate(zip(self.stages, arch.stages, strict=False), start=1):
+            outputs: list[Tensor] = []
+            for module, layer in zip(stage, layers, strict=False):  # type: ignore[call-overload]
+                outputs.append(module(x, layer, normalize))
+                x = dense_sum(outputs) if self.macro.dense_skips else outputs[-1]
+            if number in wanted:
+                logits.append(self.exits[str(number)](x, normalize))
+        return logits[0] if exits is None else torch.stack(logits)
+
+
+@torch.no_grad()
+def initialize(network: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Draw weights as OFA does: convolutions He fan-out, linear layers uniform in 1 / sqrt(inputs), biases 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | ElasticDepthwise):
+            out_channels = module.weight.shape[0]
+            # PyTorch's fan-out ignores groups, and so does OFA's: k * k * out channels.
+            deviation = (2 / (module.weight[0, 0].numel() * out_channels)) ** 0.5
+            module.weight.normal_(0, deviation, generator=generator)
+        elif isinstance(module, nn.Linear):
+            bound = module.in_features**-0.5
+            module.weight.uniform_(-bound, bound, generator=generator)
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+            module.bias.zero_()

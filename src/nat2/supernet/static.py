@@ -1,0 +1,147 @@
+"""The plain network of one architecture: ordinary torch modules, no weight sharing.
+
+Its modules bear the names of the super-network's, so that a tensor here is a slice of the tensor of that name there.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nat2.space.arch import Arch, Layer
+from nat2.space.macro import Activation, ExitShape, LayerShape, Macro, squeeze_channels
+
+ACTIVATIONS = {"relu": F.relu, "hswish": F.hardswish}
+
+
+class SqueezeExcite(nn.Module):
+    """Scale each channel by a gate computed from the mean of all (reduction 4, h-sigmoid)."""
+
+    def __init__(self, channels: int) -> None:
+        """Build for `channels`."""
+        super().__init__()
+        squeeze = squeeze_channels(channels)
+        self.reduce = nn.Conv2d(channels, squeeze, 1)
+        self.expand = nn.Conv2d(squeeze, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate `x`, shape (N, C, H, W)."""
+        gate = self.expand(F.relu(self.reduce(x.mean((2, 3), keepdim=True))))
+        return x * F.hardsigmoid(gate)
+
+
+class MBConv(nn.Module):
+    """Inverted bottleneck: 1x1 expansion, depthwise convolution, squeeze-and-excite, 1x1 projection."""
+
+    def __init__(self, shape: LayerShape, layer: Layer) -> None:
+        """Build; an expand ratio of 1 has no expansion."""
+        super().__init__()
+        mid = shape.mid_channels(layer.expand)
+        self.activation: Activation = shape.activation
+        self.residual = shape.residual
+        self.expand: nn.Module | None = None
+        if layer.expand != 1:
+            self.expand = nn.Conv2d(shape.in_channels, mid, 1, bias=False)
+            self.expand_bn = nn.BatchNorm2d(mid)
+        self.depthwise = nn.Conv2d(
+            mid, mid, layer.kernel, shape.stride, layer.kernel // 2, groups=mid, bias=False
+        )
+        self.depthwise_bn = nn.BatchNorm2d(mid)
+        self.se = SqueezeExcite(mid) if shape.squeeze_excite else None
+        self.project = nn.Conv2d(mid, shape.out_channels, 1, bias=False)
+        self.project_bn = nn.BatchNorm2d(shape.out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in, H, W) to (N, out, H / stride, W / stride)."""
+        activate = ACTIVATIONS[self.activation]
+        y = x
+        if self.expand is not None:
+            y = activate(self.expand_bn(self.expand(y)))
+        y = activate(self.depthwise_bn(self.depthwise(y)))
+        if self.se is not None:
+            y = self.se(y)
+        y = self.project_bn(self.project(y))
+        return x + y if self.residual else y
+
+
+class Stem(nn.Module):
+    """First convolution and the static inverted bottleneck behind it."""
+
+    def __init__(self, macro: Macro) -> None:
+        """Build for the channels and width of `macro`."""
+        super().__init__()
+        self.conv = nn.Conv2d(macro.channels, macro.stem_channels, 3, macro.stem_stride, 1, bias=False)
+        self.bn = nn.BatchNorm2d(macro.stem_channels)
+        self.block = MBConv(macro.first_shape, Layer(3, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, channels, R, R) to features."""
+        features: Tensor = self.block(F.hardswish(self.bn(self.conv(x))))
+        return features
+
+
+class Exit(nn.Module):
+    """Classifier behind a stage: 1x1 convolution, global pooling, 1x1 convolution, dropout, linear."""
+
+    def __init__(self, shape: ExitShape, classes: int, dropout: float) -> None:
+        """Build; the convolution behind the pooling is held as a linear layer, which is the same function."""
+        super().__init__()
+        self.expand = nn.Conv2d(shape.in_channels, shape.expand_channels, 1, bias=False)
+        self.expand_bn = nn.BatchNorm2d(shape.expand_channels)
+        self.mix = nn.Linear(shape.expand_channels, shape.mix_channels, bias=False)
+        self.dropout = dropout
+        self.classifier = nn.Linear(shape.mix_channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features (N, C, H, W) to logits (N, classes)."""
+        y = F.hardswish(self.expand_bn(self.expand(x)))
+        y = F.hardswish(self.mix(y.mean((2, 3))))
+        logits: Tensor = self.classifier(F.dropout(y, self.dropout, self.training))
+        return logits
+
+
+def dense_sum(outputs: list[Tensor]) -> Tensor:
+    """What flows on behind the last of a stage's layers with dense skips, given every layer's output.
+
+    The outputs of all layers but the last two are added: the residual of the last layer has brought the one before
+    it (OFAv2, dense skip connections). With one or two layers nothing is added.
+    """
+    total = outputs[-1]
+    for earlier in outputs[:-2]:
+        total = total + earlier
+    return total
+
+
+class StaticNetwork(nn.Module):
+    """The network of one architecture, with its own exit or with several."""
+
+    def __init__(
+        self, macro: Macro, arch: Arch, *, exits: tuple[int, ...] | None = None, dropout: float = 0.0
+    ) -> None:
+        """Build with random weights; `exits` are counted from 1 and none lies beyond the architecture's."""
+        super().__init__()
+        self.macro = macro
+        self.arch = arch
+        self.exit_numbers = exits or (arch.exit,)
+        self.stem = Stem(macro)
+        self.stages = nn.ModuleList(
+            nn.ModuleList(MBConv(shape, layer) for shape, layer in zip(shapes, layers, strict=False))
+            for shapes, layers in zip(macro.layer_shapes, arch.stages, strict=False)
+        )
+        self.exits = nn.ModuleDict(
+            {str(number): Exit(macro.exit_shape(number), macro.classes, dropout) for number in self.exit_numbers}
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of shape (N, classes), or (exits, N, classes) if there are several exits."""
+        logits = []
+        x = self.stem(images)
+        for number, stage in enumerate(self.stages, start=1):
+            outputs: list[Tensor] = []
+            for layer in stage:  # type: ignore[attr-defined]
+                outputs.append(layer(x))
+                x = dense_sum(outputs) if self.macro.dense_skips else outputs[-1]
+            if number in self.exit_numbers:
+                logits.append(self.exits[str(number)](x))
+        return logits[0] if len(logits) == 1 else torch.stack(logits)
