@@ -77,6 +77,8 @@ class Arch:
         try:
             resolution, width, stages = data["resolution"], data["width"], data["stages"]
             layers = tuple(tuple(_parse_layer(text) for text in stage) for stage in stages)
+            if isinstance(stages, str) or not layers or not all(layers):
+                raise ValueError("`stages` must be lists of at least one layer each")
             return Arch(resolution=int(resolution), width=float(width), stages=layers)
         except (KeyError, TypeError, ValueError) as error:
             raise ArchError(

@@ -69,9 +69,7 @@ def cost(macro: Macro, arch: Arch, *, exits: tuple[int, ...] | None = None) -> C
     """Cost of one network, with its own exit or with those in `exits`."""
     sizes = macro.feature_sizes(arch.resolution)
     total = stem_cost(macro, arch.resolution)
-    for shapes, layers, size_in, size_out in zip(
-        macro.layer_shapes, arch.stages, sizes, sizes[1:], strict=False
-    ):
+    for shapes, layers, size_in, size_out in zip(macro.layer_shapes, arch.stages, sizes, sizes[1:], strict=False):
         for shape, layer in zip(shapes, layers, strict=False):
             total = total.plus(layer_cost(shape, layer, size_out if shape.stride == 1 else size_in))
     for exit_number in exits or (arch.exit,):

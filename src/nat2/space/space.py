@@ -71,9 +71,7 @@ class SearchSpace:
     @staticmethod
     def of(macro: Macro, resolutions: Iterable[int]) -> SearchSpace:
         """The whole space of one super-network at the given resolutions."""
-        return SearchSpace(
-            resolutions=tuple(resolutions), widths=(macro.width,), early_exits=macro.early_exits
-        )
+        return SearchSpace(resolutions=tuple(resolutions), widths=(macro.width,), early_exits=macro.early_exits)
 
     # -- genes
 
@@ -125,7 +123,8 @@ class SearchSpace:
     def size(self) -> int:
         """How many different networks there are."""
         per_stage = sum(len(self.settings) ** depth for depth in self.depths)
-        return len(self.resolutions) * len(self.widths) * sum(per_stage**number for number in self.exits)
+        networks: int = sum(per_stage**number for number in self.exits)
+        return len(self.resolutions) * len(self.widths) * networks
 
     # -- encoding
 
@@ -176,9 +175,7 @@ class SearchSpace:
         return Arch(
             resolution=self.resolutions[genome[0]],
             width=self.widths[genome[1]],
-            stages=tuple(
-                tuple(self.settings[gene - 1] for gene in stage if gene) for stage in layers[:executed]
-            ),
+            stages=tuple(tuple(self.settings[gene - 1] for gene in stage if gene) for stage in layers[:executed]),
         )
 
     def encode(self, arch: Arch) -> Genomes:
@@ -230,9 +227,7 @@ class SearchSpace:
 
     # -- sampling
 
-    def sample(
-        self, count: int, generator: np.random.Generator, *, sampling: Sampling = "balanced"
-    ) -> Genomes:
+    def sample(self, count: int, generator: np.random.Generator, *, sampling: Sampling = "balanced") -> Genomes:
         """Draw canonical genomes, shape (count, genes); the same network may be drawn twice.
 
         ``balanced`` is NAT2's initialisation: a layer that may be skipped is skipped with probability 1/3 and what
@@ -282,10 +277,7 @@ class SearchSpace:
             resolution=resolution,
             width=self.widths[choose(len(self.widths))],
             stages=tuple(
-                tuple(
-                    settings[index]
-                    for index in choose(len(settings), size=self.depths[choose(len(self.depths))])
-                )
+                tuple(settings[index] for index in choose(len(settings), size=self.depths[choose(len(self.depths))]))
                 for _ in range(exit_number)
             ),
         )

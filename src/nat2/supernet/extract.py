@@ -8,7 +8,7 @@ from torch import Tensor
 from nat2.space.arch import Arch
 from nat2.supernet.layers import ElasticDepthwise, Statistics
 from nat2.supernet.network import SuperNetwork
-from nat2.supernet.static import StaticNetwork
+from nat2.supernet.static import StaticNetwork, channels_last
 
 
 @torch.no_grad()
@@ -46,4 +46,4 @@ def extract(
             leading = tuple(slice(0, size) for size in target.shape)
             weights[name] = shared[name][leading]
     static.load_state_dict(weights)
-    return static.to(next(network.parameters()).device, memory_format=torch.channels_last).eval()
+    return channels_last(static, next(network.parameters()).device).eval()

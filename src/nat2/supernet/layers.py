@@ -12,8 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nat2.space.arch import Layer
-from nat2.space.macro import MAX_EXPAND, MAX_KERNEL, Activation, ExitShape, LayerShape, Macro, squeeze_channels
-from nat2.supernet.static import ACTIVATIONS
+from nat2.space.macro import (
+    MAX_EXPAND,
+    MAX_KERNEL,
+    Activation,
+    ExitShape,
+    LayerShape,
+    Macro,
+    squeeze_channels,
+)
+from nat2.supernet.static import ACTIVATIONS, depthwise
 
 EPSILON = 1e-5
 
@@ -93,9 +101,7 @@ class ElasticDepthwise(nn.Module):
 
     def forward(self, x: Tensor, size: int) -> Tensor:
         """Convolve (N, C, H, W) with kernels of `size`."""
-        channels = x.shape[1]
-        weight = self.kernel(size, channels)
-        return F.conv2d(x, weight, stride=self.stride, padding=size // 2, groups=channels)
+        return depthwise(x, self.kernel(size, x.shape[1]), self.stride)
 
 
 class ElasticSqueezeExcite(nn.Module):

@@ -28,9 +28,7 @@ class SuperNetwork(nn.Module):
     network, so several architectures can be evaluated on it at once.
     """
 
-    def __init__(
-        self, macro: Macro, *, dropout: float = 0.0, generator: torch.Generator | None = None
-    ) -> None:
+    def __init__(self, macro: Macro, *, dropout: float = 0.0, generator: torch.Generator | None = None) -> None:
         """Build with random weights drawn from `generator`.
 
         Args:

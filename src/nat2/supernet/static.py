@@ -5,6 +5,9 @@ Its modules bear the names of the super-network's, so that a tensor here is a sl
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,7 +15,31 @@ from torch.nn import functional as F
 from nat2.space.arch import Arch, Layer
 from nat2.space.macro import Activation, ExitShape, LayerShape, Macro, squeeze_channels
 
-ACTIVATIONS = {"relu": F.relu, "hswish": F.hardswish}
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+# In place where the gradient allows it: the normalisation in front does not need its output again.
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": F.relu_, "hswish": F.hardswish}
+
+
+def channels_last(module: AnyModule, device: torch.device | None = None) -> AnyModule:
+    """Move a module to a device (its own by default) and lay its kernels out channels last: 2-8 times faster here."""
+    module.to(device=device)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return module
+
+
+def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """Depthwise convolution padded by half the kernel, shape (N, C, H, W), kernels (C, 1, k, k).
+
+    On a map of H pixels only the 2H - 1 central taps ever meet a pixel; the others would multiply padding, and the
+    last stages of small images are all such maps.
+    """
+    size = weight.shape[-1]
+    padding = min(size // 2, max(x.shape[2:]) - 1)
+    unused = size // 2 - padding
+    if unused:
+        weight = weight[:, :, unused:-unused, unused:-unused]
+    return F.conv2d(x, weight, stride=stride, padding=padding, groups=len(weight))
 
 
 class SqueezeExcite(nn.Module):
@@ -40,13 +67,12 @@ class MBConv(nn.Module):
         mid = shape.mid_channels(layer.expand)
         self.activation: Activation = shape.activation
         self.residual = shape.residual
+        self.stride = shape.stride
         self.expand: nn.Module | None = None
         if layer.expand != 1:
             self.expand = nn.Conv2d(shape.in_channels, mid, 1, bias=False)
             self.expand_bn = nn.BatchNorm2d(mid)
-        self.depthwise = nn.Conv2d(
-            mid, mid, layer.kernel, shape.stride, layer.kernel // 2, groups=mid, bias=False
-        )
+        self.depthwise = nn.Conv2d(mid, mid, layer.kernel, shape.stride, layer.kernel // 2, groups=mid, bias=False)
         self.depthwise_bn = nn.BatchNorm2d(mid)
         self.se = SqueezeExcite(mid) if shape.squeeze_excite else None
         self.project = nn.Conv2d(mid, shape.out_channels, 1, bias=False)
@@ -58,11 +84,13 @@ class MBConv(nn.Module):
         y = x
         if self.expand is not None:
             y = activate(self.expand_bn(self.expand(y)))
-        y = activate(self.depthwise_bn(self.depthwise(y)))
+        y = depthwise(y, self.depthwise.weight, self.stride)
+        y = activate(self.depthwise_bn(y))
         if self.se is not None:
             y = self.se(y)
         y = self.project_bn(self.project(y))
-        return x + y if self.residual else y
+        result: Tensor = x + y if self.residual else y
+        return result
 
 
 class Stem(nn.Module):
@@ -116,9 +144,7 @@ def dense_sum(outputs: list[Tensor]) -> Tensor:
 class StaticNetwork(nn.Module):
     """The network of one architecture, with its own exit or with several."""
 
-    def __init__(
-        self, macro: Macro, arch: Arch, *, exits: tuple[int, ...] | None = None, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, macro: Macro, arch: Arch, *, exits: tuple[int, ...] | None = None, dropout: float = 0.0) -> None:
         """Build with random weights; `exits` are counted from 1 and none lies beyond the architecture's."""
         super().__init__()
         self.macro = macro

@@ -1,0 +1,25 @@
+"""Neural Architecture Transfer 2: small, fast, accurate image classifiers for your own data."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+__version__ = version("nat2")
+
+_PUBLIC = {
+    "Arch": "nat2.space.arch",
+    "RunConfig": "nat2.config",
+    "SearchSpace": "nat2.space.space",
+    "load": "nat2.deploy.export",
+    "run": "nat2.run",
+}
+__all__ = ["Arch", "RunConfig", "SearchSpace", "__version__", "load", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names when they are first used: torch alone takes seconds, and ``nat2 --help`` needs none of it."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'nat2' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)

@@ -1,0 +1,5 @@
+"""``python -m nat2`` is the command line."""
+
+from nat2.cli import main
+
+main()

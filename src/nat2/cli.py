@@ -1,0 +1,144 @@
+"""The command line: verbs to functions. Flags and YAML files come from the configuration's dataclasses."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jsonargparse
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from nat2 import __version__
+from nat2.config import PRESETS, Preset, RunConfig
+from nat2.errors import Nat2Error
+
+_ABOUT = """Small, fast, accurate image classifiers for your own data, by Neural Architecture Transfer 2.
+
+nat2 run                    the whole way on 1,797 bundled digits
+nat2 run --data photos      the same for your images: a folder of class folders
+nat2 VERB --help            what a verb does, with examples
+"""
+_RUN = """examples:
+  nat2 run                                    the whole way on 1,797 bundled digits
+  nat2 run --data photos                      the same for a folder of class folders
+  nat2 run --data photos --objectives error,macs --out runs/fast
+  nat2 run --config settings.yaml --seed 1    a file of settings, and flags over it
+
+Train a super-network on your images, search it, fine-tune, test and export the best networks, and write a report.
+A run that was interrupted continues when the same command is given again.
+"""
+_PREDICT = """examples:
+  nat2 predict runs/photos/networks/1a2b3c4d cat.jpg dog.jpg
+  nat2 predict runs/photos/networks/1a2b3c4d new/*.png --top 1
+
+Classify images with an exported network and print the most probable classes.
+"""
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 if all went well, 2 for what the user can mend, 130 when interrupted."""
+    words = [_underscored(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    try:
+        given = build_parser(_preset_of(words)).parse_args(words)
+        verbs = {"run": _run, "predict": _predict}
+        verbs[given.subcommand](given[given.subcommand])
+    except Nat2Error as error:
+        print(f"nat2: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("nat2: interrupted; give the same command again to continue", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    sys.exit(0)
+
+
+def build_parser(preset: Preset = "quick") -> ArgumentParser:
+    """The parser of all verbs, its defaults those of a preset."""
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        prog="nat2", description=_ABOUT, formatter_class=_Formatter, version=__version__, usage="nat2 VERB [options]"
+    )
+    verbs = parser.add_subcommands(metavar="VERB", title="verbs", description=None)
+    verbs.add_subcommand("run", _run_parser(preset), help="from labelled images to networks ready to ship")
+    verbs.add_subcommand("predict", _predict_parser(), help="classify images with an exported network")
+    return parser
+
+
+def _run_parser(preset: Preset) -> ArgumentParser:
+    parser = ArgumentParser(description=_RUN, usage="nat2 run [--data DIR] [--out DIR] [options]")
+    parser.add_argument("--config", action="config", help="YAML file of settings; flags behind it win")
+    parser.add_argument("--out", type=str, default="", help="run folder, by default runs/<name of the data>")
+    parser.add_argument("--fresh", action="store_true", help="discard what an earlier run left in the folder")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument(
+        "--skip_bad_images", action="store_true", help="leave unreadable images out instead of refusing the folder"
+    )
+    parser.add_class_arguments(RunConfig, skip={"skip_bad_images"})
+    parser.set_defaults(dict(_dotted(PRESETS[preset])) | {"preset": preset})
+    return parser
+
+
+def _predict_parser() -> ArgumentParser:
+    parser = ArgumentParser(description=_PREDICT, usage="nat2 predict NETWORK IMAGE [IMAGE ...] [--top N]")
+    parser.add_argument("network", type=str, help="folder of an exported network: runs/<data>/networks/<id>")
+    parser.add_argument("images", type=str, nargs="+", help="image files")
+    parser.add_argument("--top", type=int, default=3, help="how many classes to print for an image")
+    return parser
+
+
+def _run(given: Namespace) -> None:
+    from nat2.run import run
+
+    settings = vars(_run_parser("quick").instantiate(given))
+    options = {name: settings.pop(name) for name in ("out", "fresh", "quiet")}
+    settings.pop("config")
+    out = Path(options.pop("out")) if options["out"] else options.pop("out") or None
+    run(RunConfig(**settings), out=out, **options)
+
+
+def _predict(given: Namespace) -> None:
+    from nat2.deploy.predict import predict
+
+    for image, answers in predict(Path(given.network), [Path(image) for image in given.images], top=given.top):
+        print(f"{image}: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in answers), flush=True)
+
+
+class _Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the examples as they are."""
+
+
+def _underscored(word: str) -> str:
+    """``--skip-bad-images`` means ``--skip_bad_images``."""
+    name, equals, value = word.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value if word.startswith("--") else word
+
+
+def _preset_of(arguments: list[str]) -> Preset:
+    """The preset that flags or a file name, so that it can set the defaults of everything else."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument("--preset")
+    finder.add_argument("--config")
+    preset = None
+    with contextlib.suppress(argparse.ArgumentError, OSError, UnicodeDecodeError, yaml.YAMLError):
+        # Whatever is wrong with the arguments or the file is told when they are read in earnest.
+        found, _ = finder.parse_known_args(arguments)
+        preset = found.preset
+        if preset is None and found.config is not None:
+            content = yaml.safe_load(Path(found.config).read_text(encoding="utf-8"))
+            preset = content.get("preset") if isinstance(content, dict) else None
+    return preset if preset in PRESETS else "quick"
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

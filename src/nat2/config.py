@@ -1,0 +1,188 @@
+"""The whole configuration, typed; the sentence under a field is its help text on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from nat2.errors import ConfigError
+from nat2.search.objectives import parse_objectives
+from nat2.settings import (
+    SHORT,
+    AdaptSettings,
+    Augmentation,
+    FinetuneSettings,
+    Phase,
+    SearchSettings,
+    ShrinkSettings,
+)
+from nat2.space.macro import STAGES, Macro
+
+Family = Literal["EE_D", "EE_B", "SE_D", "SE_B"]
+Preset = Literal["quick", "nat2", "nat"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """From labelled images to networks ready to ship."""
+
+    data: str = "digits"
+    """Folder of class folders (optionally under train/, val/, test/), or `digits`: scikit-learn's 1,797 images."""
+    objectives: str = "error,params"
+    """What to minimise, separated by commas: error, params, macs."""
+    networks: int = 6
+    """How many networks to fine-tune and export: the best in each objective, then those of the highest trade-off."""
+    seed: int = 0
+    """Decides every random choice; the same seed gives the same result on the same machine."""
+    preset: Preset = "quick"
+    """Settings to begin with: `quick` for small data and machines, `nat2` and `nat` as published."""
+    family: Family = "EE_D"
+    """Super-network: EE has an exit behind each stage, SE one; D has dense skips, B none."""
+    width: float = 0.0
+    """Width multiplier of the super-network; 1.0 and 1.2 are published; 0 chooses 0.35 for tiny images, else 0.5."""
+    resolutions: str = "auto"
+    """Image sides to search, ascending, separated by commas; `auto` chooses three by the size of the images."""
+    stem_stride: int = 0
+    """Stride of the first convolution, 1 or 2; 0 chooses 1 for images below 48 pixels."""
+    dropout: float = 0.1
+    """Dropout in front of the classifiers while the super-network is trained, from 0 to below 1."""
+    val_fraction: float = 0.2
+    """Share of the training images kept for validation, unless there is val/."""
+    test_fraction: float = 0.2
+    """Share of all images kept for the test, unless there is test/."""
+    skip_bad_images: bool = False
+    """Leave unreadable images out instead of refusing the folder."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """Random changes of training images."""
+    phases: tuple[Phase, ...] = ()
+    """Phases of progressive shrinking, in order; empty for the preset's own (see config.yaml of a run)."""
+    shrink: ShrinkSettings = field(default_factory=ShrinkSettings)
+    """What the phases have in common."""
+    search: SearchSettings = field(default_factory=SearchSettings)
+    """Policies of the search."""
+    adapt: AdaptSettings = field(default_factory=AdaptSettings)
+    """Adaptation of the super-network between generations."""
+    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
+    """Post-processing of the returned networks."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the images.
+
+        Raises:
+            ConfigError: a value is outside its range.
+        """
+        parse_objectives(self.objectives)
+        if self.resolutions != "auto":
+            parse_resolutions(self.resolutions)
+        if self.networks < 1:
+            raise ConfigError(f"--networks must be at least 1; got {self.networks}")
+        if self.stem_stride not in (0, 1, 2):
+            raise ConfigError(f"--stem_stride must be 1 or 2, or 0 to choose; got {self.stem_stride}")
+        if not 0 <= self.width <= 8:
+            raise ConfigError(f"--width must be above 0 and at most 8, or 0 to choose; got {self.width}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"--dropout must be at least 0 and below 1; got {self.dropout}")
+        for name in ("val_fraction", "test_fraction"):
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigError(f"--{name} must be above 0 and below 1; got {getattr(self, name)}")
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ConfigError(
+                "--val_fraction and --test_fraction must leave images for training; "
+                f"got {self.val_fraction} and {self.test_fraction}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, with lists for tuples."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value
+
+
+def parse_resolutions(text: str) -> tuple[int, ...]:
+    """Read a list of image sides, e.g. ``48,56,64``.
+
+    Raises:
+        ConfigError: they are not ascending whole numbers of at least 8.
+    """
+    try:
+        sides = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        sides = ()
+    if not sides or list(sides) != sorted(set(sides)) or sides[0] < 8:
+        raise ConfigError(
+            f"--resolutions must be ascending whole numbers of at least 8, like 48,56,64, or auto; got {text!r}"
+        )
+    return sides
+
+
+def resolutions_for(native: int) -> tuple[int, ...]:
+    """Three sides to search for images that are `native` pixels wide or high: up to 64, at least 16."""
+    if native < 16:
+        return (16, 18, 20)
+    largest = max(24, min(64, native // 4 * 4))
+    step = max(4, largest // 32 * 4)
+    return (largest - 2 * step, largest - step, largest)
+
+
+def macro_for(config: RunConfig, *, classes: int, channels: int, resolutions: tuple[int, ...]) -> Macro:
+    """The macro-architecture of a configuration.
+
+    Raises:
+        ConfigError: at the smallest resolution the feature map shrinks to one pixel before the last two stages.
+    """
+    macro = Macro(
+        classes=classes,
+        channels=channels,
+        width=config.width or (0.35 if resolutions[-1] < 24 else 0.5),
+        early_exits=config.family.startswith("EE"),
+        dense_skips=config.family.endswith("D"),
+        stem_stride=config.stem_stride or (1 if resolutions[-1] < 48 else 2),
+    )
+    if macro.feature_sizes(resolutions[0])[STAGES - 2] < 2:
+        remedy = "--stem_stride 1 or larger --resolutions" if macro.stem_stride == 2 else "larger --resolutions"
+        raise ConfigError(
+            f"at {resolutions[0]} pixels with a stem of stride {macro.stem_stride} nothing but one pixel is left "
+            f"before the last two stages; use {remedy}"
+        )
+    return macro
+
+
+def phases_of(preset: Preset) -> tuple[Phase, ...]:
+    """The phases of progressive shrinking that a preset begins with."""
+    if preset == "quick":
+        return SHORT
+    published = {"full": 180, "kernel": 120, "height": 120, "depth": 120, "expand 1": 25, "expand 2": 120}
+    return tuple(replace(phase, epochs=published[phase.name]) for phase in SHORT)
+
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "quick": {},
+    "nat2": {
+        "width": 1.0,
+        "networks": 4,
+        "search": {"archive": 300, "oversample": 10, "generations": 30, "candidates": 25, "top": 150},
+        "adapt": {"epochs": 5, "lr": 2.5e-3, "warmup_epochs": 5.0, "subnets": 4},
+        "finetune": {"epochs": 150, "patience": 30, "lr": 1e-4, "label_smoothing": 0.0},
+    },
+    "nat": {
+        "family": "SE_B",
+        "width": 1.0,
+        "networks": 4,
+        "search": {
+            "archive": 100, "oversample": 1, "sampling": "uniform", "update": "append", "features": "one-hot",
+            "generations": 30, "candidates": 8, "top": 150,
+        },
+        "adapt": {"epochs": 5, "lr": 2.5e-3, "warmup_epochs": 5.0, "subnets": 4},
+        "finetune": {
+            "epochs": 150, "patience": 30, "optimizer": "sgd", "lr": 1e-4, "weight_decay": 5e-4, "label_smoothing": 0.0,
+        },
+    },
+}  # fmt: skip
+"""What each preset changes; flags and files change it further. ``nat2`` and ``nat``: the published values."""

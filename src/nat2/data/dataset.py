@@ -1,0 +1,140 @@
+"""A labelled data set in memory: three splits of 8-bit images."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nat2.data.sources import Pixels, Source, digits, folder
+from nat2.data.splits import stratified
+from nat2.errors import DataError
+from nat2.seeds import numpy_generator
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one split."""
+
+    pixels: Tensor
+    """8-bit values, shape (n, channels, side, side)."""
+    labels: Tensor
+    """Class indices, shape (n,)."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def joined(self, other: Split) -> Split:
+        """The images of both."""
+        return Split(torch.cat([self.pixels, other.pixels]), torch.cat([self.labels, other.labels]))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training, validation and test images, and what they have in common."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    val: Split
+    test: Split
+    mean: tuple[float, ...]
+    """Mean of the training pixels by channel, of values in 0..1."""
+    std: tuple[float, ...]
+    """Standard deviation of the training pixels by channel, of values in 0..1."""
+    fingerprint: str
+    """SHA-256 of images, labels and classes; two data sets with the same one are the same."""
+    flip: bool = True
+    """Whether a mirrored image is as good as the original."""
+    notes: tuple[str, ...] = ()
+    """What a user should know about how the images were read."""
+
+    @property
+    def channels(self) -> int:
+        """1 if all images are grey, else 3."""
+        return self.train.pixels.shape[1]
+
+    @property
+    def side(self) -> int:
+        """Side of the stored images, in pixels."""
+        return self.train.pixels.shape[2]
+
+
+def read_dataset(
+    data: str,
+    *,
+    side: int,
+    seed: int = 0,
+    val_fraction: float = 0.2,
+    test_fraction: float = 0.2,
+    skip_bad_images: bool = False,
+) -> Dataset:
+    """Read and split images.
+
+    Args:
+        data: ``digits``, or the path of a folder of class folders (optionally under train/, val/, test/).
+        side: Side at which images are stored: the largest resolution that is searched.
+        seed: Decides which images go to which split, where the folder does not.
+        val_fraction: Share of the training images kept for validation, unless there is val/.
+        test_fraction: Share of all images kept for the test, unless there is test/.
+        skip_bad_images: Leave unreadable images out instead of refusing the folder.
+
+    Raises:
+        DataError: the images cannot be used; the message says which and why.
+    """
+    source = digits(side) if data == "digits" else folder(Path(data), side=side, skip_bad_images=skip_bad_images)
+    splits = _split(source, seed, val_fraction, test_fraction)
+    train = splits["train"][0]
+    mean, std = _statistics(train)
+    digest = hashlib.sha256(repr((source.classes, side)).encode())
+    for name in ("train", "val", "test"):
+        pixels, labels = splits[name]
+        digest.update(pixels.tobytes())
+        digest.update(labels.tobytes())
+    return Dataset(
+        name=data if data == "digits" else Path(data).resolve().name,
+        classes=source.classes,
+        mean=mean,
+        std=std,
+        fingerprint=digest.hexdigest(),
+        flip=source.flip,
+        notes=source.notes,
+        **{
+            name: Split(torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))), torch.from_numpy(labels))
+            for name, (pixels, labels) in splits.items()
+        },
+    )
+
+
+def _split(
+    source: Source, seed: int, val_fraction: float, test_fraction: float
+) -> dict[str, tuple[Pixels, NDArray[np.int64]]]:
+    given = {name: (source.pixels[name], source.labels[name]) for name in source.pixels}
+    absent = [name for name in ("val", "test") if name not in given]
+    rest = "train" if "train" in given else "all"
+    if rest not in given:
+        raise DataError("no training image could be read; check the files under train/")
+    fractions = [{"val": val_fraction, "test": test_fraction}[name] for name in absent]
+    pixels, labels = given.pop(rest)
+    parts = stratified(labels, source.classes, fractions, numpy_generator(seed, "split"))
+    given["train"] = (pixels[parts[0]], labels[parts[0]])
+    for name, part in zip(absent, parts[1:], strict=True):
+        given[name] = (pixels[part], labels[part])
+    return given
+
+
+def _statistics(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation by channel, from a histogram: exact, and no copy in floating point."""
+    values = np.arange(256) / 255
+    means, deviations = [], []
+    for channel in range(pixels.shape[3]):
+        share = np.bincount(pixels[..., channel].ravel(), minlength=256) / pixels[..., channel].size
+        mean = float(share @ values)
+        means.append(mean)
+        deviations.append(max(float(share @ (values - mean) ** 2) ** 0.5, 1e-3))
+    return tuple(means), tuple(deviations)

@@ -1,0 +1,115 @@
+"""The one definition of how stored images become network inputs, for training, search, test and export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nat2.data.dataset import Split
+from nat2.settings import Augmentation
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Stored 8-bit images to normalised inputs at any resolution."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __call__(self, pixels: Tensor, resolution: int) -> Tensor:
+        """Inputs for evaluation: resized (bilinear, antialiased), scaled to 0..1, normalised.
+
+        Args:
+            pixels: 8-bit images, shape (n, channels, side, side).
+            resolution: Side of the result.
+
+        Returns:
+            Shape (n, channels, resolution, resolution), channels_last.
+        """
+        return self.normalize(resize(scale(pixels.to(self.device)), resolution))
+
+    def augmented(self, pixels: Tensor, resolution: int, generator: torch.Generator) -> Tensor:
+        """Inputs for training: random crop and flip, then as for evaluation."""
+        images = augment(scale(pixels.to(self.device)), self.augmentation, generator)
+        return self.normalize(resize(images, resolution))
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Subtract the training images' mean and divide by their deviation."""
+        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
+        return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def scale(pixels: Tensor) -> Tensor:
+    """8-bit values to 0..1."""
+    return pixels.float() / 255
+
+
+def resize(images: Tensor, resolution: int) -> Tensor:
+    """Square images (n, channels, side, side) at another resolution."""
+    if images.shape[-1] == resolution:
+        return images
+    size = (resolution, resolution)
+    return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Crop a random square of each image, enlarge it to the image's size, and mirror half of them.
+
+    The random numbers are drawn on the CPU, so that every device sees the same crops.
+    """
+    n = len(images)
+    area = torch.empty(n).uniform_(augmentation.crop_scale, 1, generator=generator)
+    side = area.sqrt()
+    shift = (torch.rand(2, n, generator=generator) * 2 - 1) * (1 - side)
+    mirror = torch.ones(n)
+    if augmentation.flip:
+        mirror = torch.randint(0, 2, (n,), generator=generator) * 2.0 - 1
+    zero = torch.zeros(n)
+    matrix = torch.stack([side * mirror, zero, shift[0], zero, side, shift[1]], dim=1).view(n, 2, 3)
+    grid = F.affine_grid(matrix.to(images.device), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+def shuffled_batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Indices of an epoch's batches in random order; an incomplete last batch is left out."""
+    size = min(batch_size, count)
+    order = torch.randperm(count, generator=generator)
+    for start in range(0, count - size + 1, size):
+        yield order[start : start + size]
+
+
+class ResizedImages:
+    """A split's evaluation inputs at every resolution asked for, kept while they fit in memory."""
+
+    def __init__(
+        self, split: Split, pipeline: Pipeline, *, batch_size: int = 256, memory_limit: int = 512 * 2**20
+    ) -> None:
+        """Prepare; nothing is computed yet. `memory_limit` is in bytes for all resolutions together."""
+        self.labels = split.labels.to(pipeline.device)
+        self._split = split
+        self._pipeline = pipeline
+        self._batch_size = batch_size
+        self._limit = memory_limit
+        self._kept: dict[int, list[Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def batches(self, resolution: int) -> Iterator[Tensor]:
+        """The inputs in order, in batches."""
+        kept = self._kept.get(resolution)
+        if kept is None:
+            batches = (self._pipeline(part, resolution) for part in torch.split(self._split.pixels, self._batch_size))
+            values = self._split.pixels.shape[0] * self._split.pixels.shape[1] * resolution**2
+            if 4 * values * (len(self._kept) + 1) > self._limit:
+                yield from batches
+                return
+            kept = self._kept[resolution] = list(batches)
+        yield from kept

@@ -1,0 +1,45 @@
+"""Classify image files with an exported network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from nat2.data.sources import decode
+from nat2.data.transform import resize, scale
+from nat2.deploy.export import describe, load
+from nat2.errors import ConfigError, DataError
+
+
+def predict(network: Path, images: Sequence[Path], *, top: int = 3) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
+    """Yield each image with its most probable classes and their probabilities (0..1), most probable first.
+
+    Args:
+        network: Folder of an exported network.
+        images: Image files; each goes through the steps that the training images went through.
+        top: How many classes to give.
+
+    Raises:
+        CheckpointError: the folder does not hold an exported network.
+        ConfigError: `top` is below 1.
+        DataError: an image cannot be read.
+    """
+    if top < 1:
+        raise ConfigError(f"--top must be at least 1; got {top}")
+    description, model = describe(network), load(network)
+    inputs, classes = description["input"], description["classes"]
+    for path in images:
+        try:
+            with Image.open(path) as image:
+                pixels = decode(image, inputs["side"], grey=model.mean.shape[1] == 1)
+        except Exception as error:  # PIL raises almost anything on damaged files
+            raise DataError(f"{path} cannot be read as an image ({error})") from error
+        batch = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+        with torch.no_grad():
+            shares = model(resize(scale(batch), inputs["resolution"])).softmax(1)[0]
+        best = shares.argsort(descending=True)[:top].tolist()
+        yield path, [(classes[label], float(shares[label])) for label in best]

@@ -1,0 +1,258 @@
+"""The run folder: what is in it, who may write it, and whether what it holds belongs to the configuration."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import torch
+import yaml
+
+from nat2.config import RunConfig
+from nat2.data.dataset import Dataset
+from nat2.errors import CheckpointError, RunError
+from nat2.files import unwritable, write_json, write_text
+from nat2.report.results import Result
+
+_PACKAGES = ("nat2", "torch", "numpy", "scipy", "scikit-learn", "lightgbm", "pymoo", "onnx", "onnxruntime")
+
+
+class RunFolder:
+    """One run's files. A context manager: while it is open, no other process can run in the same folder."""
+
+    def __init__(self, path: Path, *, fresh: bool = False) -> None:
+        """Create the folder if need be and lock it.
+
+        Args:
+            path: The folder.
+            fresh: Remove what an earlier run left in it.
+
+        Raises:
+            RunError: it cannot be written, another process uses it, or it holds files that are not a run's.
+        """
+        self.path = path
+        self._lock: IO[str] | None = None
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = (path / ".lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"another run is working in {path}; wait for it, stop it, or choose another folder with --out"
+            ) from None
+        except OSError as error:
+            raise unwritable(path, error) from error
+        foreign = sorted({entry.name for entry in path.iterdir()} - _OWN)
+        if foreign and not self.config.exists():
+            raise RunError(
+                f"{path} holds files that are not a run's ({', '.join(foreign[:5])}); choose an empty or new folder with --out"
+            )
+        if fresh:
+            self._clear()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    # -- what is in it
+
+    @property
+    def config(self) -> Path:
+        """The complete configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def archive(self) -> Path:
+        """Every evaluation."""
+        return self.path / "archive.db"
+
+    @property
+    def log(self) -> Path:
+        """A row a generation."""
+        return self.path / "log.csv"
+
+    @property
+    def pareto(self) -> Path:
+        """A row a returned network."""
+        return self.path / "pareto.csv"
+
+    @property
+    def plot(self) -> Path:
+        """The Pareto plot."""
+        return self.path / "pareto.png"
+
+    @property
+    def page(self) -> Path:
+        """The report."""
+        return self.path / "report.html"
+
+    @property
+    def supernet(self) -> Path:
+        """Weights of the adapted super-network."""
+        return self.path / "supernet.safetensors"
+
+    @property
+    def state(self) -> Path:
+        """Resume points; removed when the run is finished."""
+        return self.path / "state"
+
+    @property
+    def trained(self) -> Path:
+        """Weights of the super-network before the search."""
+        return self.state / "trained.safetensors"
+
+    def network(self, identity: str) -> Path:
+        """The files of one returned network."""
+        return self.path / "networks" / identity
+
+    # -- whose it is
+
+    def claim(self, config: RunConfig, dataset: Dataset) -> None:
+        """Write configuration and environment, or check that the folder's are the same.
+
+        Raises:
+            RunError: the folder holds a run of another configuration (the keys are named) or of other images.
+        """
+        if self.config.exists():
+            self._compare(config, dataset)
+            return
+        write_json(self.path / "data.json", _describe(dataset))
+        write_json(self.path / "environment.json", environment())
+        write_text(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
+
+    def _compare(self, config: RunConfig, dataset: Dataset) -> None:
+        try:
+            stored = dict(_flat(yaml.safe_load(self.config.read_text())))
+            fingerprint = json.loads((self.path / "data.json").read_text())["fingerprint"]
+        except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{self.path} holds a damaged run ({type(error).__name__}); begin again with --fresh"
+            ) from error
+        given = dict(_flat(config.to_dict()))
+        different = [
+            f"{key} ({stored.get(key)} there, {given.get(key)} now)"
+            for key in dict.fromkeys([*stored, *given])
+            if stored.get(key) != given.get(key)
+        ]
+        if different:
+            raise RunError(
+                f"{self.path} holds a run of another configuration; different are {'; '.join(different)}. Give the "
+                "same settings to continue it, another folder with --out, or --fresh to discard it"
+            )
+        if fingerprint != dataset.fingerprint:
+            raise RunError(
+                f"the images in {config.data} have changed since the run in {self.path} began; choose another folder "
+                "with --out, or --fresh to discard it"
+            )
+
+    def _clear(self) -> None:
+        try:
+            for name in _OWN - {".lock"}:
+                entry = self.path / name
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+
+    # -- what has been done
+
+    def result(self, identity: str) -> Result | None:
+        """The facts of a network that was finished before."""
+        path = self.network(identity) / "result.json"
+        return Result(**json.loads(path.read_text())) if path.exists() else None
+
+    def keep(self, result: Result) -> None:
+        """Mark a network as finished: fine-tuned, tested and exported."""
+        write_json(self.network(result.id) / "result.json", asdict(result))
+
+    def add_seconds(self, stage: str, seconds: float) -> None:
+        """Add to the time that a stage has taken, interruptions left out."""
+        known = self.seconds()
+        write_json(self.path / "seconds.json", known | {stage: round(known.get(stage, 0.0) + seconds, 3)})
+
+    def seconds(self) -> dict[str, float]:
+        """Time by stage."""
+        path = self.path / "seconds.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return (self.path / "results.json").exists()
+
+    def finish(self, results: Sequence[Result]) -> None:
+        """Mark the run as finished and remove the resume points."""
+        write_json(self.path / "results.json", [result.id for result in results])
+        shutil.rmtree(self.state, ignore_errors=True)
+
+    def results(self) -> list[Result]:
+        """The networks of a finished run."""
+        identities = json.loads((self.path / "results.json").read_text())
+        return [result for identity in identities if (result := self.result(identity)) is not None]
+
+
+_OWN = {
+    ".lock", "archive.db", "archive.db-shm", "archive.db-wal", "config.yaml", "data.json", "environment.json",
+    "log.csv", "networks", "pareto.csv", "pareto.png", "report.html", "results.json", "seconds.json", "state",
+    "supernet.safetensors",
+}  # fmt: skip
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, so that a result can be traced."""
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "command": sys.argv,
+    }
+
+
+def _describe(dataset: Dataset) -> dict[str, Any]:
+    splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+    return {
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "channels": dataset.channels,
+        "mean": dataset.mean,
+        "std": dataset.std,
+        "images": {
+            name: dict(
+                zip(
+                    dataset.classes,
+                    torch.bincount(split.labels, minlength=len(dataset.classes)).tolist(),
+                    strict=True,
+                )
+            )
+            for name, split in splits.items()
+        },
+        "notes": dataset.notes,
+    }
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested configuration as pairs of dotted key and value."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from _flat(each, f"{prefix}{key}.")
+    else:
+        yield prefix.rstrip("."), value

@@ -1,0 +1,53 @@
+"""The Pareto plot as a picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from nat2.files import write_bytes
+from nat2.report.results import Result
+from nat2.search.archive import Evaluation
+
+
+def plot_pareto(path: Path, archive: Sequence[Evaluation], results: Sequence[Result], *, cost: str) -> None:
+    """Draw accuracy against a cost (``params`` or ``macs``): the archive behind the returned networks."""
+    figure = Figure(figsize=(7.5, 5), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    axes.scatter(
+        [getattr(each, cost) for each in archive],
+        [100 * (1 - each.error) for each in archive],
+        s=12,
+        color="#9aa5b1",
+        label="archive (validation images, before fine-tuning)",
+    )
+    ordered = sorted(results, key=lambda result: getattr(result, cost))
+    axes.plot(
+        [getattr(result, cost) for result in ordered],
+        [100 * result.test_accuracy for result in ordered],
+        "o-",
+        color="#0b6e4f",
+        label="returned (test images, fine-tuned)",
+    )
+    for number, result in enumerate(ordered):
+        axes.annotate(
+            result.id,
+            (getattr(result, cost), 100 * result.test_accuracy),
+            xytext=(0, 8 if number % 2 else -14),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7,
+        )
+    axes.set_xscale("log")
+    axes.margins(0.08, 0.12)
+    axes.set_xlabel({"params": "parameters", "macs": "multiply-accumulates for one image"}[cost])
+    axes.set_ylabel("accuracy in %")
+    axes.grid(visible=True, which="both", color="#e4e8ec", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.legend(loc="lower right", frameon=False, fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_bytes(path, buffer.getvalue())

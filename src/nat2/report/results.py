@@ -1,0 +1,75 @@
+"""A returned network's facts, the table of them, and which to take for which need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from nat2.space.arch import Arch
+
+
+@dataclass(frozen=True)
+class Result:
+    """One network that was fine-tuned, tested and exported."""
+
+    id: str
+    arch: str
+    """The architecture's key."""
+    error: float
+    """Share of misclassified validation images when the search measured it, before fine-tuning."""
+    params: int
+    macs: int
+    inherited_val_accuracy: float
+    """With the adapted super-network's weights and calibrated statistics."""
+    val_accuracy: float
+    """Of fine-tuning's first phase at its best epoch, which saw training images only."""
+    test_accuracy: float
+    """Of the exported weights on the test images."""
+    finetune_epochs: int
+    """The best epoch; 0 if the inherited weights stayed the best."""
+
+    def row(self, objectives: Sequence[str]) -> dict[str, Any]:
+        """A row of pareto.csv: id and architecture, the objectives, then everything else."""
+        facts = asdict(self)
+        first = ["id", "arch", *objectives, "params", "macs", "val_accuracy", "test_accuracy"]
+        return {name: facts[name] for name in dict.fromkeys([*first, *facts])}
+
+
+def picks(results: Sequence[Result]) -> dict[str, Result]:
+    """Which network to take for which need; decided on validation images, never on the test.
+
+    ``small and good`` is the smallest within one percentage point of the most accurate.
+    """
+    best = max(result.val_accuracy for result in results)
+    return {
+        "most accurate": min((r for r in results if r.val_accuracy == best), key=lambda r: r.params),
+        "small and good": min((r for r in results if r.val_accuracy >= best - 0.01), key=lambda r: r.params),
+        "fewest parameters": min(results, key=lambda r: (r.params, r.macs)),
+        "fewest operations": min(results, key=lambda r: (r.macs, r.params)),
+    }
+
+
+def table(results: Sequence[Result]) -> Table:
+    """The networks by size, for the terminal."""
+    shown = Table("network", "pixels", "exit", "params", "MACs", "found", "fine-tuned", "test", box=SIMPLE_HEAD)
+    for column in shown.columns:
+        column.no_wrap = True
+        column.justify = "left" if column.header == "network" else "right"
+    for result in sorted(results, key=lambda r: (r.params, r.macs)):
+        arch = Arch.from_key(result.arch)
+        shown.add_row(
+            result.id,
+            str(arch.resolution),
+            str(arch.exit),
+            f"{result.params:,}",
+            f"{result.macs:,}",
+            f"{100 * result.inherited_val_accuracy:.1f} %",
+            f"{100 * result.val_accuracy:.1f} %",
+            f"{100 * result.test_accuracy:.1f} %",
+        )
+    shown.caption = "found and fine-tuned: accuracy on validation images; test: on images that nothing else has seen"
+    return shown

@@ -1,0 +1,377 @@
+"""The whole way, from labelled images to networks ready to ship; every stage continues where it was killed."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nat2.allocator import keep_freed_memory
+from nat2.config import RunConfig, macro_for, parse_resolutions, phases_of, resolutions_for
+from nat2.data.dataset import Dataset, read_dataset
+from nat2.data.sources import native_side
+from nat2.data.transform import Pipeline, ResizedImages
+from nat2.deploy.export import export
+from nat2.files import load_tensors, save_tensors, write_csv
+from nat2.folder import RunFolder
+from nat2.progress import Progress, duration
+from nat2.report.page import write_page
+from nat2.report.plots import plot_pareto
+from nat2.report.results import Result, picks, table
+from nat2.search.archive import Archive, Evaluation, Generation
+from nat2.search.nat import search
+from nat2.search.objectives import parse_objectives
+from nat2.search.select import non_dominated, recommend
+from nat2.search.task import Search
+from nat2.seeds import torch_generator
+from nat2.space import Arch, CostTable, Macro, SearchSpace, cost
+from nat2.supernet import StaticNetwork, Statistics, SuperNetwork, calibrate, extract, normalize_by
+from nat2.supernet.checkpoint import load_weights
+from nat2.supernet.static import channels_last
+from nat2.training.adapt import Adaptation
+from nat2.training.finetune import finetune
+from nat2.training.optimise import accuracy
+from nat2.training.shrink import calibration_images, largest_as_teacher, phases_for, shrink
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that the stages of a run share."""
+
+    config: RunConfig
+    folder: RunFolder
+    dataset: Dataset
+    pipeline: Pipeline
+    macro: Macro
+    space: SearchSpace
+    progress: Progress
+    calibration: ResizedImages
+    validation: ResizedImages
+
+    def statistics(self, network: SuperNetwork, arch: Arch) -> Statistics:
+        """Calibrated on training images."""
+        return calibrate(network, arch, self.calibration.batches(arch.resolution))
+
+    @torch.no_grad()
+    def error(self, network: SuperNetwork, arch: Arch) -> float:
+        """Share of misclassified validation images."""
+        normalize = normalize_by(self.statistics(network, arch))
+        batches = self.validation.batches(arch.resolution)
+        return 1 - accuracy(lambda images: network(images, arch, normalize=normalize), batches, self.validation.labels)
+
+
+def run(config: RunConfig, *, out: Path | None = None, fresh: bool = False, quiet: bool = False) -> list[Result]:
+    """Train, search, fine-tune, export and report; or continue a run that was interrupted.
+
+    Args:
+        config: What to do.
+        out: The run folder; ``runs/<name of the data>`` by default.
+        fresh: Discard what the folder holds of an earlier run.
+        quiet: Print nothing.
+
+    Returns:
+        The networks, smallest first.
+
+    Raises:
+        Nat2Error: something the user can mend; nothing that was computed is lost.
+    """
+    keep_freed_memory()
+    with Progress(quiet=quiet) as progress:
+        out = out or Path("runs") / ("digits" if config.data == "digits" else Path(config.data).resolve().name)
+        progress.say(f"reading {config.data}")
+        config, dataset, macro = prepare(config)
+        with RunFolder(out, fresh=fresh) as folder:
+            folder.claim(config, dataset)
+            if folder.finished:
+                progress.say(f"{out} holds the finished run of this configuration; --fresh starts over")
+            else:
+                results = _stages(config, dataset, macro, folder, progress)
+                folder.finish(results)
+            results = folder.results()
+            _tell(results, folder, progress)
+            return results
+
+
+def prepare(config: RunConfig) -> tuple[RunConfig, Dataset, Macro]:
+    """Read the images and settle what the configuration leaves open."""
+    if config.resolutions == "auto":
+        sides = resolutions_for(native_side(config.data))
+    else:
+        sides = parse_resolutions(config.resolutions)
+    dataset = read_dataset(
+        config.data,
+        side=sides[-1],
+        seed=config.seed,
+        val_fraction=config.val_fraction,
+        test_fraction=config.test_fraction,
+        skip_bad_images=config.skip_bad_images,
+    )
+    macro = macro_for(config, classes=len(dataset.classes), channels=dataset.channels, resolutions=sides)
+    augmentation = dataclasses.replace(config.augmentation, flip=config.augmentation.flip and dataset.flip)
+    settled = dataclasses.replace(
+        config,
+        resolutions=",".join(map(str, sides)),
+        width=macro.width,
+        stem_stride=macro.stem_stride,
+        augmentation=augmentation,
+        phases=config.phases or phases_of(config.preset),
+    )
+    return settled, dataset, macro
+
+
+def _stages(config: RunConfig, dataset: Dataset, macro: Macro, folder: RunFolder, progress: Progress) -> list[Result]:
+    pipeline = Pipeline(dataset.mean, dataset.std, config.augmentation)
+    space = SearchSpace.of(macro, parse_resolutions(config.resolutions))
+    calibration = calibration_images(dataset.train, config.shrink.calibration_images)
+    job = Job(
+        config=config,
+        folder=folder,
+        dataset=dataset,
+        pipeline=pipeline,
+        macro=macro,
+        space=space,
+        progress=progress,
+        calibration=ResizedImages(calibration, pipeline),
+        validation=ResizedImages(dataset.val, pipeline),
+    )
+    for line in _introduction(job):
+        progress.say(line)
+    with _timed(job, "train"):
+        network = train_supernet(job)
+    with Archive(folder.archive) as archive:
+        with _timed(job, "search"):
+            found = search_networks(job, network, archive)
+        with _timed(job, "fine-tune and export"):
+            results = [polish(job, network, evaluation) for evaluation in _returned(job, found)]
+        with _timed(job, "report"):
+            _report(job, found, results, archive.generations())
+    return results
+
+
+def train_supernet(job: Job) -> SuperNetwork:
+    """Stage 1: progressive shrinking. Returns the trained super-network, or reads it if this was done before."""
+    config, folder = job.config, job.folder
+    generator = torch_generator(config.seed, "weights")
+    network = channels_last(SuperNetwork(job.macro, dropout=config.dropout, generator=generator))
+    if folder.trained.exists():
+        load_weights(network, load_tensors(folder.trained)[0])
+        return network.eval()
+    phases = phases_for(job.space, config.phases)
+    batch = min(config.shrink.batch_size, len(job.dataset.train))
+    steps = sum(phase.epochs for phase in phases) * (len(job.dataset.train) // batch)
+    job.progress.stage("train", steps)
+
+    def report(name: str, loss: float, trained: SuperNetwork) -> None:
+        largest, smallest = (1 - job.error(trained, arch) for arch in (job.space.largest, job.space.smallest))
+        job.progress.say(
+            f"train: {name} done, loss {loss:.3f}, validation accuracy {100 * largest:.1f} % (largest network), "
+            f"{100 * smallest:.1f} % (smallest)"
+        )
+
+    shrink(
+        network,
+        job.space,
+        job.dataset.train,
+        job.pipeline,
+        config.phases,
+        config.shrink,
+        state=folder.state / "shrink.safetensors",
+        seed=config.seed,
+        report=report,
+        tick=job.progress.step,
+    )
+    save_tensors(folder.trained, network.state_dict())
+    return network.eval()
+
+
+def search_networks(job: Job, network: SuperNetwork, archive: Archive) -> list[Evaluation]:
+    """Stage 2: NAT2's loop, with adaptation. Returns the last archive; the network holds the adapted weights."""
+    config, folder = job.config, job.folder
+    teacher = largest_as_teacher(network, job.space, job.dataset.train, job.pipeline, config.shrink)
+    objectives = parse_objectives(config.objectives)
+    batch = min(config.adapt.batch_size, len(job.dataset.train))
+    adapts = config.adapt.epochs > 0
+    training = config.search.generations * config.adapt.epochs * (len(job.dataset.train) // batch)
+    job.progress.stage("search", config.search.evaluations(adapts=adapts) + training)
+    adaptation = Adaptation(
+        network,
+        job.space,
+        job.dataset.train,
+        job.pipeline,
+        teacher,
+        config.adapt,
+        generations=config.search.generations,
+        state=folder.state / "adapt.safetensors",
+        seed=config.seed,
+        tick=job.progress.step,
+    )
+
+    def report(generation: Generation) -> None:
+        write_csv(folder.log, [_log_row(each) for each in archive.generations()])
+        job.progress.say(_generation_line(generation, config.search.generations))
+
+    found = search(
+        Search(
+            space=job.space,
+            costs=CostTable(job.space, {job.macro.width: job.macro}),
+            objectives=objectives,
+            settings=config.search,
+            archive=archive,
+            measure=lambda arch: job.error(network, arch),
+            adapt=adaptation.advance if adapts else None,
+            seed=config.seed,
+            tick=job.progress.step,
+            report=report,
+        )
+    )
+    save_tensors(folder.supernet, network.state_dict(), {"macro": dataclasses.asdict(job.macro)})
+    return found
+
+
+def _returned(job: Job, found: list[Evaluation]) -> list[Evaluation]:
+    """The networks to polish: of the archive's front, the best in each objective and the high-trade-off ones."""
+    names = [objective.name for objective in parse_objectives(job.config.objectives)]
+    values = np.array([evaluation.values(names) for evaluation in found])
+    front = non_dominated(values)
+    chosen = [found[index] for index in front[recommend(values[front], job.config.networks)]]
+    job.progress.stage("fine-tune", 2 * job.config.finetune.epochs * len(chosen))
+    job.progress.say(f"fine-tune: {len(chosen)} of the {len(front)} networks that no other beats")
+    return sorted(chosen, key=lambda evaluation: (evaluation.params, evaluation.macs))
+
+
+def polish(job: Job, network: SuperNetwork, evaluation: Evaluation) -> Result:
+    """Stage 3: fine-tune one network, test it once, export it; or read what was done before."""
+    arch = evaluation.arch
+    done = job.folder.result(arch.id)
+    if done is not None:
+        job.progress.step(2 * job.config.finetune.epochs)
+        return done
+    inherited = extract(network, arch, job.statistics(network, arch))
+    finetuned = finetune(
+        inherited,
+        job.dataset.train,
+        job.dataset.val,
+        job.pipeline,
+        job.config.finetune,
+        state=job.folder.state / f"finetune-{arch.id}.safetensors",
+        seed=job.config.seed,
+        tick=job.progress.step,
+    )
+    test_accuracy = _test(job, finetuned.network)
+    params, macs = cost(job.macro, arch)
+    result = Result(
+        id=arch.id,
+        arch=arch.key,
+        error=evaluation.error,
+        params=params,
+        macs=macs,
+        inherited_val_accuracy=finetuned.inherited_val_accuracy,
+        val_accuracy=finetuned.val_accuracy,
+        test_accuracy=test_accuracy,
+        finetune_epochs=finetuned.epochs,
+    )
+    facts = {
+        "accuracy": {"validation": result.val_accuracy, "test": test_accuracy},
+        "params": params,
+        "macs": macs,
+    }
+    folder = job.folder.network(arch.id)
+    difference = export(
+        finetuned.network, job.pipeline, job.dataset.classes, folder, side=job.dataset.side, facts=facts
+    )
+    job.folder.keep(result)
+    job.progress.say(
+        f"exported {arch.id}: {params:,} parameters, {100 * test_accuracy:.1f} % on the test images; ONNX Runtime "
+        f"agrees with torch to {difference:.0e}"
+    )
+    return result
+
+
+@torch.no_grad()
+def _test(job: Job, network: StaticNetwork) -> float:
+    images = ResizedImages(job.dataset.test, job.pipeline)
+    return accuracy(network, images.batches(network.arch.resolution), images.labels)
+
+
+def _report(job: Job, found: list[Evaluation], results: list[Result], generations: list[Generation]) -> None:
+    folder, dataset = job.folder, job.dataset
+    objectives = [objective.name for objective in parse_objectives(job.config.objectives)]
+    write_csv(folder.pareto, [result.row(objectives) for result in results])
+    plot_pareto(folder.plot, found, results, cost="macs" if "params" not in objectives else "params")
+    write_page(
+        folder.page,
+        title=dataset.name,
+        facts=dict(line.split(": ", 1) for line in _introduction(job)),
+        archive=found,
+        results=results,
+        generations=generations,
+        seconds=folder.seconds(),
+        config=folder.config.read_text(),
+    )
+
+
+def _introduction(job: Job) -> Iterator[str]:
+    """What a user should see before hours of work begin."""
+    dataset, space = job.dataset, job.space
+    kind = "grey" if dataset.channels == 1 else "colour"
+    counts = f"{len(dataset.train)} training, {len(dataset.val)} validation and {len(dataset.test)} test"
+    yield f"images: {counts} images ({kind}) of {len(dataset.classes)} classes"
+    for note in dataset.notes:
+        yield f"note: {note}"
+    largest, smallest = cost(job.macro, space.largest), cost(job.macro, space.smallest)
+    yield (
+        f"networks: {job.macro.family} of width {job.macro.width}, {space.size:.1e} of them, from "
+        f"{smallest.params:,} to {largest.params:,} parameters, at {job.config.resolutions.replace(',', ', ')} pixels"
+    )
+    yield f"objectives: {job.config.objectives.replace(',', ', ')}"
+
+
+def _generation_line(generation: Generation, last: int) -> str:
+    facts = generation.facts
+    line = f"search: generation {generation.number} of {last}, hypervolume {generation.hypervolume:.4f}"
+    if facts.get("rmse") is not None:
+        tau = "-" if facts["tau"] is None else f"{facts['tau']:.2f}"
+        line += f", {facts['candidates']} new networks predicted with tau {tau}, RMSE {facts['rmse']:.4f}"
+    return line
+
+
+def _log_row(generation: Generation) -> dict[str, object]:
+    facts = generation.facts
+    row: dict[str, object] = {"generation": generation.number, "hypervolume": generation.hypervolume}
+    row |= {"archive": len(generation.members), "evaluations": facts["evaluations"]}
+    row |= {name: facts.get(name) for name in ("candidates", "tau", "rho", "rmse")}
+    row |= {name: round(facts.get(name, 0.0), 3) for name in ("search_seconds", "adapt_seconds", "seconds")}
+    return row
+
+
+@contextmanager
+def _timed(job: Job, stage: str) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    job.folder.add_seconds(stage, time.monotonic() - began)
+
+
+def _tell(results: list[Result], folder: RunFolder, progress: Progress) -> None:
+    """The last lines: the table, what was written, which network to take, and what to do next."""
+    lines = [
+        f"{need:>18}: {folder.network(result.id)}  "
+        f"({100 * result.test_accuracy:.1f} % on the test images, {result.params:,} parameters)"
+        for need, result in picks(results).items()
+    ]
+    best = folder.network(picks(results)["small and good"].id)
+    lines += [
+        "",
+        f"{'report':>18}: {folder.page} (open it in a browser), {folder.pareto}, {folder.plot}",
+        f"{'each network':>18}: model.onnx, model.safetensors, arch.json (architecture, classes, input)",
+        f"{'time':>18}: {duration(sum(folder.seconds().values()))}",
+        f"{'next':>18}: nat2 predict {shlex.quote(str(best))} IMAGE",
+    ]
+    for part in ("", table(results), "", "\n".join(lines)):
+        progress.show(part)

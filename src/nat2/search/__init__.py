@@ -1,0 +1,1 @@
+"""The search: predict, evolve, select, evaluate, adapt."""

@@ -1,0 +1,94 @@
+"""The inner problem: a genetic algorithm on predicted error and exact objectives, by pymoo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.algorithms.moo.nsga3 import NSGA3
+from pymoo.algorithms.soo.nonconvex.ga import GA
+from pymoo.core.problem import Problem
+from pymoo.core.repair import Repair
+from pymoo.operators.crossover.pntx import TwoPointCrossover
+from pymoo.operators.mutation.pm import PolynomialMutation
+from pymoo.optimize import minimize
+from pymoo.util.ref_dirs import get_reference_directions
+
+from nat2.space.space import Genomes, SearchSpace
+
+Objectives = NDArray[np.float64]
+"""Values to minimise, shape (n, objectives)."""
+
+
+class _Inner(Problem):  # type: ignore[misc]
+    def __init__(self, space: SearchSpace, evaluate: Callable[[Genomes], Objectives], n_objectives: int) -> None:
+        super().__init__(n_var=space.n_genes, n_obj=n_objectives, xl=space.lower, xu=space.upper, vtype=int)
+        self._evaluate_genomes = evaluate
+
+    def _evaluate(self, x: Any, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        out["F"] = self._evaluate_genomes(np.asarray(x, dtype=np.int64))
+
+
+class _Canonical(Repair):  # type: ignore[misc]
+    """Rounds mutated genes and makes equal networks equal vectors, so that pymoo sees duplicates."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__()
+        self._space = space
+
+    def _do(self, problem: Any, x: Any, **kwargs: Any) -> Genomes:
+        return self._space.canonical(np.around(x).astype(np.int64))
+
+
+@cache
+def reference_directions(n_objectives: int, count: int) -> NDArray[np.float64]:
+    """Evenly spread directions by Riesz energy, for more than two objectives (seed 42, as in the reference)."""
+    directions: NDArray[np.float64] = get_reference_directions("energy", n_objectives, count, seed=42)
+    return directions
+
+
+def evolve(
+    space: SearchSpace,
+    evaluate: Callable[[Genomes], Objectives],
+    *,
+    n_objectives: int,
+    population: int,
+    generations: int,
+    start: Genomes,
+    seed: int,
+) -> Genomes:
+    """Minimise cheap objectives over a space; return the last population, canonical and without duplicates.
+
+    One objective is minimised by a genetic algorithm, two by NSGA-II, more by NSGA-III (NAT, auxiliary problem).
+
+    Args:
+        space: The search space.
+        evaluate: Canonical genomes to objectives, shape (n, objectives).
+        n_objectives: Number of objectives.
+        population: Networks in a generation.
+        generations: Number of generations, the first being `start`.
+        start: Canonical genomes to begin with, shape (n, genes).
+        seed: Decides all random choices.
+    """
+    operators = {
+        "pop_size": population,
+        "sampling": start,
+        "crossover": TwoPointCrossover(prob=0.9),
+        "mutation": PolynomialMutation(eta=1.0),
+        "repair": _Canonical(space),
+        "eliminate_duplicates": True,
+    }
+    if n_objectives == 1:
+        algorithm = GA(**operators)
+    elif n_objectives == 2:
+        algorithm = NSGA2(**operators)
+    else:
+        algorithm = NSGA3(reference_directions(n_objectives, population), **operators)
+    problem = _Inner(space, evaluate, n_objectives)
+    result = minimize(problem, algorithm, ("n_gen", generations), seed=seed % 2**32, verbose=False)
+    genomes = np.asarray(result.pop.get("X"), dtype=np.int64)
+    return np.unique(genomes, axis=0)

@@ -1,0 +1,129 @@
+"""Choosing among networks whose objectives are known: who survives, whom to evaluate, what to return."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from pymoo.algorithms.moo.nsga3 import ReferenceDirectionSurvival
+from pymoo.core.population import Population
+from pymoo.core.problem import Problem
+from pymoo.indicators.hv import HV
+from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
+from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
+
+from nat2.search.evolve import Objectives, reference_directions
+
+Indices = NDArray[np.int64]
+
+
+def non_dominated(objectives: Objectives) -> Indices:
+    """Indices of the rows that no other row beats in everything; equal rows are all kept."""
+    front = NonDominatedSorting().do(objectives, only_non_dominated_front=True)
+    return np.sort(np.asarray(front, dtype=np.int64))
+
+
+def survive(objectives: Objectives, count: int, *, seed: int = 42) -> Indices:
+    """Indices of the `count` best rows by environmental selection, ascending (NAT2, archive update).
+
+    One objective: the lowest. Two: non-dominated rank, the last front by crowding distance. More: non-dominated
+    rank, the last front spread along reference directions.
+    """
+    n, n_objectives = objectives.shape
+    if n <= count:
+        return np.arange(n)
+    if n_objectives == 1:
+        return np.sort(np.argsort(objectives[:, 0], kind="stable")[:count])
+    population = Population.new(X=np.arange(n)[:, None], F=objectives)
+    problem = Problem(n_var=1, n_obj=n_objectives)
+    survival = (
+        RankAndCrowding()
+        if n_objectives == 2
+        else ReferenceDirectionSurvival(reference_directions(n_objectives, count))
+    )
+    survivors = survival.do(problem, population, n_survive=count, random_state=np.random.default_rng(seed))
+    return np.sort(np.asarray(survivors.get("X"), dtype=np.int64)[:, 0])
+
+
+def spread_subset(values: Objectives, front: Objectives, count: int) -> Indices:
+    """Choose `count` candidates that fill the gaps of a front (MSuNAS, subset selection).
+
+    The chosen minimise the largest, over the objectives, standard deviation of the gaps between neighbours in the
+    sorted union of front and chosen: added one by one, then exchanged while that helps.
+
+    Args:
+        values: The candidates' objectives without the error, shape (n, objectives).
+        front: Those of the archive's front, shape (m, objectives).
+        count: How many to choose, at most n.
+
+    Returns:
+        Ascending indices into `values`.
+    """
+    low = np.minimum(values.min(0), front.min(0))
+    spans = np.maximum(values.max(0), front.max(0)) - low
+    scale = np.where(spans > 0, spans, 1.0)
+    candidates, fixed = (values - low) / scale, (front - low) / scale
+    chosen: list[int] = []
+    while len(chosen) < min(count, len(values)):
+        scores = _unevenness(np.concatenate([fixed, candidates[chosen]]), candidates)
+        scores[chosen] = np.inf
+        chosen.append(int(scores.argmin()))
+    for _ in range(3):
+        changed = False
+        for place in range(len(chosen)):
+            others = chosen[:place] + chosen[place + 1 :]
+            scores = _unevenness(np.concatenate([fixed, candidates[others]]), candidates)
+            scores[others] = np.inf
+            best = int(scores.argmin())
+            if scores[best] < scores[chosen[place]] - 1e-12:
+                chosen[place], changed = best, True
+        if not changed:
+            break
+    return np.sort(np.array(chosen, dtype=np.int64))
+
+
+def _unevenness(points: Objectives, candidates: Objectives) -> NDArray[np.float64]:
+    """For each candidate, the unevenness of `points` with it added."""
+    n = len(candidates)
+    union = np.concatenate([np.broadcast_to(points, (n, *points.shape)), candidates[:, None]], axis=1)
+    gaps = np.diff(np.sort(union, axis=1), axis=1)
+    deviation: NDArray[np.float64] = gaps.std(axis=1).max(axis=1)
+    return deviation
+
+
+def trade_offs(front: Objectives, *, neighbourhood: float = 0.125) -> NDArray[np.float64]:
+    """How much each row of a front loses, at least, for what its neighbours gain over it (NAT, high trade-off).
+
+    ``mu_i = min over neighbours j of sum(max(0, F_j - F_i)) / sum(max(0, F_i - F_j))`` on the normalised front,
+    neighbours being closer than `neighbourhood` times the largest distance; the nearest rows if there are none.
+    """
+    spans = front.max(0) - front.min(0)
+    scaled = (front - front.min(0)) / np.where(spans > 0, spans, 1.0)
+    difference = scaled[None] - scaled[:, None]
+    loss, gain = np.maximum(0, difference).sum(2), np.maximum(0, -difference).sum(2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(gain > 0, loss / gain, np.inf)
+    distance = np.sqrt((difference**2).sum(2))
+    np.fill_diagonal(distance, np.inf)
+    reach = max(neighbourhood * np.sqrt(front.shape[1]), 1e-12)
+    near = distance <= reach
+    for row in np.flatnonzero(~near.any(1)):
+        near[row, np.argsort(distance[row], kind="stable")[:2]] = True
+    np.fill_diagonal(near, False)
+    result: NDArray[np.float64] = np.where(near, ratio, np.inf).min(1)
+    return result
+
+
+def recommend(front: Objectives, count: int) -> Indices:
+    """The rows to return of a front: the best in each objective, then those of the highest trade-off, ascending."""
+    if len(front) <= count:
+        return np.arange(len(front))
+    # Of rows that are equal in one objective, the best in the others; a single front has no other ties.
+    best = [int(np.lexsort((front.sum(1), front[:, column]))[0]) for column in range(front.shape[1])]
+    order = np.argsort(-trade_offs(front), kind="stable")
+    chosen = list(dict.fromkeys([*best, *map(int, order)]))[:count]
+    return np.sort(np.array(chosen, dtype=np.int64))
+
+
+def hypervolume(objectives: Objectives, reference: NDArray[np.float64]) -> float:
+    """Volume dominated below `reference`, as a share of the box from the origin to it (0..1)."""
+    return float(HV(ref_point=np.ones(len(reference)))(objectives / reference))

@@ -1,0 +1,209 @@
+"""Settings of every room, as plain data; the sentence under a field is its help text on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nat2.errors import ConfigError
+from nat2.space.space import FeatureKind, Sampling
+
+Ramp = Literal["DESC", "ASC", "MIX", "UNIF"]
+"""AEP's weights over the exits: descending, ascending, descending for losses and ascending for outputs, uniform."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random changes of training images."""
+
+    crop_scale: float = 0.75
+    """Smallest share of the image's area that a random crop keeps, above 0 and at most 1."""
+    flip: bool = True
+    """Mirror half of the images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One phase of extended progressive shrinking: which choices are open, and how long and fast it learns."""
+
+    name: str
+    """Name shown and logged."""
+    epochs: int
+    """Passes over the training images, at least 1."""
+    lr: float
+    """Base learning rate for batches of 64; scaled in proportion to the batch."""
+    kernels: tuple[int, ...] = (7,)
+    """Kernel sizes that are open."""
+    expands: tuple[int, ...] = (6,)
+    """Expand ratios that are open."""
+    depths: tuple[int, ...] = (4,)
+    """Depths that are open."""
+    exits: tuple[int, ...] = (5,)
+    """Exits that are open; ignored by the single-exit families."""
+    subnets: int = 1
+    """Sub-networks a step, whose gradients are added."""
+    joint: bool = False
+    """Train all exits of the largest network at once instead of sampled sub-networks."""
+    warmup_epochs: float = 0.0
+    """Epochs at the start in which the learning rate rises from a tenth of the base."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: a number is not positive.
+        """
+        for name in ("epochs", "lr", "subnets"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"`{name}` of phase {self.name!r} must be above 0; got {getattr(self, name)}")
+
+
+_KERNELS, _EXITS, _DEPTHS = (3, 5, 7), (1, 2, 3, 4, 5), (2, 3, 4)
+SHORT: tuple[Phase, ...] = (
+    Phase(name="full", epochs=6, lr=0.08, joint=True, warmup_epochs=1),
+    Phase(name="kernel", epochs=2, lr=0.03, kernels=_KERNELS),
+    Phase(name="height", epochs=5, lr=0.03, subnets=2, kernels=_KERNELS, exits=_EXITS),
+    Phase(name="depth", epochs=4, lr=0.03, subnets=2, kernels=_KERNELS, exits=_EXITS, depths=_DEPTHS),
+    Phase(
+        name="expand 1", epochs=3, lr=0.03, subnets=2,
+        kernels=_KERNELS, exits=_EXITS, depths=_DEPTHS, expands=(4, 6),
+    ),
+    Phase(
+        name="expand 2", epochs=8, lr=0.04, subnets=2,
+        kernels=_KERNELS, exits=_EXITS, depths=_DEPTHS, expands=(3, 4, 6),
+    ),
+)  # fmt: skip
+"""A short form of the published schedule (OFAv2), for small data sets and machines."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShrinkSettings:
+    """What the phases have in common."""
+
+    batch_size: int = 64
+    """Images a step."""
+    weight_decay: float = 3e-5
+    """Weight decay of SGD; batch norms and biases have none."""
+    label_smoothing: float = 0.1
+    """Smoothing of the labels' cross entropy, from 0 to below 1."""
+    kd_ratio: float = 1.0
+    """Weight of the distillation from the teacher; 0 for none."""
+    ramp: Ramp = "ASC"
+    """Weights of the exits' losses and outputs in the joint phase and in the teacher's ensemble."""
+    calibration_images: int = 512
+    """Training images for batch-norm statistics, at most as many as there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptSettings:
+    """How the super-network is adapted between two generations."""
+
+    epochs: int = 2
+    """Passes over the training images a generation; 0 leaves the weights as they are."""
+    lr: float = 0.01
+    """Largest learning rate; one cosine spans the whole search."""
+    warmup_epochs: float = 1.0
+    """Epochs at the very start in which the learning rate rises from 1e-4."""
+    subnets: int = 2
+    """Sub-networks a step, whose gradients are added."""
+    batch_size: int = 64
+    """Images a step."""
+    weight_decay: float = 3e-4
+    """Weight decay of SGD; batch norms and biases have none."""
+    kd_ratio: float = 1.0
+    """Weight of the distillation from the largest network."""
+    clip: float = 5.0
+    """Largest norm of the gradient."""
+    smoothing: float = 1.0
+    """Added to the count of every value of a gene, so that none dies out."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: a number is outside its range.
+        """
+        if self.epochs < 0:
+            raise ConfigError(f"`epochs` of the adaptation must be 0 or more; got {self.epochs}")
+        for name in ("lr", "subnets", "batch_size", "clip", "smoothing"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"`{name}` of the adaptation must be above 0; got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """How a returned network is fine-tuned."""
+
+    epochs: int = 12
+    """Longest training on the training images; 0 leaves the networks as the search found them."""
+    patience: int = 4
+    """Epochs without a lower validation loss after which phase 1 stops."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW (published for early-exit families) or SGD with momentum 0.9 (for single-exit ones)."""
+    lr: float = 1e-2
+    """Learning rate at the start; it falls along a cosine to 1e-8 over `epochs`."""
+    weight_decay: float = 0.01
+    """Weight decay of all weights."""
+    batch_size: int = 64
+    """Images a step."""
+    label_smoothing: float = 0.1
+    """Smoothing of the labels while training, from 0 (published) to below 1."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: a number is outside its range.
+        """
+        if self.epochs < 0:
+            raise ConfigError(f"`epochs` of the fine-tuning must be 0 or more; got {self.epochs}")
+        for name in ("patience", "lr", "batch_size"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"`{name}` of the fine-tuning must be above 0; got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """The policies of the search; NAT2's published values are the preset ``nat2``, NAT's are ``nat``."""
+
+    archive: int = 40
+    """Networks in the archive."""
+    oversample: int = 3
+    """Draw this many times the archive at first and keep the survivors (NAT2, pre-processing); 1 for none."""
+    sampling: Sampling = "balanced"
+    """How initial networks are drawn: by depth (NAT2), or every gene alike (NAT)."""
+    update: Literal["replace", "append"] = "replace"
+    """Keep the archive at its size by survival (NAT2), or let it grow (NAT)."""
+    features: FeatureKind = "integer"
+    """What the predictor sees of a network."""
+    generations: int = 5
+    """Rounds of prediction, evolution, evaluation and adaptation."""
+    candidates: int = 8
+    """New networks evaluated in a generation."""
+    top: int = 20
+    """Best networks of the archive, whose genes are sampled in the adaptation."""
+    population: int = 100
+    """Networks in the inner evolution."""
+    inner_generations: int = 20
+    """Generations of the inner evolution."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: a number is not positive.
+        """
+        for name in ("oversample", "candidates", "top", "inner_generations"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` of the search must be at least 1; got {getattr(self, name)}")
+        if self.generations < 0:
+            raise ConfigError(f"`generations` of the search must be 0 or more; got {self.generations}")
+        if self.archive < 8:
+            raise ConfigError(f"`archive` of the search must be at least 8, to fit a predictor; got {self.archive}")
+        if self.population < 4:
+            raise ConfigError(f"`population` of the search must be at least 4; got {self.population}")
+
+    def evaluations(self, *, adapts: bool) -> int:
+        """How many networks are evaluated, if every generation finds all its candidates."""
+        each = self.candidates + (self.archive if adapts else 0)
+        return self.archive * self.oversample + self.generations * each

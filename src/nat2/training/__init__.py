@@ -1,0 +1,1 @@
+"""Everything that changes weights: progressive shrinking, adaptation in the search, fine-tuning."""

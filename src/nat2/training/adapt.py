@@ -1,0 +1,155 @@
+"""Adaptation in the search: the super-network learns the sub-networks that the good part of the archive suggests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nat2.data.dataset import Split
+from nat2.data.transform import Pipeline
+from nat2.settings import AdaptSettings
+from nat2.space.arch import Arch
+from nat2.space.space import Genomes, SearchSpace
+from nat2.supernet.network import SuperNetwork
+from nat2.training.distill import Teacher, distillation_loss
+from nat2.training.optimise import ElasticEpoch, Schedule, load_state, save_state, sgd, train_epoch
+from nat2.training.shrink import SAVE_INTERVAL
+
+Distributions = list[NDArray[np.float64]]
+"""For each gene, the probability of each of its values from the smallest to the largest."""
+
+
+def estimate_distributions(space: SearchSpace, genomes: Genomes, *, smoothing: float = 1.0) -> Distributions:
+    """The smoothed histogram of each gene over good networks (NAT, adaptation).
+
+    A gene is counted only in the networks that express it: stages beyond a network's exit say nothing.
+
+    Args:
+        space: The search space.
+        genomes: Canonical genomes of the good networks, shape (n, genes).
+        smoothing: Added to every count.
+    """
+    expressed = space.expressed(genomes)
+    distributions = []
+    for gene, (low, high) in enumerate(zip(space.lower, space.upper, strict=True)):
+        values = genomes[expressed[:, gene], gene] - low
+        counts = np.bincount(values, minlength=high - low + 1) + smoothing
+        distributions.append(counts / counts.sum())
+    return distributions
+
+
+def sample_from(
+    space: SearchSpace, distributions: Distributions, generator: np.random.Generator, *, resolution: int
+) -> Arch:
+    """Draw a network gene by gene and repair it; the batch decides the resolution."""
+    genome = np.array(
+        [
+            low + generator.choice(len(probabilities), p=probabilities)
+            for low, probabilities in zip(space.lower, distributions, strict=True)
+        ]
+    )
+    drawn = space.decode(genome)
+    return Arch(resolution=resolution, width=drawn.width, stages=drawn.stages)
+
+
+class Adaptation:
+    """A super-network that is trained further between generations; knows which version of the weights it holds.
+
+    Version 0 are the weights that the search begins with, version g those after generation g's adaptation.
+    """
+
+    def __init__(
+        self,
+        network: SuperNetwork,
+        space: SearchSpace,
+        split: Split,
+        pipeline: Pipeline,
+        teacher: Teacher,
+        settings: AdaptSettings,
+        *,
+        generations: int,
+        state: Path,
+        seed: int,
+        tick: Callable[[int], None] = lambda steps: None,
+    ) -> None:
+        """Begin, or continue from the resume point in `state`.
+
+        Args:
+            network: Changed in place by `advance`.
+            space: The search space.
+            split: Training images.
+            pipeline: Turns them into inputs.
+            teacher: Distilled from; fixed for the whole search.
+            settings: How to train.
+            generations: Length of the search, over which the learning rate falls.
+            state: File of the resume point.
+            seed: The run's seed.
+            tick: Called with the number of steps just made (or found made).
+        """
+        self.network = network
+        self._space = space
+        self._split = split
+        self._pipeline = pipeline
+        self._teacher = teacher
+        self._settings = settings
+        self._state = state
+        self._seed = seed
+        self._tick = tick
+        self._optimizer = sgd(network, weight_decay=settings.weight_decay, nesterov=False)
+        self._steps = len(split) // min(settings.batch_size, len(split))
+        total = self._steps * settings.epochs * generations
+        warmup = min(round(self._steps * settings.warmup_epochs), total // 2)
+        self._schedule = Schedule(settings.lr, total, warmup, min(1e-4, settings.lr))
+        self._epochs_done = 0
+        if state.exists():
+            self._epochs_done = load_state(state, network, self._optimizer)["epochs"]
+
+    def advance(self, generation: int, good: Genomes) -> None:
+        """Train from version `generation` - 1 to version `generation`, or find that this was done before.
+
+        Args:
+            generation: Counted from 1.
+            good: Canonical genomes of the good networks, shape (n, genes).
+        """
+        settings = self._settings
+        distributions = estimate_distributions(self._space, good, smoothing=settings.smoothing)
+
+        def sample(generator: np.random.Generator, resolution: int) -> Arch:
+            return sample_from(self._space, distributions, generator, resolution=resolution)
+
+        epoch_settings = ElasticEpoch(
+            split=self._split,
+            pipeline=self._pipeline,
+            batch_size=min(settings.batch_size, len(self._split)),
+            resolutions=self._space.resolutions,
+            sample=sample,
+            # Scaled so that the sum weighs as much as two losses whatever the ratio (method of the reference).
+            loss=lambda logits, labels, targets: (
+                distillation_loss(logits, labels, targets, ratio=settings.kd_ratio) * 2 / (settings.kd_ratio + 1)
+            ),
+            subnets=settings.subnets,
+            teacher=self._teacher if settings.kd_ratio else None,
+            clip=settings.clip,
+        )
+        saved = time.monotonic()
+        first = (generation - 1) * settings.epochs
+        self._tick(self._steps * max(0, min(self._epochs_done - first, settings.epochs)))
+        for epoch in range(max(first, self._epochs_done), generation * settings.epochs):
+            train_epoch(
+                self.network,
+                self._optimizer,
+                epoch_settings,
+                seed=self._seed,
+                purpose=("adapt", epoch),
+                schedule=self._schedule,
+                first_step=epoch * self._steps,
+                tick=lambda: self._tick(1),
+            )
+            self._epochs_done = epoch + 1
+            if epoch + 1 == generation * settings.epochs or time.monotonic() - saved > SAVE_INTERVAL:
+                save_state(self._state, self.network, self._optimizer, {"epochs": self._epochs_done})
+                saved = time.monotonic()

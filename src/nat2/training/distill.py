@@ -1,0 +1,74 @@
+"""Losses: several exits at once, and distillation from the ensemble of a teacher's exits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nat2.settings import Ramp
+from nat2.supernet.static import StaticNetwork
+
+
+def exit_weights(ramp: Ramp, count: int) -> tuple[Tensor, Tensor]:
+    """Weights of the losses and of the outputs of `count` exits, exit 1 first; each sums to 1 (AEP)."""
+    ascending = torch.arange(1, count + 1) / (count * (count + 1) / 2)
+    descending = ascending.flip(0)
+    if ramp == "UNIF":
+        uniform = torch.full((count,), 1 / count)
+        return uniform, uniform
+    losses = ascending if ramp == "ASC" else descending
+    outputs = descending if ramp == "DESC" else ascending
+    return losses, outputs
+
+
+def ensemble(logits: Tensor, weights: Tensor) -> Tensor:
+    """The exits' joint answer: the weighted sum of raw logits, shape (exits, N, classes) to (N, classes)."""
+    return torch.einsum("enc,e->nc", logits, weights.to(logits))
+
+
+def joint_loss(logits: Tensor, labels: Tensor, weights: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Weighted sum of the exits' cross entropies; logits of shape (exits, N, classes)."""
+    losses = [F.cross_entropy(each, labels, label_smoothing=label_smoothing) for each in logits]
+    return torch.stack(losses) @ weights.to(logits)
+
+
+def distillation_loss(
+    logits: Tensor,
+    labels: Tensor,
+    targets: Tensor | None,
+    *,
+    ratio: float = 1.0,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """``ratio * KD + CE``, where KD is the cross entropy with the teacher's probabilities (temperature 1).
+
+    Args:
+        logits: The student's, shape (N, classes).
+        labels: Shape (N,).
+        targets: The teacher's probabilities, shape (N, classes); None for no distillation.
+        ratio: Weight of the distillation.
+        label_smoothing: Smoothing of the labels' own cross entropy.
+    """
+    loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    if targets is None:
+        return loss
+    return loss + ratio * F.cross_entropy(logits, targets)
+
+
+class Teacher:
+    """A fixed plain network whose exits answer together (ENS-KD), or whose only exit answers (KD)."""
+
+    def __init__(self, network: StaticNetwork, ramp: Ramp) -> None:
+        """Wrap a calibrated network."""
+        self.network = network.eval().requires_grad_(False)
+        self._weights = exit_weights(ramp, len(network.exit_numbers))[1]
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Probabilities, shape (N, classes)."""
+        logits = self.network(images)
+        if logits.dim() == 3:
+            logits = ensemble(logits, self._weights)
+        probabilities: Tensor = logits.softmax(1)
+        return probabilities

@@ -1,0 +1,187 @@
+"""What every training loop shares: optimiser, learning rate, one epoch of sub-networks, and its resume point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nat2.data.dataset import Split
+from nat2.data.transform import Pipeline, shuffled_batches
+from nat2.errors import CheckpointError, RunError
+from nat2.files import load_tensors, save_tensors
+from nat2.seeds import numpy_generator, torch_generator
+from nat2.space.arch import Arch
+from nat2.supernet.checkpoint import load_weights
+from nat2.supernet.network import SuperNetwork
+from nat2.training.distill import Teacher
+
+Sample = Callable[[np.random.Generator, int], Arch]
+"""Draws the sub-network of a training step, given a generator and the batch's resolution."""
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""Takes logits, labels and the teacher's probabilities."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Cosine learning rate over a number of steps, behind a linear warm-up."""
+
+    base: float
+    steps: int
+    warmup_steps: int = 0
+    warmup_from: float | None = None
+    """Learning rate at the first step of the warm-up; `base` by default, so that the warm-up is constant."""
+    final: float = 0.0
+
+    def __call__(self, step: int) -> float:
+        """Learning rate of step `step`, counted from 0."""
+        if step < self.warmup_steps:
+            start = self.base if self.warmup_from is None else self.warmup_from
+            return start + (self.base - start) * step / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return self.final + (self.base - self.final) * (1 + math.cos(math.pi * min(1.0, done))) / 2
+
+
+def sgd(network: nn.Module, *, weight_decay: float, nesterov: bool = True) -> torch.optim.SGD:
+    """SGD with momentum 0.9 and no weight decay on batch norms and biases (OFA)."""
+    named = list(network.named_parameters())
+    decayed = [p for name, p in named if p.dim() > 1]
+    plain = [p for name, p in named if p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=nesterov)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Set the learning rate of all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElasticEpoch:
+    """How the sub-networks of an epoch are trained; phases and adaptation fill it in."""
+
+    split: Split
+    pipeline: Pipeline
+    batch_size: int
+    resolutions: tuple[int, ...]
+    sample: Sample
+    loss: Loss
+    subnets: int = 1
+    """Sub-networks a step, whose gradients are added."""
+    exits: tuple[int, ...] | None = None
+    """Exits trained jointly; by default the sub-network's own."""
+    teacher: Teacher | None = None
+    clip: float | None = None
+    """Largest norm of the gradient, applied behind each sub-network."""
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in an epoch."""
+        return len(self.split) // min(self.batch_size, len(self.split))
+
+
+def train_epoch(
+    network: SuperNetwork,
+    optimizer: torch.optim.Optimizer,
+    epoch: ElasticEpoch,
+    *,
+    seed: int,
+    purpose: tuple[str | int, ...],
+    schedule: Schedule,
+    first_step: int,
+    tick: Callable[[], None] = lambda: None,
+) -> float:
+    """Train a super-network for one epoch and return the mean loss of a sub-network.
+
+    Args:
+        network: Changed in place.
+        optimizer: Steps once a batch.
+        epoch: What is trained, and how.
+        seed: The run's seed.
+        purpose: Names this epoch among all others; decides its random numbers.
+        schedule: Learning rate by step.
+        first_step: Number of the epoch's first step in the schedule.
+        tick: Called behind each step.
+
+    Raises:
+        RunError: the loss is not finite.
+    """
+    device = epoch.pipeline.device
+    choices = numpy_generator(seed, *purpose, "archs")
+    torch.manual_seed(int(choices.integers(2**62)))  # dropout
+    order = shuffled_batches(len(epoch.split), epoch.batch_size, torch_generator(seed, *purpose, "order"))
+    crops = torch_generator(seed, *purpose, "augmentation")
+    total = torch.zeros((), device=device)
+    steps = 0
+    network.train()
+    for indices in order:
+        resolution = int(choices.choice(epoch.resolutions))
+        images = epoch.pipeline.augmented(epoch.split.pixels[indices], resolution, crops)
+        labels = epoch.split.labels[indices].to(device)
+        targets = epoch.teacher(images) if epoch.teacher is not None else None
+        optimizer.zero_grad(set_to_none=True)
+        for _ in range(epoch.subnets):
+            arch = epoch.sample(choices, resolution)
+            loss = epoch.loss(network(images, arch, exits=epoch.exits), labels, targets)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if epoch.clip is not None:
+                nn.utils.clip_grad_norm_(network.parameters(), epoch.clip)
+            total += loss.detach() / epoch.subnets
+        set_learning_rate(optimizer, schedule(first_step + steps))
+        optimizer.step()
+        steps += 1
+        tick()
+    network.eval()
+    mean = float(total) / steps
+    if not math.isfinite(mean):
+        raise RunError(
+            f"the loss became {mean} in {'/'.join(map(str, purpose))}; the last good state is kept. The usual causes "
+            "are a learning rate that is too high or images that are all alike"
+        )
+    return mean
+
+
+def save_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, metadata: Mapping[str, Any]) -> None:
+    """Write weights, optimiser and where training stands: the resume point."""
+    tensors = {f"weights.{name}": tensor for name, tensor in network.state_dict().items()}
+    for name, parameter in network.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if value is not None:
+                tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
+    save_tensors(path, tensors, metadata)
+
+
+def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Read what `save_state` wrote into a network and its optimiser, and return the metadata.
+
+    Raises:
+        CheckpointError: the file is damaged or belongs to another network.
+    """
+    tensors, metadata = load_tensors(path)
+    load_weights(network, _under("weights.", tensors))
+    parameters = dict(network.named_parameters())
+    optimizer.state.clear()
+    for name, tensor in _under("optimizer.", tensors).items():
+        key, _, parameter_name = name.partition(".")
+        if parameter_name not in parameters:
+            raise CheckpointError(f"{path} holds the optimiser's state of {parameter_name}, which does not exist")
+        parameter = parameters[parameter_name]
+        optimizer.state[parameter][key] = tensor if key == "step" else tensor.to(parameter)
+    return metadata
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def accuracy(answer: Callable[[Tensor], Tensor], batches: Iterable[Tensor], labels: Tensor) -> float:
+    """Share of images (0..1) that `answer` (inputs to logits) classifies rightly."""
+    predicted = torch.cat([answer(batch).argmax(1) for batch in batches])
+    return float((predicted == labels).float().mean())

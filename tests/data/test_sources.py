@@ -1,0 +1,148 @@
+"""Reading images as they come, and refusing what cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nat2.data.sources import decode, digits, folder, list_images, native_side
+from nat2.errors import DataError
+
+
+def write_images(root: Path, classes: dict[str, int], *, mode: str = "RGB", side: int = 20) -> Path:
+    """Class folders of random images."""
+    generator = np.random.default_rng(0)
+    for name, count in classes.items():
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
+            Image.fromarray(pixels).convert(mode).save(root / name / f"{number}.png")
+    return root
+
+
+def test_digits_are_all_there() -> None:
+    source = digits(16)
+    assert source.pixels["all"].shape == (1797, 16, 16, 1)
+    assert np.bincount(source.labels["all"]).min() > 170
+    assert not source.flip
+
+
+def test_class_folders_are_classes(tmp_path: Path) -> None:
+    write_images(tmp_path, {"dog": 3, "a cat": 4, "-öl": 2})
+    source = folder(tmp_path, side=16)
+    assert source.classes == ("-öl", "a cat", "dog")
+    assert np.bincount(source.labels["all"]).tolist() == [2, 4, 3]
+    assert source.pixels["all"].shape == (9, 16, 16, 3)
+
+
+def test_splits_are_kept(tmp_path: Path) -> None:
+    for name, count in {"train": 5, "validation": 2, "test": 3}.items():
+        write_images(tmp_path / name, {"a": count, "b": count})
+    source = folder(tmp_path, side=16)
+    assert {name: len(labels) for name, labels in source.labels.items()} == {"train": 10, "val": 4, "test": 6}
+
+
+def test_nested_folders_and_other_files(tmp_path: Path) -> None:
+    write_images(tmp_path, {"a/deep/er": 2, "b": 2})
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "b" / ".hidden.png").write_text("no image")
+    (tmp_path / "readme.md").write_text("no image")
+    source = folder(tmp_path, side=16)
+    assert source.classes == ("a", "b")
+    assert len(source.labels["all"]) == 4
+    assert source.notes == ("1 files are not images by their extension and are left out",)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "I;16", "LA"])
+def test_grey_images_stay_grey(tmp_path: Path, mode: str) -> None:
+    write_images(tmp_path, {"a": 2, "b": 2}, mode="L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        for path in tmp_path.rglob("*.png"):
+            Image.fromarray(np.asarray(Image.open(path)).astype(np.uint16) * 257).save(path)
+    assert folder(tmp_path, side=16).pixels["all"].shape == (4, 16, 16, 1)
+
+
+def test_one_coloured_image_makes_all_coloured(tmp_path: Path) -> None:
+    write_images(tmp_path, {"a": 2}, mode="L")
+    write_images(tmp_path, {"b": 2}, mode="RGB")
+    assert folder(tmp_path, side=16).pixels["all"].shape == (4, 16, 16, 3)
+
+
+def test_sixteen_bits_become_eight() -> None:
+    wide = Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16))
+    assert (decode(wide, 8) == 40_000 // 257).all()
+    assert (decode(Image.fromarray(np.full((8, 8), 65_535, dtype=np.int32)), 8) == 255).all()
+
+
+def test_palettes_are_resolved_and_transparency_is_white() -> None:
+    red = Image.new("RGB", (8, 8), (200, 10, 10)).convert("P", palette=Image.Palette.ADAPTIVE)
+    assert np.abs(decode(red, 8).astype(int) - [200, 10, 10]).max() <= 2
+    assert (decode(Image.new("RGBA", (8, 8), (9, 9, 9, 0)), 8) == 255).all()
+    half = decode(Image.new("RGBA", (8, 8), (0, 0, 0, 128)), 8)
+    assert np.abs(half.astype(int) - 127).max() <= 1
+
+
+def test_other_modes_are_converted() -> None:
+    assert decode(Image.new("CMYK", (8, 8)), 8).shape == (8, 8, 3)
+    assert decode(Image.new("HSV", (8, 8)), 8).shape == (8, 8, 3)
+    assert decode(Image.new("RGB", (8, 8)), 8, grey=True).shape == (8, 8, 1)
+    with pytest.raises(ValueError, match="no fixed range"):
+        decode(Image.new("F", (8, 8)), 8)
+
+
+def test_the_centre_square_is_kept() -> None:
+    pixels = np.zeros((10, 30, 3), dtype=np.uint8)
+    pixels[:, 10:20] = 255
+    assert (decode(Image.fromarray(pixels), 10) == 255).all()
+
+
+def test_images_are_turned_upright(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 8), dtype=np.uint8)
+    pixels[0] = 255  # a bright line at the top of the stored image
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown rotated by 90 degrees clockwise
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as image:
+        assert (decode(image, 8)[:, -1] == 255).all()
+
+
+def test_bad_images_are_all_named_or_left_out(tmp_path: Path) -> None:
+    write_images(tmp_path, {"a": 5, "b": 5})
+    (tmp_path / "a" / "0.png").write_bytes(b"")
+    whole = (tmp_path / "b" / "1.png").read_bytes()
+    (tmp_path / "b" / "1.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"(?s)^2 images cannot be read.*--skip-bad-images.*a/0\.png.*b/1\.png"):
+        folder(tmp_path, side=16)
+    source = folder(tmp_path, side=16, skip_bad_images=True)
+    assert len(source.labels["all"]) == 8
+    assert source.notes[0].startswith("2 images cannot be read and are left out: a/0.png")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda root: None, "no images found"),
+        (lambda root: root.rmdir(), "does not exist"),
+        (lambda root: (root.rmdir(), root.write_text("")), "is a file"),
+        (lambda root: write_images(root, {"only": 3}), "at least 2 classes.*'only'"),
+        (lambda root: [write_images(root / s, {"a": 2, c: 2}) for s, c in (("train", "b"), ("test", "c"))], "b, c"),
+        (lambda root: [write_images(root, {"train/a": 2, "train/b": 2, "stray": 2})], "also stray"),
+    ],
+)
+def test_unusable_folders_are_refused(tmp_path: Path, prepare: object, message: str) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    prepare(root)  # type: ignore[operator]
+    with pytest.raises(DataError, match=message):
+        list_images(root)
+
+
+def test_native_side_is_the_median_of_the_shorter_sides(tmp_path: Path) -> None:
+    write_images(tmp_path, {"a": 2}, side=30)
+    write_images(tmp_path, {"b": 3}, side=50)
+    (tmp_path / "b" / "broken.png").write_bytes(b"broken")
+    assert native_side(str(tmp_path)) == 50
+    assert native_side("digits") == 8

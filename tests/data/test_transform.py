@@ -1,0 +1,85 @@
+"""One definition of how images become inputs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nat2.data import Pipeline, Split
+from nat2.data.transform import ResizedImages, augment, resize, scale, shuffled_batches
+from nat2.settings import Augmentation
+
+
+def pixels(count: int = 6, side: int = 16, channels: int = 3) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, channels, side, side), dtype=torch.uint8, generator=generator)
+
+
+PIPELINE = Pipeline((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+
+
+def test_inputs_are_normalised_and_channels_last() -> None:
+    inputs = PIPELINE(pixels(), 16)
+    assert inputs.is_contiguous(memory_format=torch.channels_last)
+    restored = inputs * torch.tensor(PIPELINE.std).view(1, 3, 1, 1) + torch.tensor(PIPELINE.mean).view(1, 3, 1, 1)
+    torch.testing.assert_close((restored * 255).round().byte(), pixels())
+
+
+@pytest.mark.parametrize("resolution", [8, 16, 24])
+def test_resizing_keeps_the_mean(resolution: int) -> None:
+    images = scale(pixels())
+    resized = resize(images, resolution)
+    assert resized.shape[-2:] == (resolution, resolution)
+    torch.testing.assert_close(resized.mean(), images.mean(), atol=0.02, rtol=0)
+
+
+def test_without_crop_and_flip_augmentation_changes_nothing() -> None:
+    images = scale(pixels())
+    same = augment(images, Augmentation(crop_scale=1.0, flip=False), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(same, images, atol=1e-5, rtol=0)
+
+
+def test_flipping_mirrors_some_images_and_leaves_the_others() -> None:
+    images = scale(pixels(40))
+    flipped = augment(images, Augmentation(crop_scale=1.0, flip=True), torch.Generator().manual_seed(0))
+    same = (flipped - images).abs().amax((1, 2, 3)) < 1e-4
+    mirrored = (flipped - images.flip(3)).abs().amax((1, 2, 3)) < 1e-4
+    assert (same ^ mirrored).all()
+    assert 8 < int(mirrored.sum()) < 32
+
+
+@given(st.floats(0.2, 1.0), st.integers(0, 2**32 - 1))
+def test_crops_stay_inside_the_image(crop_scale: float, seed: int) -> None:
+    ramp = torch.linspace(0, 1, 32).expand(4, 1, 32, 32).contiguous()
+    generator = torch.Generator().manual_seed(seed)
+    cropped = augment(ramp, Augmentation(crop_scale=crop_scale, flip=False), generator)
+    row = cropped[:, 0, 16]
+    assert (row.diff() > -1e-6).all()  # nothing is reflected at the border
+    span = (row[:, -1] - row[:, 0]) * 31 / 31
+    assert (span >= crop_scale**0.5 - 0.08).all()
+
+
+def test_the_seed_decides_the_crops() -> None:
+    first, again, other = (PIPELINE.augmented(pixels(), 16, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@given(st.integers(1, 50), st.integers(1, 20))
+def test_an_epoch_shows_no_image_twice(count: int, batch_size: int) -> None:
+    batches = list(shuffled_batches(count, batch_size, torch.Generator().manual_seed(0)))
+    indices = torch.cat(batches)
+    assert len(indices.unique()) == len(indices)
+    assert len(batches) == count // min(batch_size, count)
+
+
+@pytest.mark.parametrize("memory_limit", [0, 2**30])
+def test_kept_and_recomputed_inputs_are_the_same(memory_limit: int) -> None:
+    split = Split(pixels(10), torch.zeros(10, dtype=torch.long))
+    images = ResizedImages(split, PIPELINE, batch_size=4, memory_limit=memory_limit)
+    first, second = (torch.cat(list(images.batches(12))) for _ in range(2))
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, PIPELINE(split.pixels, 12))
+    assert bool(images._kept) == bool(memory_limit)
