@@ -55,7 +55,8 @@ class RunFolder:
         foreign = sorted({entry.name for entry in path.iterdir()} - _OWN)
         if foreign and not self.config.exists():
             raise RunError(
-                f"{path} holds files that are not a run's ({', '.join(foreign[:5])}); choose an empty or new folder with --out"
+                f"{path} holds files that are not a run's ({', '.join(foreign[:5])}); choose an empty or new folder "
+                "with --out"
             )
         if fresh:
             self._clear()

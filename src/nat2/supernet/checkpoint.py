@@ -15,6 +15,7 @@ from nat2.errors import CheckpointError
 from nat2.space.macro import MAX_DEPTH
 from nat2.supernet.network import SuperNetwork
 
+_COUNTER = "num_batches_tracked"  # torch counts a norm's batches; nothing here depends on it
 _PLACES = (
     (r"(?:head_stage\.)?first_conv\.", "stem."),
     (r"head_stage\.first_layer\.", "stem.block."),
@@ -41,7 +42,7 @@ def from_published(name: str) -> str | None:
     Raises:
         CheckpointError: the name belongs to neither layout.
     """
-    if name.endswith("num_batches_tracked"):
+    if name.endswith(_COUNTER):
         return None
     for pattern, place in _PLACES:
         match = re.match(pattern, name)
@@ -94,11 +95,9 @@ def load_weights(network: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         CheckpointError: a tensor is missing, unknown, or of another shape; all of them are named.
     """
-    expected = {
-        name: tensor for name, tensor in network.state_dict().items() if not name.endswith("num_batches_tracked")
-    }
-    given = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
-    problems = [f"missing {name}" for name in expected.keys() - given.keys()]
+    expected = network.state_dict()
+    given = {name: tensor for name, tensor in state.items() if name in expected or not name.endswith(_COUNTER)}
+    problems = [f"missing {name}" for name in expected.keys() - given.keys() if not name.endswith(_COUNTER)]
     problems += [f"unknown {name}" for name in given.keys() - expected.keys()]
     for name in expected.keys() & given.keys():
         if expected[name].numel() != given[name].numel() or expected[name].shape[:2] != given[name].shape[:2]:
@@ -109,5 +108,5 @@ def load_weights(network: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
         shown = "; ".join(sorted(problems)[:10]) + ("; ..." if len(problems) > 10 else "")
         raise CheckpointError(f"the weights do not fit the network in {len(problems)} tensors: {shown}")
     with torch.no_grad():
-        for name, tensor in expected.items():
-            tensor.copy_(given[name].reshape(tensor.shape))
+        for name, tensor in given.items():
+            expected[name].copy_(tensor.reshape(expected[name].shape))

@@ -1,0 +1,44 @@
+"""A small learnable problem: which corner of a grey image is bright."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nat2.data import Pipeline, Split
+from nat2.settings import Augmentation
+from nat2.space import Macro, SearchSpace
+from nat2.supernet import SuperNetwork
+from nat2.supernet.static import channels_last
+
+MACRO = Macro(classes=4, channels=1, width=0.25, stem_stride=1)
+SPACE = SearchSpace.of(MACRO, (12, 16))
+PIPELINE = Pipeline((0.3,), (0.25,), Augmentation(crop_scale=0.9, flip=False))
+
+
+def corners(count: int, seed: int = 0) -> Split:
+    """Noise with one bright quarter; the label says which."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 120, (count, 1, 16, 16), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(count) % 4
+    for image, label in zip(pixels, labels.tolist(), strict=True):
+        image[:, 8 * (label // 2) : 8 * (label // 2) + 8, 8 * (label % 2) : 8 * (label % 2) + 8] += 80
+    return Split(pixels, labels)
+
+
+@pytest.fixture
+def split() -> Split:
+    return corners(96)
+
+
+@pytest.fixture
+def network() -> SuperNetwork:
+    return channels_last(SuperNetwork(MACRO, generator=torch.Generator().manual_seed(0))).eval()
+
+
+def weights_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

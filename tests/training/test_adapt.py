@@ -1,0 +1,104 @@
+"""Adaptation to the good part of the archive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nat2.data import Split
+from nat2.settings import AdaptSettings
+from nat2.space import SearchSpace
+from nat2.supernet import SuperNetwork, extract
+from nat2.training import adapt as module
+from nat2.training.adapt import Adaptation, estimate_distributions, sample_from
+from nat2.training.distill import Teacher
+from tests.training.conftest import MACRO, PIPELINE, SPACE, same_weights, weights_of
+
+
+def genomes(count: int = 200, seed: int = 0) -> np.ndarray:
+    return SPACE.sample(count, np.random.default_rng(seed))
+
+
+def test_distributions_are_smoothed_histograms_of_what_is_expressed() -> None:
+    good = genomes()
+    distributions = estimate_distributions(SPACE, good, smoothing=1.0)
+    for low, high, shares in zip(SPACE.lower, SPACE.upper, distributions, strict=True):
+        assert len(shares) == high - low + 1
+        assert shares.sum() == pytest.approx(1)
+        assert (shares > 0).all()
+    gene = SPACE.gene_names.index("stage 3 layer 3")
+    reaching = good[SPACE.exit_numbers(good) >= 3]
+    counts = np.bincount(reaching[:, gene], minlength=10) + 1.0
+    np.testing.assert_allclose(distributions[gene], counts / counts.sum())
+
+
+def test_samples_follow_the_distributions() -> None:
+    good = SPACE.encode_all([SPACE.largest] * 50)
+    distributions = estimate_distributions(SPACE, good, smoothing=0.01)
+    generator = np.random.default_rng(0)
+    drawn = [sample_from(SPACE, distributions, generator, resolution=12) for _ in range(50)]
+    assert sum(arch.stages == SPACE.largest.stages for arch in drawn) > 35
+    assert {arch.resolution for arch in drawn} == {12}
+    wide = estimate_distributions(SPACE, genomes(), smoothing=1.0)
+    for _ in range(50):
+        SPACE.validate(sample_from(SPACE, wide, generator, resolution=16))
+
+
+def adaptation(network: SuperNetwork, split: Split, state: Path, tick: object = None, epochs: int = 2) -> Adaptation:
+    teacher = Teacher(extract(network, SPACE.largest, exits=MACRO.exits), "UNIF")
+    settings = AdaptSettings(epochs=epochs, batch_size=16, lr=0.02, warmup_epochs=0.5)
+    return Adaptation(
+        network, SPACE, split, PIPELINE, teacher, settings,
+        generations=2, state=state, seed=0, tick=tick or (lambda steps: None),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def fresh_copy(network: SuperNetwork) -> SuperNetwork:
+    copy = SuperNetwork(network.macro)
+    copy.load_state_dict(network.state_dict())
+    return copy.eval()
+
+
+@pytest.mark.parametrize("steps_before_kill", [2, 6, 9, 13, 20])
+def test_a_killed_adaptation_ends_with_the_same_weights(
+    tmp_path: Path, network: SuperNetwork, split: Split, monkeypatch: pytest.MonkeyPatch, steps_before_kill: int
+) -> None:
+    monkeypatch.setattr(module, "SAVE_INTERVAL", 0.0)
+    whole = fresh_copy(network)
+    task = adaptation(whole, split, tmp_path / "whole.safetensors")
+    for generation in (1, 2):
+        task.advance(generation, genomes(seed=generation))
+    made = 0
+
+    def kill(steps: int) -> None:
+        nonlocal made
+        made += steps
+        if made >= steps_before_kill:
+            raise KeyboardInterrupt
+
+    def all_generations(task: Adaptation) -> None:
+        for generation in (1, 2):
+            task.advance(generation, genomes(seed=generation))
+
+    with pytest.raises(KeyboardInterrupt):
+        all_generations(adaptation(fresh_copy(network), split, tmp_path / "killed.safetensors", kill))
+    resumed = fresh_copy(network)
+    all_generations(adaptation(resumed, split, tmp_path / "killed.safetensors"))
+    assert same_weights(weights_of(resumed), weights_of(whole))
+
+
+def test_adaptation_leaves_unreachable_weights_alone(tmp_path: Path, network: SuperNetwork, split: Split) -> None:
+    before = weights_of(network)
+    space = SearchSpace.of(MACRO, (12, 16))
+    only = space.encode_all([space.smallest])  # exit 1 only, were it not for smoothing
+    settings = AdaptSettings(epochs=1, batch_size=16, lr=0.02, smoothing=1e-12)
+    teacher = Teacher(extract(network, SPACE.largest, exits=MACRO.exits), "UNIF")
+    state = tmp_path / "s.safetensors"
+    Adaptation(network, space, split, PIPELINE, teacher, settings, generations=1, state=state, seed=0).advance(1, only)
+    after = weights_of(network)
+    assert not same_weights(before, after)
+    for name in before:
+        if name.startswith(("stages.1", "stages.2", "stages.3", "stages.4", "exits.2", "exits.5", "stages.0.2")):
+            assert (before[name] == after[name]).all(), name

@@ -1,0 +1,111 @@
+"""Post-processing of a returned network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from nat2.data import Split
+from nat2.errors import ConfigError, RunError
+from nat2.settings import FinetuneSettings
+from nat2.supernet import StaticNetwork, SuperNetwork, calibrate, extract
+from nat2.training import finetune as module
+from nat2.training.finetune import Finetuned, finetune
+from tests.training.conftest import PIPELINE, SPACE, corners, same_weights, weights_of
+
+SETTINGS = FinetuneSettings(epochs=4, patience=4, batch_size=16, lr=5e-3)
+
+
+@pytest.fixture
+def inherited(network: SuperNetwork, split: Split) -> StaticNetwork:
+    statistics = calibrate(network, SPACE.smallest, [PIPELINE(split.pixels, 12)])
+    return extract(network, SPACE.smallest, statistics)
+
+
+def run(inherited: StaticNetwork, state: Path, settings: FinetuneSettings = SETTINGS, **extra: object) -> Finetuned:
+    train, val = corners(96), corners(48, seed=1)
+    return finetune(inherited, train, val, PIPELINE, settings, state=state, seed=0, **extra)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_fine_tuning_improves_the_network_and_leaves_the_inherited_one_alone(
+    tmp_path: Path, inherited: StaticNetwork, optimizer: str
+) -> None:
+    before = weights_of(inherited)
+    lr = {"adamw": 5e-3, "sgd": 0.05}[optimizer]
+    settings = FinetuneSettings(epochs=4, patience=4, batch_size=16, lr=lr, optimizer=optimizer)  # type: ignore[arg-type]
+    ticks: list[int] = []
+    result = run(inherited, tmp_path / "s.safetensors", settings, tick=ticks.append)
+    assert result.val_accuracy > result.inherited_val_accuracy + 0.2
+    assert 1 <= result.epochs <= 4
+    assert same_weights(weights_of(inherited), before)
+    assert not same_weights(weights_of(result.network), before)
+    assert sum(ticks) == 8
+
+
+def test_phase_two_trains_on_all_images_for_as_many_epochs_as_phase_one_found_best(
+    tmp_path: Path, inherited: StaticNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[int, int]] = []
+    original = module._train
+
+    def record(network: object, optimizer: object, split: Split, *rest: object) -> None:
+        calls.append((len(split), rest[-1]))  # type: ignore[arg-type]
+        original(network, optimizer, split, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_train", record)
+    result = run(inherited, tmp_path / "s.safetensors")
+    second = [epoch for size, epoch in calls if size == 96 + 48]
+    assert [epoch for size, epoch in calls if size == 96] == [0, 1, 2, 3]
+    assert second == [4 + epoch for epoch in range(result.epochs)]
+
+
+def test_no_epochs_leave_the_inherited_weights(tmp_path: Path, inherited: StaticNetwork) -> None:
+    result = run(inherited, tmp_path / "s.safetensors", FinetuneSettings(epochs=0))
+    assert result.epochs == 0
+    assert result.val_accuracy == result.inherited_val_accuracy
+    assert same_weights(weights_of(result.network), weights_of(inherited))
+
+
+def test_phase_one_stops_when_the_validation_loss_no_longer_falls(tmp_path: Path, inherited: StaticNetwork) -> None:
+    settings = FinetuneSettings(epochs=50, patience=1, batch_size=16, lr=0.02)
+    ticks: list[int] = []
+    run(inherited, tmp_path / "s.safetensors", settings, tick=ticks.append)
+    assert ticks.count(1) < 60
+    assert sum(ticks) == 100
+
+
+@pytest.mark.parametrize("epochs_before_kill", [1, 3, 4, 5, 7])
+def test_a_killed_fine_tuning_ends_with_the_same_weights(
+    tmp_path: Path, inherited: StaticNetwork, monkeypatch: pytest.MonkeyPatch, epochs_before_kill: int
+) -> None:
+    monkeypatch.setattr(module, "SAVE_INTERVAL", 0.0)
+    whole = run(inherited, tmp_path / "whole.safetensors")
+    made = 0
+
+    def kill(epochs: int) -> None:
+        nonlocal made
+        made += epochs
+        if made >= epochs_before_kill:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(inherited, tmp_path / "killed.safetensors", tick=kill)
+    resumed = run(inherited, tmp_path / "killed.safetensors")
+    assert same_weights(weights_of(resumed.network), weights_of(whole.network))
+    assert (resumed.epochs, resumed.val_accuracy) == (whole.epochs, whole.val_accuracy)
+
+
+def test_a_loss_that_is_not_finite_stops_fine_tuning(tmp_path: Path, inherited: StaticNetwork) -> None:
+    with torch.no_grad():
+        inherited.stem.conv.weight.fill_(float("nan"))
+    with pytest.raises(RunError, match="the loss became nan while fine-tuning"):
+        run(inherited, tmp_path / "s.safetensors")
+
+
+@pytest.mark.parametrize("change", [{"epochs": -1}, {"patience": 0}, {"lr": 0.0}, {"batch_size": 0}])
+def test_impossible_settings_are_refused(change: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=f"`{next(iter(change))}` of the fine-tuning"):
+        FinetuneSettings(**change)  # type: ignore[arg-type]

@@ -1,0 +1,142 @@
+"""Schedules, the epoch, and its resume point."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from nat2.data import Split
+from nat2.errors import CheckpointError, RunError
+from nat2.supernet import SuperNetwork
+from nat2.training.distill import distillation_loss
+from nat2.training.optimise import ElasticEpoch, Schedule, load_state, save_state, set_learning_rate, sgd, train_epoch
+from tests.training.conftest import PIPELINE, SPACE, same_weights, weights_of
+
+
+def test_the_learning_rate_rises_then_falls_along_a_cosine() -> None:
+    schedule = Schedule(1.0, 110, warmup_steps=10, warmup_from=0.1, final=0.01)
+    values = [schedule(step) for step in range(111)]
+    assert values[0] == pytest.approx(0.1)
+    assert values[10] == pytest.approx(1.0)
+    assert values[60] == pytest.approx(0.505)
+    assert values[110] == pytest.approx(0.01)
+    assert values[:11] == sorted(values[:11])
+    assert values[10:] == sorted(values[10:], reverse=True)
+
+
+def test_without_a_start_the_warm_up_is_constant() -> None:
+    assert {Schedule(0.3, 20, warmup_steps=5)(step) for step in range(6)} == {0.3}
+
+
+def test_norms_and_biases_do_not_decay(network: SuperNetwork) -> None:
+    optimizer = sgd(network, weight_decay=0.1)
+    plain = {id(p) for group in optimizer.param_groups if not group["weight_decay"] for p in group["params"]}
+    for name, parameter in network.named_parameters():
+        assert (id(parameter) in plain) == ("bn" in name or name.endswith("bias")), name
+
+
+def epoch(split: Split, **changes: object) -> ElasticEpoch:
+    return ElasticEpoch(
+        **{  # type: ignore[arg-type]
+            "split": split,
+            "pipeline": PIPELINE,
+            "batch_size": 16,
+            "resolutions": SPACE.resolutions,
+            "sample": lambda generator, resolution: SPACE.sample_elastic(generator, resolution=resolution),
+            "loss": distillation_loss,
+            **changes,
+        }
+    )
+
+
+def train(network: SuperNetwork, split: Split, **changes: object) -> float:
+    optimizer = sgd(network, weight_decay=0)
+    settings = epoch(split, **changes)
+    return train_epoch(
+        network, optimizer, settings, seed=0, purpose=("test",), schedule=Schedule(0.05, 6), first_step=0
+    )
+
+
+def test_an_epoch_is_decided_by_seed_and_purpose(network: SuperNetwork, split: Split) -> None:
+    start = weights_of(network)
+    first = train(network, split, subnets=2)
+    trained = weights_of(network)
+    network.load_state_dict(start)
+    assert train(network, split, subnets=2) == first
+    assert same_weights(weights_of(network), trained)
+    assert not same_weights(trained, start)
+
+
+def test_all_sub_networks_of_a_batch_share_its_resolution(network: SuperNetwork, split: Split) -> None:
+    seen: list[int] = []
+
+    def sample(generator: object, resolution: int) -> object:
+        seen.append(resolution)
+        return SPACE.smallest
+
+    train(network, split, subnets=3, sample=sample)
+    batches = [set(seen[start : start + 3]) for start in range(0, len(seen), 3)]
+    assert len(batches) == 6
+    assert all(len(batch) == 1 for batch in batches)
+    assert set(seen) == {12, 16}
+
+
+def test_gradients_are_clipped(network: SuperNetwork, split: Split) -> None:
+    norms: list[float] = []
+    original = torch.optim.SGD.step
+
+    class Recording(torch.optim.SGD):
+        def step(self, closure: object = None) -> None:  # type: ignore[override]
+            gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+            norms.append(float(torch.cat([g.flatten() for g in gradients]).norm()))
+            original(self)
+
+    optimizer = Recording(network.parameters(), lr=0.0)
+    schedule = Schedule(1e-4, 6)
+    train_epoch(network, optimizer, epoch(split, clip=0.5), seed=0, purpose=("t",), schedule=schedule, first_step=0)
+    assert max(norms) <= 0.5 + 1e-4
+
+
+def test_a_loss_that_is_not_finite_stops_training(network: SuperNetwork, split: Split) -> None:
+    def loss(logits: torch.Tensor, labels: torch.Tensor, targets: object) -> torch.Tensor:
+        return logits.sum() * math.nan
+
+    with pytest.raises(RunError, match="the loss became nan in test.*learning rate"):
+        train(network, split, loss=loss)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_a_resumed_optimiser_goes_on_as_if_nothing_had_happened(tmp_path: Path, kind: str) -> None:
+    def steps(model: torch.nn.Module, optimizer: torch.optim.Optimizer, numbers: range) -> None:
+        for number in numbers:
+            optimizer.zero_grad()
+            model(torch.full((2, 4), float(number))).pow(2).sum().backward()
+            set_learning_rate(optimizer, 0.01)
+            optimizer.step()
+
+    def build() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(4, 3)
+        return model, sgd(model, weight_decay=0.1) if kind == "sgd" else torch.optim.AdamW(model.parameters())
+
+    whole, whole_optimizer = build()
+    steps(whole, whole_optimizer, range(6))
+    first, first_optimizer = build()
+    steps(first, first_optimizer, range(3))
+    save_state(tmp_path / "state.safetensors", first, first_optimizer, {"epoch": 3})
+    second, second_optimizer = build()
+    assert load_state(tmp_path / "state.safetensors", second, second_optimizer) == {"epoch": 3}
+    steps(second, second_optimizer, range(3, 6))
+    assert same_weights(weights_of(second), weights_of(whole))
+
+
+def test_a_damaged_resume_point_is_refused(tmp_path: Path, network: SuperNetwork) -> None:
+    path = tmp_path / "state.safetensors"
+    optimizer = sgd(network, weight_decay=0)
+    save_state(path, network, optimizer, {})
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="not a readable weights file"):
+        load_state(path, network, optimizer)
