@@ -41,18 +41,11 @@ def test_the_super_network_learns(tmp_path: Path, split: Split) -> None:
     run(network, split, tmp_path / "s.safetensors", report=lambda name, loss, _: losses.setdefault(name, loss))
     assert list(losses) == ["full", "height", "expand"]
     unseen = corners(64, seed=1)
-    for arch in (SPACE.largest, SPACE.decode(SPACE.lower)):
-        batches = [PIPELINE(split.pixels, arch.resolution)]
-        statistics = calibrate(network, arch, batches)
-        with torch.no_grad():
-            share = accuracy(
-                lambda images, arch=arch, statistics=statistics: network(
-                    images, arch, normalize=normalize_by(statistics)
-                ),
-                [PIPELINE(unseen.pixels, arch.resolution)],
-                unseen.labels,
-            )
-        assert share > (0.5 if arch == SPACE.largest else 0.35)  # chance is 0.25
+    largest = SPACE.largest
+    statistics = calibrate(network, largest, [PIPELINE(split.pixels, largest.resolution)])
+    with torch.no_grad():
+        logits = network(PIPELINE(unseen.pixels, largest.resolution), largest, normalize=normalize_by(statistics))
+    assert accuracy(lambda batch: batch, [logits], unseen.labels) > 0.5  # chance is 0.25
 
 
 @pytest.mark.parametrize("steps_before_kill", [1, 7, 18, 19, 31, 41])

@@ -46,8 +46,13 @@ class _Canonical(Repair):  # type: ignore[misc]
 
 @cache
 def reference_directions(n_objectives: int, count: int) -> NDArray[np.float64]:
-    """Evenly spread directions by Riesz energy, for more than two objectives (seed 42, as in the reference)."""
-    directions: NDArray[np.float64] = get_reference_directions("energy", n_objectives, count, seed=42)
+    """Evenly spread directions by Riesz energy, for more than two objectives; at least one for each.
+
+    They are optimised from the axes and random directions: pymoo's own start takes gigabytes whatever the count.
+    """
+    random = np.random.default_rng(42).dirichlet(np.ones(n_objectives), max(0, count - n_objectives))
+    start = np.concatenate([np.eye(n_objectives), random])
+    directions: NDArray[np.float64] = get_reference_directions("energy", n_objectives, len(start), X=start, seed=42)
     return directions
 
 

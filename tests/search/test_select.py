@@ -1,0 +1,98 @@
+"""Survival, subsets, trade-offs."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nat2.search.select import hypervolume, non_dominated, recommend, spread_subset, survive, trade_offs
+
+
+def points(count: int, dimensions: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random((count, dimensions)).round(2)
+
+
+def dominated(rows: np.ndarray) -> list[bool]:
+    return [any((other <= row).all() and (other < row).any() for other in rows) for row in rows]
+
+
+@given(st.integers(1, 40), st.integers(1, 3), st.integers(0, 2**32 - 1))
+def test_the_front_is_what_nothing_beats(count: int, dimensions: int, seed: int) -> None:
+    rows = points(count, dimensions, seed)
+    expected = [index for index, beaten in enumerate(dominated(rows)) if not beaten]
+    assert non_dominated(rows).tolist() == expected
+
+
+@given(st.integers(2, 40), st.integers(1, 3), st.integers(0, 2**32 - 1))
+def test_survivors_are_different_and_none_is_beaten_by_the_front_left_out(
+    count: int, dimensions: int, seed: int
+) -> None:
+    rows = points(count, dimensions, seed)
+    size = max(1, count // 2)
+    kept = survive(rows, size)
+    assert len(set(kept.tolist())) == len(kept) == size
+    front = set(non_dominated(rows).tolist())
+    if len(front) <= size:
+        assert front <= set(kept.tolist())
+    else:
+        assert set(kept.tolist()) <= front
+
+
+def test_survival_of_one_objective_keeps_the_lowest() -> None:
+    assert survive(np.array([[3.0], [1.0], [2.0], [0.5]]), 2).tolist() == [1, 3]
+
+
+def test_survival_of_two_objectives_keeps_the_ends_of_a_crowded_front() -> None:
+    front = np.array([[0.0, 1.0], [0.01, 0.99], [0.02, 0.98], [0.5, 0.5], [1.0, 0.0]])
+    assert {0, 3, 4} <= set(survive(front, 4).tolist())
+
+
+def unevenness(rows: np.ndarray) -> float:
+    return float(np.diff(np.sort(rows, axis=0), axis=0).std(axis=0).max())
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 2))
+def test_chosen_candidates_fill_the_gaps_better_than_most_choices(seed: int, dimensions: int) -> None:
+    generator = np.random.default_rng(seed)
+    values, front = generator.random((9, dimensions)), generator.random((4, dimensions))
+    span = np.concatenate([values, front])
+    values, front = ((each - span.min(0)) / (span.max(0) - span.min(0)) for each in (values, front))
+    chosen = spread_subset(values, front, 3)
+    scores = [unevenness(np.concatenate([front, values[list(s)]])) for s in itertools.combinations(range(9), 3)]
+    actual = unevenness(np.concatenate([front, values[chosen]]))
+    assert actual <= np.quantile(scores, 0.25)
+    assert len(set(chosen.tolist())) == 3
+
+
+def test_no_more_are_chosen_than_there_are() -> None:
+    assert spread_subset(points(3, 1, 0), points(2, 1, 1), 5).tolist() == [0, 1, 2]
+
+
+def test_a_knee_has_the_highest_trade_off() -> None:
+    front = np.array([[0.0, 1.0], [0.1, 0.6], [0.2, 0.1], [0.6, 0.05], [1.0, 0.0]])
+    # A convex front: around the corner at (0.2, 0.1) little is gained for what is lost.
+    assert trade_offs(front, neighbourhood=0.5).argmax() == 2
+
+
+@given(st.integers(2, 30), st.integers(1, 3), st.integers(1, 10), st.integers(0, 2**32 - 1))
+def test_recommended_are_the_best_of_each_objective_and_more(
+    count: int, dimensions: int, wanted: int, seed: int
+) -> None:
+    rows = np.unique(points(count, dimensions, seed), axis=0)
+    front = rows[non_dominated(rows)]
+    chosen = recommend(front, wanted).tolist()
+    assert len(set(chosen)) == len(chosen) == min(wanted, len(front))
+    if wanted >= dimensions:
+        assert (front[chosen].min(0) == front.min(0)).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "volume"),
+    [([[0.0, 0.0]], 1.0), ([[2.0, 5.0]], 0.25), ([[4.0, 1.0]], 0.0), ([[1.0, 5.0], [2.0, 2.5]], 0.5)],
+)
+def test_hypervolume_is_the_share_of_the_box_that_is_beaten(rows: list[list[float]], volume: float) -> None:
+    assert hypervolume(np.array(rows), np.array([4.0, 10.0])) == pytest.approx(volume)
