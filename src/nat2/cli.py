@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from nat2 import __version__
 from nat2.config import PRESETS, Preset, RunConfig
-from nat2.errors import Nat2Error
+from nat2.errors import ConfigError, Nat2Error
 
 _ABOUT = """Small, fast, accurate image classifiers for your own data, by Neural Architecture Transfer 2.
 
@@ -96,6 +97,9 @@ def _predict_parser() -> ArgumentParser:
 def _run(given: Namespace) -> None:
     from nat2.run import run
 
+    for field in dataclasses.fields(RunConfig):
+        if field.default_factory is not dataclasses.MISSING and not isinstance(given[field.name], Namespace):
+            raise ConfigError(f"{field.name} is a group of settings, as --help shows; got {given[field.name]!r}")
     settings = vars(_run_parser("quick").instantiate(given))
     options = {name: settings.pop(name) for name in ("out", "fresh", "quiet")}
     settings.pop("config")

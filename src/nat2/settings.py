@@ -6,10 +6,23 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nat2.errors import ConfigError
-from nat2.space.space import FeatureKind, Sampling
+from nat2.space.space import FeatureKind, Sampling, SearchSpace
 
 Ramp = Literal["DESC", "ASC", "MIX", "UNIF"]
 """AEP's weights over the exits: descending, ascending, descending for losses and ascending for outputs, uniform."""
+
+
+def _check_positive(settings: object, of: str, *names: str) -> None:
+    """Raise ConfigError unless each named field is above 0."""
+    for name in names:
+        if not getattr(settings, name) > 0:
+            raise ConfigError(f"`{name}` of {of} must be above 0; got {getattr(settings, name)}")
+
+
+def _check_share(settings: object, of: str, name: str) -> None:
+    """Raise ConfigError unless the named field is at least 0 and below 1."""
+    if not 0 <= getattr(settings, name) < 1:
+        raise ConfigError(f"`{name}` of {of} must be at least 0 and below 1; got {getattr(settings, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +33,15 @@ class Augmentation:
     """Smallest share of the image's area that a random crop keeps, above 0 and at most 1."""
     flip: bool = True
     """Mirror half of the images."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: `crop_scale` is outside its range.
+        """
+        if not 0 < self.crop_scale <= 1:
+            raise ConfigError(f"`crop_scale` of the augmentation must be above 0 and at most 1; got {self.crop_scale}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +73,13 @@ class Phase:
         """Check the ranges.
 
         Raises:
-            ConfigError: a number is not positive.
+            ConfigError: a number is not positive, or a choice does not exist.
         """
-        for name in ("epochs", "lr", "subnets"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"`{name}` of phase {self.name!r} must be above 0; got {getattr(self, name)}")
+        _check_positive(self, f"phase {self.name!r}", "epochs", "lr", "subnets")
+        if self.warmup_epochs < 0:
+            raise ConfigError(f"`warmup_epochs` of phase {self.name!r} must be 0 or more; got {self.warmup_epochs}")
+        # The search space knows which choices exist.
+        SearchSpace(resolutions=(32,), kernels=self.kernels, expands=self.expands, depths=self.depths, exits=self.exits)
 
 
 _KERNELS, _EXITS, _DEPTHS = (3, 5, 7), (1, 2, 3, 4, 5), (2, 3, 4)
@@ -93,6 +117,20 @@ class ShrinkSettings:
     calibration_images: int = 512
     """Training images for batch-norm statistics, at most as many as there are."""
 
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: a number is outside its range.
+        """
+        _check_positive(self, "the shrinking", "batch_size", "calibration_images")
+        _check_share(self, "the shrinking", "label_smoothing")
+        if min(self.weight_decay, self.kd_ratio) < 0:
+            raise ConfigError(
+                "`weight_decay` and `kd_ratio` of the shrinking must be 0 or more; "
+                f"got {self.weight_decay} and {self.kd_ratio}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptSettings:
@@ -125,9 +163,7 @@ class AdaptSettings:
         """
         if self.epochs < 0:
             raise ConfigError(f"`epochs` of the adaptation must be 0 or more; got {self.epochs}")
-        for name in ("lr", "subnets", "batch_size", "clip", "smoothing"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"`{name}` of the adaptation must be above 0; got {getattr(self, name)}")
+        _check_positive(self, "the adaptation", "lr", "subnets", "batch_size", "clip", "smoothing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,9 +193,8 @@ class FinetuneSettings:
         """
         if self.epochs < 0:
             raise ConfigError(f"`epochs` of the fine-tuning must be 0 or more; got {self.epochs}")
-        for name in ("patience", "lr", "batch_size"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"`{name}` of the fine-tuning must be above 0; got {getattr(self, name)}")
+        _check_positive(self, "the fine-tuning", "patience", "lr", "batch_size")
+        _check_share(self, "the fine-tuning", "label_smoothing")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -56,9 +57,7 @@ def write_page(
         "DATA": _script_json(_plot_data(archive, ordered, generations)),
         "PLOTLY": plotly.offline.get_plotlyjs(),
     }
-    for name, value in content.items():
-        page = page.replace(f"<!--{name}-->", value, 1)
-    write_text(path, page)
+    write_text(path, re.sub(r"<!--([A-Z]+)-->", lambda match: content[match[1]], page))
 
 
 def _plot_data(

@@ -1,0 +1,136 @@
+"""Exported files answer as the network did."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from nat2.data import read_dataset
+from nat2.data.transform import Pipeline
+from nat2.deploy import export, load
+from nat2.deploy import export as export_function
+from nat2.deploy.predict import predict
+from nat2.errors import CheckpointError, ConfigError, DataError, Nat2Error
+from nat2.settings import Augmentation
+from nat2.space import Arch, Macro
+from nat2.supernet import StaticNetwork, SuperNetwork, extract
+from tests.data.test_sources import write_images
+
+MACRO = Macro(classes=3, channels=3, width=0.25, stem_stride=1)
+ARCH = Arch.from_key("r12-w0.25-k5e4.k3e6.k7e3-k7e3.k5e6")
+PIPELINE = Pipeline((0.4, 0.5, 0.6), (0.2, 0.3, 0.25), Augmentation())
+
+
+def random_static(dense: bool = True) -> StaticNetwork:
+    macro = Macro(classes=3, channels=3, width=0.25, stem_stride=1, dense_skips=dense)
+    network = extract(SuperNetwork(macro, generator=torch.Generator().manual_seed(0)), ARCH)
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if name.endswith("running_mean"):
+                tensor.normal_(0, 0.2, generator=torch.Generator().manual_seed(1))
+    return network
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[StaticNetwork, Path]:
+    folder = tmp_path_factory.mktemp("my networks") / "ünï"
+    network = random_static()
+    difference = export(network, PIPELINE, ["a", "b", "c"], folder, side=16, facts={"params": 7})
+    assert difference < 1e-4
+    return network, folder
+
+
+def test_the_exported_network_answers_as_the_trained_one(exported: tuple[StaticNetwork, Path]) -> None:
+    network, folder = exported
+    pixels = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.nn.functional.interpolate(pixels.float() / 255, (12, 12), mode="bilinear", antialias=True)
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        expected = network(PIPELINE(pixels, 12))
+        actual = load(folder)(images)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+    for count in (1, 5):
+        (logits,) = session.run(["logits"], {"images": images[:count].numpy()})
+        np.testing.assert_allclose(logits, expected[:count], rtol=1e-3, atol=1e-3)
+
+
+def test_the_description_is_complete(exported: tuple[StaticNetwork, Path]) -> None:
+    description = json.loads((exported[1] / "arch.json").read_text())
+    assert Arch.from_json(description["arch"]) == ARCH
+    assert description["classes"] == ["a", "b", "c"]
+    assert description["input"]["resolution"] == 12
+    assert description["params"] == 7
+    assert {path.name for path in exported[1].iterdir()} == {"arch.json", "model.onnx", "model.safetensors"}
+
+
+def test_a_file_that_answers_differently_is_not_reported_as_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = onnxruntime.InferenceSession
+
+    class Wrong:
+        def __init__(self, *arguments: object, **options: object) -> None:
+            self.session = original(*arguments, **options)
+
+        def run(self, *arguments: object) -> list[np.ndarray]:
+            return [logits + 1 for logits in self.session.run(*arguments)]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Wrong)
+    with pytest.raises(Nat2Error, match="ONNX Runtime's answers differ"):
+        export_function(random_static(), PIPELINE, "abc", tmp_path, side=16, facts={})
+
+
+def test_prediction_goes_through_the_steps_of_training(exported: tuple[StaticNetwork, Path], tmp_path: Path) -> None:
+    network, folder = exported
+    write_images(tmp_path, {"a": 4, "b": 4}, side=23)
+    dataset = read_dataset(str(tmp_path), side=16, val_fraction=0.25, test_fraction=0.25)
+    with torch.no_grad():
+        shares = network(PIPELINE(dataset.train.pixels, 12)).softmax(1)
+    predicted = {}
+    for path, answers in predict(folder, sorted(tmp_path.rglob("*.png")), top=3):
+        assert sum(share for _, share in answers) == pytest.approx(1)
+        assert [share for _, share in answers] == sorted((share for _, share in answers), reverse=True)
+        predicted[path] = dict(answers)["a"]
+    for share in shares[:, 0].tolist():
+        assert min(abs(share - other) for other in predicted.values()) < 1e-4
+
+
+def test_images_that_cannot_be_read_are_named(exported: tuple[StaticNetwork, Path], tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"bad")
+    with pytest.raises(DataError, match=r"bad\.png cannot be read"):
+        list(predict(exported[1], [tmp_path / "bad.png"]))
+    with pytest.raises(ConfigError, match="--top must be at least 1; got 0"):
+        list(predict(exported[1], [], top=0))
+
+
+def test_grey_images_are_answered_by_colour_networks(exported: tuple[StaticNetwork, Path], tmp_path: Path) -> None:
+    Image.new("L", (9, 30), 77).save(tmp_path / "grey.png")
+    ((_, answers),) = predict(exported[1], [tmp_path / "grey.png"], top=2)
+    assert len(answers) == 2
+
+
+@pytest.mark.parametrize("damage", ["absent", "empty", "no json", "keys", "weights"])
+def test_damaged_exports_are_refused(exported: tuple[StaticNetwork, Path], tmp_path: Path, damage: str) -> None:
+    source = exported[1]
+    contents = {path.name: path.read_bytes() for path in source.iterdir()}
+    if damage == "empty":
+        contents = {}
+    elif damage == "no json":
+        contents["arch.json"] = b"{"
+    elif damage == "keys":
+        contents["arch.json"] = b'{"arch": {}}'
+    elif damage == "weights":
+        contents["model.safetensors"] = contents["model.safetensors"][:500]
+    folder = tmp_path / "network"
+    if damage != "absent":
+        folder.mkdir()
+        for name, content in contents.items():
+            (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointError):
+        load(folder)

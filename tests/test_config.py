@@ -1,0 +1,74 @@
+"""The configuration and its presets."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from nat2.config import PRESETS, RunConfig, macro_for, parse_resolutions, phases_of, resolutions_for
+from nat2.errors import ConfigError
+from nat2.settings import SHORT
+
+
+@pytest.mark.parametrize(
+    ("native", "sides"),
+    [(8, (16, 18, 20)), (28, (20, 24, 28)), (32, (24, 28, 32)), (64, (48, 56, 64)), (3000, (48, 56, 64))],
+)
+def test_resolutions_follow_the_images(native: int, sides: tuple[int, ...]) -> None:
+    assert resolutions_for(native) == sides
+
+
+@pytest.mark.parametrize("native", range(1, 400))
+def test_automatic_resolutions_never_collapse_the_feature_map(native: int) -> None:
+    sides = resolutions_for(native)
+    assert macro_for(RunConfig(), classes=10, channels=3, resolutions=sides).feature_sizes(sides[0])[3] >= 2
+
+
+@pytest.mark.parametrize("text", ["", "64,48", "48,48", "4,8", "a", "48;56", "48.5"])
+def test_unusable_resolutions_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--resolutions"):
+        parse_resolutions(text)
+
+
+def test_a_collapsed_feature_map_is_reported_with_the_remedy() -> None:
+    with pytest.raises(ConfigError, match="one pixel.*--stem_stride 1 or larger --resolutions"):
+        macro_for(RunConfig(stem_stride=2), classes=10, channels=1, resolutions=(16, 20))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"objectives": "speed"},
+        {"networks": 0},
+        {"width": -1.0},
+        {"stem_stride": 3},
+        {"dropout": 1.0},
+        {"val_fraction": 0.0},
+        {"test_fraction": 1.5},
+        {"val_fraction": 0.5, "test_fraction": 0.5},
+        {"resolutions": "0"},
+    ],
+)
+def test_values_outside_their_range_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=f"--{next(iter(change))}"):
+        RunConfig(**change)  # type: ignore[arg-type]
+
+
+def test_the_configuration_is_plain_data() -> None:
+    plain = RunConfig(phases=SHORT).to_dict()
+    assert yaml.safe_load(yaml.safe_dump(plain)) == plain
+    assert plain["phases"][-1]["expands"] == [3, 4, 6]
+
+
+def test_presets_are_the_published_settings() -> None:
+    nat, nat2 = PRESETS["nat"], PRESETS["nat2"]
+    assert (nat["search"]["archive"], nat["search"]["candidates"], nat["search"]["generations"]) == (100, 8, 30)
+    assert (nat2["search"]["archive"], nat2["search"]["candidates"], nat2["search"]["generations"]) == (300, 25, 30)
+    assert nat2["search"]["oversample"] == 10
+    assert (nat["search"]["update"], nat["search"]["features"], nat["search"]["sampling"]) == (
+        "append",
+        "one-hot",
+        "uniform",
+    )
+    assert [phase.epochs for phase in phases_of("nat2")] == [180, 120, 120, 120, 25, 120]
+    assert phases_of("quick") == SHORT

@@ -1,0 +1,219 @@
+"""The whole way, and back again after a kill."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.tiny import write_corners, write_settings
+
+STAGES = (
+    "nothing",
+    "train: full",
+    "train: all",
+    "generation 0",
+    "generation 1",
+    "generation 2",
+    "exported",
+    "exported 2",
+)
+
+
+def command(data: Path, settings: Path, out: Path, *extra: str) -> list[str]:
+    line = [sys.executable, "-m", "nat2", "run", "--config", str(settings), "--data", str(data), "--out", str(out)]
+    return [*line, *extra]
+
+
+def start(arguments: list[str], **options: object) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "error::UserWarning",
+    }
+    return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
+    )
+
+
+def finish(arguments: list[str], **options: object) -> tuple[int, str, str]:
+    process = start(arguments, **options)
+    output, errors = process.communicate(timeout=300)
+    return process.returncode, output, errors
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("a place")
+    return write_corners(root / "some images"), write_settings(root / "settings.yaml")
+
+
+@pytest.fixture(scope="module")
+def whole(place: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    code, output, errors = finish(command(*place, out))
+    assert code == 0, errors
+    assert errors == ""
+    return out, output
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_run_folder_explains_itself(whole: tuple[Path, str]) -> None:
+    out, output = whole
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        ".lock", "archive.db", "config.yaml", "data.json", "environment.json", "log.csv", "networks", "pareto.csv",
+        "pareto.png", "report.html", "results.json", "seconds.json", "supernet.safetensors",
+    }  # fmt: skip
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["search"]["archive"] == 8
+    assert config["adapt"]["lr"] == 0.01  # complete: what was not given stands there too
+    assert json.loads((out / "environment.json").read_text())["packages"]["torch"]
+    networks = rows(out / "pareto.csv")
+    assert list(networks[0])[:7] == ["id", "arch", "error", "params", "macs", "val_accuracy", "test_accuracy"]
+    assert len(networks) == 2
+    for row in networks:
+        assert 0 <= float(row["test_accuracy"]) <= 1
+        files = {path.name for path in (out / "networks" / row["id"]).iterdir()}
+        assert files == {"arch.json", "model.onnx", "model.safetensors", "result.json"}
+        assert row["id"] in output
+    log = rows(out / "log.csv")
+    assert [row["generation"] for row in log] == ["0", "1", "2"]
+    assert all(row["rmse"] for row in log[1:])
+
+
+def test_the_last_lines_say_what_to_do_next(whole: tuple[Path, str]) -> None:
+    out, output = whole
+    tail = output.splitlines()[-12:]
+    assert any("most accurate" in line for line in tail)
+    assert any("report.html" in line for line in tail)
+    assert "next: nat2 predict" in tail[-1]
+    assert str(out) in tail[-1]
+
+
+def test_the_archive_can_be_read_with_sql(whole: tuple[Path, str]) -> None:
+    database = sqlite3.connect(whole[0] / "archive.db")
+    total, distinct = database.execute(
+        "SELECT count(*), count(DISTINCT arch || '/' || weights) FROM evaluations WHERE error BETWEEN 0 AND 1"
+    ).fetchone()
+    assert total == distinct >= 16 + 2 * 8
+    database.close()
+
+
+def test_a_finished_run_is_not_repeated(whole: tuple[Path, str], place: tuple[Path, Path]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole[0].rglob("*") if path.is_file() and path.name != ".lock"}
+    code, output, _ = finish(command(*place, whole[0]))
+    assert code == 0
+    assert "finished run" in output
+    assert output.splitlines()[-1] == whole[1].splitlines()[-1]
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_killed_in_any_stage_ends_with_the_same_networks(
+    place: tuple[Path, Path], whole: tuple[Path, str], tmp_path: Path, stage: str
+) -> None:
+    out = tmp_path / "killed"
+    text, _, times = stage.partition(" 2") if stage == "exported 2" else (stage, "", "")
+    wanted = 2 if stage == "exported 2" else 1
+    process = start(command(*place, out))
+    assert process.stdout is not None
+    seen = 0
+    for line in process.stdout:
+        seen += text in line or (stage == "nothing" and "objectives" in line)
+        if seen == wanted:
+            time.sleep(0.3)  # somewhere inside what comes next
+            break
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert seen == wanted, times
+    assert not (out / "results.json").exists() or stage == "exported 2"
+    code, _, errors = finish(command(*place, out))
+    assert code == 0, errors
+    for name in ("pareto.csv", "results.json", "config.yaml"):
+        assert (out / name).read_text() == (whole[0] / name).read_text()
+    unchanging = ("generation", "hypervolume", "archive", "evaluations", "tau", "rho", "rmse")
+    for row, expected in zip(rows(out / "log.csv"), rows(whole[0] / "log.csv"), strict=True):
+        assert [row[name] for name in unchanging] == [expected[name] for name in unchanging]
+
+
+def test_another_configuration_is_refused_and_named(whole: tuple[Path, str], place: tuple[Path, Path]) -> None:
+    code, _, errors = finish(command(*place, whole[0], "--seed", "7", "--search.candidates=5"))
+    assert code == 2
+    assert "seed (0 there, 7 now); search.candidates (3 there, 5 now)" in errors
+    assert "Traceback" not in errors
+
+
+def test_changed_images_are_refused(whole: tuple[Path, str], place: tuple[Path, Path], tmp_path: Path) -> None:
+    data = write_corners(tmp_path / "some images")
+    config = yaml.safe_load((whole[0] / "config.yaml").read_text())
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.yaml").write_text(yaml.safe_dump(config | {"data": str(data)}, sort_keys=False))
+    (out / "data.json").write_text((whole[0] / "data.json").read_text())
+    (data / "north east" / "0.png").write_bytes((data / "north west" / "0.png").read_bytes())
+    code, _, errors = finish(command(data, place[1], out))
+    assert code == 2
+    assert "have changed since" in errors
+
+
+def test_two_runs_in_one_folder_are_refused(place: tuple[Path, Path], tmp_path: Path) -> None:
+    process = start(command(*place, tmp_path / "run"))
+    assert process.stdout is not None
+    while "objectives" not in process.stdout.readline():
+        pass
+    code, _, errors = finish(command(*place, tmp_path / "run"))
+    process.kill()
+    process.communicate()
+    assert code == 2
+    assert "another run is working" in errors
+
+
+def test_fresh_starts_over_and_foreign_folders_are_left_alone(place: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    code, _, errors = finish(command(*place, tmp_path, "--fresh"))
+    assert code == 2
+    assert "precious.txt" in errors
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+    out = tmp_path / "run"
+    (out / "networks").mkdir(parents=True)
+    (out / "networks" / "old.txt").write_text("old")
+    (out / "config.yaml").write_text("seed: 5\n")
+    process = start(command(*place, out, "--fresh"))
+    assert process.stdout is not None
+    while "objectives" not in process.stdout.readline():
+        pass
+    process.kill()
+    process.communicate()
+    assert not (out / "networks" / "old.txt").exists()
+    assert yaml.safe_load((out / "config.yaml").read_text())["seed"] == 0
+
+
+def test_a_full_disk_ends_in_a_message_and_the_run_continues_later(place: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "full"
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+    code, _, errors = finish(command(*place, out), preexec_fn=limit)
+    assert code == 2, errors
+    assert "the disk is full" in errors
+    assert "Traceback" not in errors
+    code, _, errors = finish(command(*place, out))
+    assert code == 0, errors
