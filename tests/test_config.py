@@ -31,7 +31,7 @@ def test_unusable_resolutions_are_refused(text: str) -> None:
 
 
 def test_a_collapsed_feature_map_is_reported_with_the_remedy() -> None:
-    with pytest.raises(ConfigError, match="one pixel.*--stem_stride 1 or larger --resolutions"):
+    with pytest.raises(ConfigError, match=r"one pixel.*--stem_stride 1 or larger --resolutions"):
         macro_for(RunConfig(stem_stride=2), classes=10, channels=1, resolutions=(16, 20))
 
 

@@ -7,6 +7,7 @@ import time
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
@@ -73,12 +74,12 @@ class Progress:
     def say(self, message: str) -> None:
         """A line that stays, with the time since the start."""
         elapsed = duration(time.monotonic() - self._start)
-        self.console.print(f"[dim]{elapsed:>7}[/dim]  {message}", markup=True)
+        self.console.print(f"[dim]{elapsed:>7}[/dim]  {escape(message)}")
         sys.stdout.flush()
 
     def show(self, renderable: object) -> None:
         """Show a table or text as it is."""
-        self.console.print(renderable)
+        self.console.print(renderable, markup=False)
         sys.stdout.flush()
 
 

@@ -141,8 +141,8 @@ def _stages(config: RunConfig, dataset: Dataset, macro: Macro, folder: RunFolder
         calibration=ResizedImages(calibration, pipeline),
         validation=ResizedImages(dataset.val, pipeline),
     )
-    for line in _introduction(job):
-        progress.say(line)
+    for name, text in _introduction(job):
+        progress.say(f"{name}: {text}")
     with _timed(job, "train"):
         network = train_supernet(job)
     with Archive(folder.archive) as archive:
@@ -308,7 +308,7 @@ def _report(job: Job, found: list[Evaluation], results: list[Result], generation
     write_page(
         folder.page,
         title=dataset.name,
-        facts=dict(line.split(": ", 1) for line in _introduction(job)),
+        facts=_introduction(job),
         archive=found,
         results=results,
         generations=generations,
@@ -317,20 +317,22 @@ def _report(job: Job, found: list[Evaluation], results: list[Result], generation
     )
 
 
-def _introduction(job: Job) -> Iterator[str]:
+def _introduction(job: Job) -> list[tuple[str, str]]:
     """What a user should see before hours of work begin."""
     dataset, space = job.dataset, job.space
     kind = "grey" if dataset.channels == 1 else "colour"
     counts = f"{len(dataset.train)} training, {len(dataset.val)} validation and {len(dataset.test)} test"
-    yield f"images: {counts} images ({kind}) of {len(dataset.classes)} classes"
-    for note in dataset.notes:
-        yield f"note: {note}"
     largest, smallest = cost(job.macro, space.largest), cost(job.macro, space.smallest)
-    yield (
-        f"networks: {job.macro.family} of width {job.macro.width}, {space.size:.1e} of them, from "
-        f"{smallest.params:,} to {largest.params:,} parameters, at {job.config.resolutions.replace(',', ', ')} pixels"
-    )
-    yield f"objectives: {job.config.objectives.replace(',', ', ')}"
+    return [
+        ("images", f"{counts} images ({kind}) of {len(dataset.classes)} classes"),
+        *(("note", note) for note in dataset.notes),
+        (
+            "networks",
+            f"{job.macro.family} of width {job.macro.width}, {space.size:.1e} of them, from {smallest.params:,} to "
+            f"{largest.params:,} parameters, at {job.config.resolutions.replace(',', ', ')} pixels",
+        ),
+        ("objectives", job.config.objectives.replace(",", ", ")),
+    ]
 
 
 def _generation_line(generation: Generation, last: int) -> str:

@@ -83,3 +83,12 @@ def test_kept_and_recomputed_inputs_are_the_same(memory_limit: int) -> None:
     assert torch.equal(first, second)
     torch.testing.assert_close(first, PIPELINE(split.pixels, 12))
     assert bool(images._kept) == bool(memory_limit)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 9])
+def test_no_batch_is_left_with_a_single_image_of_many(count: int) -> None:
+    images = ResizedImages(Split(pixels(count), torch.zeros(count, dtype=torch.long)), PIPELINE, batch_size=4)
+    sizes = [len(batch) for batch in images.batches(16)]
+    assert sum(sizes) == count
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= 4

@@ -56,7 +56,7 @@ def page(path: Path, title: str = "photos") -> str:
     write_page(
         path,
         title=title,
-        facts={"images": "12 <b>", "objectives": "error"},
+        facts=[("images", "12 <b>"), ("note", "one"), ("note", "two")],
         archive=ARCHIVE,
         results=RESULTS,
         generations=GENERATIONS,

@@ -73,14 +73,18 @@ def test_a_full_disk_loses_nothing_that_was_added(tmp_path: Path) -> None:
     with Archive(tmp_path / "a.db") as archive:
         pages = archive._database.execute("PRAGMA page_count").fetchone()[0]
         archive._database.execute(f"PRAGMA max_page_count = {pages + 1}")  # SQLite's own way to fill a disk
-        added = 0
-        with pytest.raises(RunError, match="kept. Free some space"):
+        added: list[int] = []
+
+        def fill() -> None:
             for number in range(10_000):
                 evaluation = Evaluation(ARCHS[number % 6], number / 10_000, 1, 2)
                 archive.add(evaluation, weights=number, generation=0, origin="initial", seconds=0)
-                added += 1
+                added.append(number)
+
+        with pytest.raises(RunError, match=r"kept\. Free some space"):
+            fill()
     with Archive(tmp_path / "a.db") as archive:
-        assert len(archive.evaluations()) == added > 0
+        assert len(archive.evaluations()) == len(added) > 0
 
 
 def test_other_schema_versions_are_refused_with_the_release_that_wrote_them(tmp_path: Path) -> None:

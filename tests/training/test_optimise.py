@@ -104,7 +104,7 @@ def test_a_loss_that_is_not_finite_stops_training(network: SuperNetwork, split: 
     def loss(logits: torch.Tensor, labels: torch.Tensor, targets: object) -> torch.Tensor:
         return logits.sum() * math.nan
 
-    with pytest.raises(RunError, match="the loss became nan in test.*learning rate"):
+    with pytest.raises(RunError, match=r"the loss became nan in test.*learning rate"):
         train(network, split, loss=loss)
 
 

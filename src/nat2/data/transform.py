@@ -106,7 +106,9 @@ class ResizedImages:
         """The inputs in order, in batches."""
         kept = self._kept.get(resolution)
         if kept is None:
-            batches = (self._pipeline(part, resolution) for part in torch.split(self._split.pixels, self._batch_size))
+            # Batches of nearly equal size: the statistics of a last batch of one image could not be computed.
+            parts = torch.tensor_split(self._split.pixels, -(-len(self) // self._batch_size))
+            batches = (self._pipeline(part, resolution) for part in parts)
             values = self._split.pixels.shape[0] * self._split.pixels.shape[1] * resolution**2
             if 4 * values * (len(self._kept) + 1) > self._limit:
                 yield from batches

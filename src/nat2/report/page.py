@@ -23,7 +23,7 @@ def write_page(
     path: Path,
     *,
     title: str,
-    facts: Mapping[str, str],
+    facts: Sequence[tuple[str, str]],
     archive: Sequence[Evaluation],
     results: Sequence[Result],
     generations: Sequence[Generation],
@@ -46,7 +46,7 @@ def write_page(
     page = files("nat2.report").joinpath("page.html").read_text(encoding="utf-8")
     content = {
         "TITLE": html.escape(title),
-        "FACTS": "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts.items()),
+        "FACTS": "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts),
         "PICKS": "".join(_pick(need, result) for need, result in picks(results).items()),
         "ROWS": "".join(_row(result) for result in ordered),
         "STAGES": "".join(

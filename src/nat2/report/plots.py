@@ -28,21 +28,21 @@ def plot_pareto(path: Path, archive: Sequence[Evaluation], results: Sequence[Res
     axes.plot(
         [getattr(result, cost) for result in ordered],
         [100 * result.test_accuracy for result in ordered],
-        "o-",
+        "o",
         color="#0b6e4f",
         label="returned (test images, fine-tuned)",
     )
-    for number, result in enumerate(ordered):
+    for result in ordered:
         axes.annotate(
             result.id,
             (getattr(result, cost), 100 * result.test_accuracy),
-            xytext=(0, 8 if number % 2 else -14),
+            xytext=(1, 5),
             textcoords="offset points",
-            ha="center",
+            rotation=40,
             fontsize=7,
         )
     axes.set_xscale("log")
-    axes.margins(0.08, 0.12)
+    axes.margins(0.08, 0.16)
     axes.set_xlabel({"params": "parameters", "macs": "multiply-accumulates for one image"}[cost])
     axes.set_ylabel("accuracy in %")
     axes.grid(visible=True, which="both", color="#e4e8ec", linewidth=0.6)

@@ -1,0 +1,73 @@
+"""The documents tell the truth: every command line in them is one that the program understands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from nat2.cli import build_parser
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    found = []
+    for document in DOCUMENTS:
+        for text in re.findall(rf"```{language}\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL):
+            found.append((document.name, text))
+    return found
+
+
+def command_lines() -> list[str]:
+    lines = [line.split(" #")[0].strip() for _, text in blocks("sh") for line in text.splitlines()]
+    return [line for line in lines if line]
+
+
+def test_there_are_commands_to_check() -> None:
+    assert sum(line.startswith("nat2 ") for line in command_lines()) >= 5
+    assert {"make demo", "make test"} <= set(command_lines())
+
+
+@pytest.mark.parametrize("line", [line for line in command_lines() if line.startswith("nat2 ")])
+def test_documented_commands_are_understood(line: str) -> None:
+    words = [re.sub(r"^--([\w-]+)", lambda m: "--" + m[1].replace("-", "_"), word) for word in shlex.split(line)[1:]]
+    if "--config" not in words:
+        given = build_parser().parse_args(words)
+        assert given.subcommand in ("run", "predict")
+
+
+@pytest.mark.parametrize("line", [line for line in command_lines() if line.startswith("make ")])
+def test_documented_targets_exist(line: str) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert f"\n{line.split()[1]}:" in makefile
+
+
+@pytest.mark.parametrize(("document", "text"), blocks("python"))
+def test_documented_python_runs(document: str, text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nat2.run.run", _small_run)
+    exec(compile(text, document, "exec"), {})
+
+
+def _small_run(config: object, *, out: Path | None = None, **options: object) -> list[object]:
+    """Stands in for a run of minutes: makes the files that the documents go on to use."""
+    import torch
+
+    from nat2.config import RunConfig
+    from nat2.data import Pipeline
+    from nat2.deploy import export
+    from nat2.report.results import Result
+    from nat2.space import Arch, Macro, cost
+    from nat2.supernet import SuperNetwork, extract
+
+    assert isinstance(config, RunConfig)
+    macro = Macro(classes=2, channels=1, width=0.25, stem_stride=1)
+    arch = Arch.from_key("r16-w0.25-k3e3.k3e3")
+    network = extract(SuperNetwork(macro, generator=torch.Generator().manual_seed(0)), arch)
+    folder = (out or Path("runs/digits")) / "networks" / arch.id
+    export(network, Pipeline((0.5,), (0.2,)), ["a", "b"], folder, side=16, facts={})
+    return [Result(arch.id, arch.key, 0.1, *cost(macro, arch), 0.9, 0.95, 0.94, 3)]
