@@ -50,7 +50,7 @@ def test_every_setting_has_a_sentence_of_help(capsys: pytest.CaptureFixture[str]
         (["--search.generations=-3"], "`generations` of the search"),
         (["--finetune.lr", "0"], "`lr` of the fine-tuning must be above 0"),
         (["--adapt.epochs=-1"], "`epochs` of the adaptation"),
-        (["--shrink.batch_size", "0"], "`batch_size` of the shrinking must be above 0"),
+        (["--shrink.batch_size", "0"], "`batch_size` of the shrinking must be at least 2"),
         (["--shrink.label_smoothing", "1.5"], "`label_smoothing`"),
         (["--augmentation.crop_scale", "0"], "`crop_scale`"),
         (["--val-fraction", "1.2"], "--val_fraction must be above 0 and below 1"),
@@ -61,6 +61,10 @@ def test_every_setting_has_a_sentence_of_help(capsys: pytest.CaptureFixture[str]
         (["--phases", '[{"name": "x", "epochs": 0, "lr": 1}]'], "phase 'x' must be above 0"),
         (["--phases", '[{"name": "x", "epochs": 1, "lr": 1, "kernels": [4]}]'], "`kernels` must be among 3, 5, 7"),
         (["--out", "/proc/nowhere"], "cannot be written"),
+        (["--data", ""], "--data must name a folder"),
+        (["--adapt.weight_decay=-1"], "`weight_decay` of the adaptation must be 0 or more"),
+        (["--finetune.batch_size=1"], "`batch_size` of the fine-tuning must be at least 2"),
+        (["--phases", '[{"name": "x", "epochs": 1, "lr": .inf}]'], "`lr` of phase 'x'"),
     ],
 )
 def test_what_cannot_work_is_refused_in_words(
@@ -107,7 +111,7 @@ def test_a_file_of_settings_and_flags_over_it(
 ) -> None:
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({"preset": "nat", "seed": 5, "search": {"candidates": 11}}))
     received = {}
-    monkeypatch.setattr("nat2.run.run", lambda config, **options: received.update(config=config, options=options))
+    monkeypatch.setattr("nat2.stages.run", lambda config, **options: received.update(config=config, options=options))
     code, _, _ = run(capsys, "run", "--config", str(tmp_path / "s.yaml"), "--seed", "6", "--skip-bad-images")
     config = received["config"]
     assert code == 0
@@ -117,7 +121,19 @@ def test_a_file_of_settings_and_flags_over_it(
 
 
 @pytest.mark.parametrize(
-    "text", ["seed: [", "- a list", "sead: 3", "search: 5", "seed: abc", "search:\n  archive: many"]
+    "text",
+    [
+        "seed: [",
+        "- a list",
+        "sead: 3",
+        "search: 5",
+        "seed: abc",
+        "data: null",
+        "preset: [a]",
+        "skip_bad_images: maybe",
+        "fresh: 'no'",
+        "search:\n  archive: many",
+    ],
 )
 def test_malformed_files_of_settings_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
     (tmp_path / "s.yaml").write_text(text)
@@ -125,6 +141,23 @@ def test_malformed_files_of_settings_are_refused(capsys: pytest.CaptureFixture[s
     assert code == 2
     assert errors
     assert "Traceback" not in errors
+
+
+def test_a_run_folder_inside_the_images_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path, {"a": 9, "b": 9})
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = run(capsys, "run", "--data", ".")
+    assert code == 2
+    assert "lies inside the images" in errors
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+def test_names_behind_two_dashes_are_left_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, errors = run(capsys, "predict", str(tmp_path / "no-such"), "--", "--my-image.png")
+    assert code == 2
+    assert "no-such does not hold" in errors
 
 
 def test_prediction_needs_an_exported_network(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

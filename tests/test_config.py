@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from nat2.config import PRESETS, RunConfig, macro_for, parse_resolutions, phases_of, resolutions_for
+from nat2.cli import build_parser
+from nat2.config import PHASES, PRESETS, RunConfig, macro_for, parse_resolutions, resolutions_for
 from nat2.errors import ConfigError
 from nat2.settings import SHORT
 
@@ -61,14 +62,47 @@ def test_the_configuration_is_plain_data() -> None:
 
 
 def test_presets_are_the_published_settings() -> None:
-    nat, nat2 = PRESETS["nat"], PRESETS["nat2"]
-    assert (nat["search"]["archive"], nat["search"]["candidates"], nat["search"]["generations"]) == (100, 8, 30)
-    assert (nat2["search"]["archive"], nat2["search"]["candidates"], nat2["search"]["generations"]) == (300, 25, 30)
-    assert nat2["search"]["oversample"] == 10
-    assert (nat["search"]["update"], nat["search"]["features"], nat["search"]["sampling"]) == (
-        "append",
-        "one-hot",
-        "uniform",
+    nat, nat2 = RunConfig.of("nat"), RunConfig.of("nat2")
+    assert (nat.search.archive, nat.search.candidates, nat.search.generations) == (100, 8, 30)
+    assert (nat2.search.archive, nat2.search.candidates, nat2.search.generations) == (300, 25, 30)
+    assert (nat2.search.oversample, nat2.search.top, nat2.adapt.batch_size, nat2.adapt.subnets) == (10, 150, 256, 4)
+    assert (nat.search.update, nat.search.features, nat.search.sampling) == ("append", "one-hot", "uniform")
+    assert (nat.family, nat2.family, nat2.finetune.optimizer, nat.finetune.optimizer) == (
+        "SE_B",
+        "EE_D",
+        "adamw",
+        "sgd",
     )
-    assert [phase.epochs for phase in phases_of("nat2")] == [180, 120, 120, 120, 25, 120]
-    assert phases_of("quick") == SHORT
+    table = [(phase.epochs, phase.lr, phase.subnets) for phase in nat2.phases]
+    assert table == [
+        (180, 0.08, 1), (120, 0.03, 1), (25, 1.875e-3, 2), (60, 3.75e-3, 2), (90, 7.5e-3, 2), (120, 1.5e-2, 2),
+        (25, 2.5e-3, 2), (120, 7.5e-3, 2), (25, 2.5e-3, 4), (120, 7.5e-3, 4),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_the_same_from_python_and_on_the_command_line(preset: str) -> None:
+    given = build_parser(preset).parse_args(["run"])["run"]  # type: ignore[arg-type]
+    config = RunConfig.of(preset)  # type: ignore[arg-type]
+    for group in ("search", "adapt", "finetune", "shrink", "augmentation"):
+        assert given[group].as_dict() == vars(getattr(config, group)), group
+    for name in ("family", "width", "networks", "preset", "objectives"):
+        assert given[name] == getattr(config, name)
+    assert config.phases == PHASES[preset]  # type: ignore[index]
+
+
+def test_changes_go_over_a_preset() -> None:
+    config = RunConfig.of("nat2", seed=3, search={"generations": 2})
+    assert (config.seed, config.search.generations, config.search.archive) == (3, 2, 300)
+    with pytest.raises(ConfigError, match="preset must be one of quick, nat2, nat; got 'big'"):
+        RunConfig.of("big")  # type: ignore[arg-type]
+
+
+def test_public_names_stay_what_they_are() -> None:
+    import nat2
+    import nat2.stages
+
+    assert nat2.run is nat2.stages.run
+    assert nat2.run is nat2.stages.run  # and again: no module of that name takes its place
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = nat2.nothing

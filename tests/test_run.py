@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nat2.folder import RunFolder
 from tests.tiny import write_corners, write_settings
 
 STAGES = (
@@ -169,7 +171,63 @@ def test_changed_images_are_refused(whole: tuple[Path, str], place: tuple[Path, 
     (data / "north east" / "0.png").write_bytes((data / "north west" / "0.png").read_bytes())
     code, _, errors = finish(command(data, place[1], out))
     assert code == 2
-    assert "have changed since" in errors
+    assert "not those that the run" in errors
+
+
+def test_the_same_images_by_another_path_are_the_same_run(whole: tuple[Path, str], place: tuple[Path, Path]) -> None:
+    data = place[0].parent / "." / f"{place[0].name}/"
+    line = command(data, place[1], whole[0], "--skip-bad-images")
+    line[line.index("--data") + 1] += "/"
+    code, output, errors = finish(line)
+    assert code == 0, errors
+    assert "finished run" in output
+
+
+@pytest.mark.parametrize("lost", ["networks/*/model.onnx", "report.html", "networks/*/result.json"])
+def test_a_finished_run_that_is_no_longer_whole_says_so(
+    whole: tuple[Path, str], place: tuple[Path, Path], tmp_path: Path, lost: str
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole[0], out)
+    next(out.glob(lost)).unlink()
+    code, _, errors = finish(command(*place, out))
+    assert code == 2
+    assert Path(lost).name in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "data.json", "results.json"])
+def test_a_damaged_run_folder_is_refused(
+    whole: tuple[Path, str], place: tuple[Path, Path], tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole[0], out)
+    (out / name).write_bytes((out / name).read_bytes()[:5])
+    code, _, errors = finish(command(*place, out))
+    assert code == 2
+    assert "damaged run" in errors
+    assert "Traceback" not in errors
+
+
+def test_an_interrupted_fresh_start_is_made_good(whole: tuple[Path, str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole[0], out)
+    (out / ".clearing").touch()
+    (out / "config.yaml").unlink()
+    with RunFolder(out):
+        assert {path.name for path in out.iterdir()} == {".lock"}
+
+
+def test_work_goes_on_when_nobody_listens_any_more(place: tuple[Path, Path], tmp_path: Path) -> None:
+    process = start(command(*place, tmp_path / "run"))
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr is not None
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=300) == 0, errors
+    assert (tmp_path / "run" / "report.html").exists()
 
 
 def test_two_runs_in_one_folder_are_refused(place: tuple[Path, Path], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ _PUBLIC = {
     "RunConfig": "nat2.config",
     "SearchSpace": "nat2.space.space",
     "load": "nat2.deploy.export",
-    "run": "nat2.run",
+    "run": "nat2.stages",
 }
 __all__ = ["Arch", "RunConfig", "SearchSpace", "__version__", "load", "run"]
 

@@ -43,7 +43,7 @@ Classify images with an exported network and print the most probable classes.
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 if all went well, 2 for what the user can mend, 130 when interrupted."""
-    words = [_underscored(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    words = _underscored(sys.argv[1:] if arguments is None else arguments)
     try:
         given = build_parser(_preset_of(words)).parse_args(words)
         verbs = {"run": _run, "predict": _predict}
@@ -57,6 +57,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:
+        print(f"nat2: {error}", file=sys.stderr)
+        sys.exit(2)
     sys.exit(0)
 
 
@@ -67,8 +70,11 @@ def build_parser(preset: Preset = "quick") -> ArgumentParser:
         prog="nat2", description=_ABOUT, formatter_class=_Formatter, version=__version__, usage="nat2 VERB [options]"
     )
     verbs = parser.add_subcommands(metavar="VERB", title="verbs", description=None)
-    verbs.add_subcommand("run", _run_parser(preset), help="from labelled images to networks ready to ship")
-    verbs.add_subcommand("predict", _predict_parser(), help="classify images with an exported network")
+    parsers = {"run": _run_parser(preset), "predict": _predict_parser()}
+    verbs.add_subcommand("run", parsers["run"], help="from labelled images to networks ready to ship")
+    verbs.add_subcommand("predict", parsers["predict"], help="classify images with an exported network")
+    for verb, subparser in parsers.items():
+        subparser.prog = f"nat2 {verb}"
     return parser
 
 
@@ -95,11 +101,14 @@ def _predict_parser() -> ArgumentParser:
 
 
 def _run(given: Namespace) -> None:
-    from nat2.run import run
+    from nat2.stages import run
 
     for field in dataclasses.fields(RunConfig):
         if field.default_factory is not dataclasses.MISSING and not isinstance(given[field.name], Namespace):
             raise ConfigError(f"{field.name} is a group of settings, as --help shows; got {given[field.name]!r}")
+    for name in ("fresh", "quiet", "skip_bad_images"):
+        if not isinstance(given[name], bool):
+            raise ConfigError(f"{name} must be true or false; got {given[name]!r}")
     settings = vars(_run_parser("quick").instantiate(given))
     options = {name: settings.pop(name) for name in ("out", "fresh", "quiet")}
     settings.pop("config")
@@ -118,10 +127,14 @@ class _Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpF
     """Keeps the lines of the examples as they are."""
 
 
-def _underscored(word: str) -> str:
-    """``--skip-bad-images`` means ``--skip_bad_images``."""
-    name, equals, value = word.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value if word.startswith("--") else word
+def _underscored(words: list[str]) -> list[str]:
+    """``--skip-bad-images`` means ``--skip_bad_images``; what follows ``--`` is left alone."""
+    end = words.index("--") if "--" in words else len(words)
+    changed = []
+    for word in words[:end]:
+        name, equals, value = word.partition("=")
+        changed.append("--" + name[2:].replace("-", "_") + equals + value if word.startswith("--") else word)
+    return changed + words[end:]
 
 
 def _preset_of(arguments: list[str]) -> Preset:
@@ -137,7 +150,7 @@ def _preset_of(arguments: list[str]) -> Preset:
         if preset is None and found.config is not None:
             content = yaml.safe_load(Path(found.config).read_text(encoding="utf-8"))
             preset = content.get("preset") if isinstance(content, dict) else None
-    return preset if preset in PRESETS else "quick"
+    return preset if isinstance(preset, str) and preset in PRESETS else "quick"
 
 
 def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from nat2.errors import ConfigError
 from nat2.search.objectives import parse_objectives
 from nat2.settings import (
+    OFAV2,
     SHORT,
     AdaptSettings,
     Augmentation,
@@ -35,7 +36,7 @@ class RunConfig:
     seed: int = 0
     """Decides every random choice; the same seed gives the same result on the same machine."""
     preset: Preset = "quick"
-    """Settings to begin with: `quick` for small data and machines, `nat2` and `nat` as published."""
+    """Settings to begin with: `quick` for small data and machines, `nat2` and `nat` for published sizes."""
     family: Family = "EE_D"
     """Super-network: EE has an exit behind each stage, SE one; D has dense skips, B none."""
     width: float = 0.0
@@ -47,9 +48,9 @@ class RunConfig:
     dropout: float = 0.1
     """Dropout in front of the classifiers while the super-network is trained, from 0 to below 1."""
     val_fraction: float = 0.2
-    """Share of the training images kept for validation, unless there is val/."""
+    """Share of the images (of those under train/, if it exists) kept for validation, unless there is val/."""
     test_fraction: float = 0.2
-    """Share of all images kept for the test, unless there is test/."""
+    """Share of the images (of those under train/, if it exists) kept for the test, unless there is test/."""
     skip_bad_images: bool = False
     """Leave unreadable images out instead of refusing the folder."""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -71,6 +72,8 @@ class RunConfig:
         Raises:
             ConfigError: a value is outside its range.
         """
+        if not isinstance(self.data, str) or not self.data:
+            raise ConfigError(f"--data must name a folder, or digits; got {self.data!r}")
         parse_objectives(self.objectives)
         if self.resolutions != "auto":
             parse_resolutions(self.resolutions)
@@ -90,6 +93,25 @@ class RunConfig:
                 "--val_fraction and --test_fraction must leave images for training; "
                 f"got {self.val_fraction} and {self.test_fraction}"
             )
+
+    @staticmethod
+    def of(preset: Preset, **changes: Any) -> RunConfig:
+        """The configuration of a preset with changes, e.g. ``RunConfig.of("nat2", search={"generations": 10})``.
+
+        Groups of settings are given as dictionaries of what differs from the preset.
+
+        Raises:
+            ConfigError: there is no such preset, or a value is outside its range.
+        """
+        if preset not in PRESETS:
+            raise ConfigError(f"the preset must be one of {', '.join(PRESETS)}; got {preset!r}")
+        base = RunConfig()
+        values: dict[str, Any] = {"preset": preset, "phases": PHASES[preset]}
+        for chosen in (PRESETS[preset], changes):
+            for name, value in chosen.items():
+                group: Any = values.get(name, getattr(base, name, None))
+                values[name] = replace(group, **value) if isinstance(value, dict) else value
+        return RunConfig(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, with lists for tuples."""
@@ -154,35 +176,26 @@ def macro_for(config: RunConfig, *, classes: int, channels: int, resolutions: tu
     return macro
 
 
-def phases_of(preset: Preset) -> tuple[Phase, ...]:
-    """The phases of progressive shrinking that a preset begins with."""
-    if preset == "quick":
-        return SHORT
-    published = {"full": 180, "kernel": 120, "height": 120, "depth": 120, "expand 1": 25, "expand 2": 120}
-    return tuple(replace(phase, epochs=published[phase.name]) for phase in SHORT)
-
-
+_PUBLISHED: dict[str, Any] = {
+    "width": 1.0,
+    "networks": 4,
+    "adapt": {"epochs": 5, "lr": 2.5e-3, "warmup_epochs": 5.0, "subnets": 4, "batch_size": 256},
+    "finetune": {"epochs": 150, "patience": 30, "lr": 1e-4, "label_smoothing": 0.0},
+}
 PRESETS: dict[Preset, dict[str, Any]] = {
     "quick": {},
-    "nat2": {
-        "width": 1.0,
-        "networks": 4,
-        "search": {"archive": 300, "oversample": 10, "generations": 30, "candidates": 25, "top": 150},
-        "adapt": {"epochs": 5, "lr": 2.5e-3, "warmup_epochs": 5.0, "subnets": 4},
-        "finetune": {"epochs": 150, "patience": 30, "lr": 1e-4, "label_smoothing": 0.0},
-    },
-    "nat": {
+    "nat2": _PUBLISHED
+    | {"search": {"archive": 300, "oversample": 10, "generations": 30, "candidates": 25, "top": 150}},
+    "nat": _PUBLISHED
+    | {
         "family": "SE_B",
-        "width": 1.0,
-        "networks": 4,
         "search": {
             "archive": 100, "oversample": 1, "sampling": "uniform", "update": "append", "features": "one-hot",
             "generations": 30, "candidates": 8, "top": 150,
         },
-        "adapt": {"epochs": 5, "lr": 2.5e-3, "warmup_epochs": 5.0, "subnets": 4},
-        "finetune": {
-            "epochs": 150, "patience": 30, "optimizer": "sgd", "lr": 1e-4, "weight_decay": 5e-4, "label_smoothing": 0.0,
-        },
+        "finetune": _PUBLISHED["finetune"] | {"optimizer": "sgd", "weight_decay": 5e-4},
     },
 }  # fmt: skip
-"""What each preset changes; flags and files change it further. ``nat2`` and ``nat``: the published values."""
+"""What each preset changes; flags and files change it further."""
+PHASES: dict[Preset, tuple[Phase, ...]] = {"quick": SHORT, "nat2": OFAV2, "nat": OFAV2}
+"""The phases of progressive shrinking of each preset."""

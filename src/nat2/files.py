@@ -94,6 +94,6 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = json.loads((file.metadata() or {}).get("nat2", "{}"))
     except (OSError, safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise CheckpointError(
-            f"{path} is not a readable weights file ({error}); delete it to compute it again"
+            f"{path} is not a readable weights file ({error}); if it belongs to a run, begin again with --fresh"
         ) from error
     return tensors, metadata

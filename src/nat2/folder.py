@@ -42,6 +42,8 @@ class RunFolder:
         """
         self.path = path
         self._lock: IO[str] | None = None
+        if path.is_dir():
+            self._refuse_foreign()
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = (path / ".lock").open("w")
@@ -52,14 +54,19 @@ class RunFolder:
             ) from None
         except OSError as error:
             raise unwritable(path, error) from error
-        foreign = sorted({entry.name for entry in path.iterdir()} - _OWN)
-        if foreign and not self.config.exists():
-            raise RunError(
-                f"{path} holds files that are not a run's ({', '.join(foreign[:5])}); choose an empty or new folder "
-                "with --out"
-            )
-        if fresh:
+        for unfinished in path.glob(".*.tmp"):  # a file that was being written when its run was killed
+            unfinished.unlink()
+        if fresh or (path / _CLEARING).exists():
             self._clear()
+
+    def _refuse_foreign(self) -> None:
+        names = {entry.name for entry in self.path.iterdir()}
+        foreign = sorted(name for name in names - _OWN if not (name.startswith(".") and name.endswith(".tmp")))
+        if foreign and not names & {"config.yaml", _CLEARING}:
+            raise RunError(
+                f"{self.path} holds files that are not a run's ({', '.join(foreign[:5])}); choose an empty or new "
+                "folder with --out"
+            )
 
     def __enter__(self) -> RunFolder:
         return self
@@ -138,17 +145,17 @@ class RunFolder:
 
     def _compare(self, config: RunConfig, dataset: Dataset) -> None:
         try:
-            stored = dict(_flat(yaml.safe_load(self.config.read_text())))
+            stored = dict(_flat(dict(yaml.safe_load(self.config.read_text()))))
+            _ = stored["seed"]  # every configuration has one; a file that was cut short has not
             fingerprint = json.loads((self.path / "data.json").read_text())["fingerprint"]
-        except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(
-                f"{self.path} holds a damaged run ({type(error).__name__}); begin again with --fresh"
-            ) from error
+        except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError) as error:
+            raise self._damaged(error) from error
         given = dict(_flat(config.to_dict()))
+        # Where the images lie does not matter as long as they are the same ones, and that the fingerprint tells.
         different = [
             f"{key} ({stored.get(key)} there, {given.get(key)} now)"
             for key in dict.fromkeys([*stored, *given])
-            if stored.get(key) != given.get(key)
+            if stored.get(key) != given.get(key) and key not in ("data", "skip_bad_images")
         ]
         if different:
             raise RunError(
@@ -157,13 +164,18 @@ class RunFolder:
             )
         if fingerprint != dataset.fingerprint:
             raise RunError(
-                f"the images in {config.data} have changed since the run in {self.path} began; choose another folder "
-                "with --out, or --fresh to discard it"
+                f"the images in {config.data} are not those that the run in {self.path} began with; choose another "
+                "folder with --out, or --fresh to discard it"
             )
 
+    def _damaged(self, error: Exception) -> CheckpointError:
+        return CheckpointError(f"{self.path} holds a damaged run ({type(error).__name__}); begin again with --fresh")
+
     def _clear(self) -> None:
+        """Remove an earlier run; a kill in between is made good when the folder is opened the next time."""
         try:
-            for name in _OWN - {".lock"}:
+            (self.path / _CLEARING).touch()
+            for name in (*sorted(_OWN - {".lock", _CLEARING}), _CLEARING):
                 entry = self.path / name
                 if entry.is_dir():
                     shutil.rmtree(entry)
@@ -175,9 +187,11 @@ class RunFolder:
     # -- what has been done
 
     def result(self, identity: str) -> Result | None:
-        """The facts of a network that was finished before."""
-        path = self.network(identity) / "result.json"
-        return Result(**json.loads(path.read_text())) if path.exists() else None
+        """The facts of a network that was finished before; None if it was not, or they cannot be read."""
+        try:
+            return Result(**json.loads((self.network(identity) / "result.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
 
     def keep(self, result: Result) -> None:
         """Mark a network as finished: fine-tuned, tested and exported."""
@@ -186,12 +200,18 @@ class RunFolder:
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Add to the time that a stage has taken, interruptions left out."""
         known = self.seconds()
-        write_json(self.path / "seconds.json", known | {stage: round(known.get(stage, 0.0) + seconds, 3)})
+        write_json(self._seconds, known | {stage: round(known.get(stage, 0.0) + seconds, 3)})
 
     def seconds(self) -> dict[str, float]:
         """Time by stage."""
-        path = self.path / "seconds.json"
-        return dict(json.loads(path.read_text())) if path.exists() else {}
+        try:
+            return {str(name): float(value) for name, value in json.loads(self._seconds.read_text()).items()}
+        except (OSError, ValueError, AttributeError, TypeError):  # an account that is lost is no reason to stop
+            return {}
+
+    @property
+    def _seconds(self) -> Path:
+        return self.path / "seconds.json"
 
     @property
     def finished(self) -> bool:
@@ -204,15 +224,33 @@ class RunFolder:
         shutil.rmtree(self.state, ignore_errors=True)
 
     def results(self) -> list[Result]:
-        """The networks of a finished run."""
-        identities = json.loads((self.path / "results.json").read_text())
-        return [result for identity in identities if (result := self.result(identity)) is not None]
+        """The networks of a finished run.
+
+        Raises:
+            CheckpointError: something that the run had written is missing or damaged.
+        """
+        try:
+            identities = [str(identity) for identity in json.loads((self.path / "results.json").read_text())]
+        except (OSError, ValueError, TypeError) as error:
+            raise self._damaged(error) from error
+        results = [self.result(identity) for identity in identities]
+        files = [self.network(identity) / name for identity in identities for name in NETWORK_FILES]
+        missing = [str(file.relative_to(self.path)) for file in (self.page, self.pareto, *files) if not file.exists()]
+        found = [result for result in results if result is not None]
+        if missing or not found or len(found) < len(results):
+            raise CheckpointError(
+                f"{self.path} holds a finished run that is no longer whole ({', '.join(missing[:5]) or 'results'} "
+                "missing); begin again with --fresh"
+            )
+        return found
 
 
+NETWORK_FILES = ("model.onnx", "model.safetensors", "arch.json", "result.json")
+_CLEARING = ".clearing"
 _OWN = {
-    ".lock", "archive.db", "archive.db-shm", "archive.db-wal", "config.yaml", "data.json", "environment.json",
-    "log.csv", "networks", "pareto.csv", "pareto.png", "report.html", "results.json", "seconds.json", "state",
-    "supernet.safetensors",
+    ".lock", _CLEARING, "archive.db", "archive.db-shm", "archive.db-wal", "config.yaml", "data.json",
+    "environment.json", "log.csv", "networks", "pareto.csv", "pareto.png", "report.html", "results.json",
+    "seconds.json", "state", "supernet.safetensors",
 }  # fmt: skip
 
 

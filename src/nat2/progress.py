@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -22,7 +23,7 @@ class Progress:
 
     def __init__(self, *, quiet: bool = False) -> None:
         """Write to standard output, or nowhere if `quiet`."""
-        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = Console(quiet=quiet or sys.stdout is None, highlight=False, soft_wrap=True)
         self._bars = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -33,9 +34,9 @@ class Progress:
             console=self.console,
             transient=True,
         )
-        self._live = self.console.is_terminal and not quiet
+        self._live = self.console.is_terminal and not self.console.quiet
         self._stage = ""
-        self._total = self._done = self._first = 0
+        self._total = self._done = self._found = 0
         self._task = self._bars.add_task("", total=None) if self._live else None
         self._began = self._last_line = time.monotonic()
         self._start = self._began
@@ -53,34 +54,44 @@ class Progress:
         if self._live:
             self._bars.stop()
 
-    def stage(self, name: str, total: int, *, done: int = 0) -> None:
-        """Begin a stage of `total` steps, `done` of which were made before."""
-        self._stage, self._total, self._done, self._first = name, total, done, done
+    def stage(self, name: str, total: int) -> None:
+        """Begin a stage of `total` steps."""
+        self._stage, self._total, self._done, self._found = name, total, 0, 0
         self._began = self._last_line = time.monotonic()
         if self._task is not None:
-            self._bars.reset(self._task, total=total, completed=done, description=name)
+            self._bars.reset(self._task, total=total, description=name)
 
     def step(self, count: int = 1) -> None:
-        """`count` more steps of the stage are done."""
+        """`count` more steps of the stage are done; several at once were found done and tell nothing of the speed."""
         self._done += count
+        self._found += count if count > 1 else 0
         if self._task is not None:
             self._bars.update(self._task, completed=self._done)
         elif time.monotonic() - self._last_line >= _PLAIN_INTERVAL:
             self._last_line = time.monotonic()
             elapsed = self._last_line - self._began
-            left = elapsed / max(1, self._done - self._first) * (self._total - self._done)
+            left = elapsed / max(1, self._done - self._found) * max(0, self._total - self._done)
             self.say(f"{self._stage}: {self._done} of {self._total}, {duration(left)} left")
 
     def say(self, message: str) -> None:
         """A line that stays, with the time since the start."""
         elapsed = duration(time.monotonic() - self._start)
-        self.console.print(f"[dim]{elapsed:>7}[/dim]  {escape(message)}")
-        sys.stdout.flush()
+        self._print(f"[dim]{elapsed:>7}[/dim]  {escape(message)}", markup=True)
 
     def show(self, renderable: object) -> None:
         """Show a table or text as it is."""
-        self.console.print(renderable, markup=False)
-        sys.stdout.flush()
+        self._print(renderable, markup=False)
+
+    def _print(self, renderable: object, *, markup: bool) -> None:
+        """Print while somebody listens: a closed pipe or a full log is no reason to stop hours of work."""
+        if self.console.quiet:
+            return
+        try:
+            self.console.print(renderable, markup=markup)
+            sys.stdout.flush()
+        except (OSError, SystemExit):  # rich turns a closed pipe into SystemExit
+            self.console.quiet = True
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
 
 
 def duration(seconds: float) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from nat2.errors import ConfigError
@@ -13,10 +14,23 @@ Ramp = Literal["DESC", "ASC", "MIX", "UNIF"]
 
 
 def _check_positive(settings: object, of: str, *names: str) -> None:
-    """Raise ConfigError unless each named field is above 0."""
+    """Raise ConfigError unless each named field is above 0 and finite."""
     for name in names:
-        if not getattr(settings, name) > 0:
+        if not 0 < getattr(settings, name) < math.inf:
             raise ConfigError(f"`{name}` of {of} must be above 0; got {getattr(settings, name)}")
+
+
+def _check_not_negative(settings: object, of: str, *names: str) -> None:
+    """Raise ConfigError unless each named field is at least 0 and finite."""
+    for name in names:
+        if not 0 <= getattr(settings, name) < math.inf:
+            raise ConfigError(f"`{name}` of {of} must be 0 or more; got {getattr(settings, name)}")
+
+
+def _check_batch(settings: object, of: str, name: str = "batch_size") -> None:
+    """Raise ConfigError unless the named field is at least 2: one image has no batch statistics."""
+    if getattr(settings, name) < 2:
+        raise ConfigError(f"`{name}` of {of} must be at least 2; got {getattr(settings, name)}")
 
 
 def _check_share(settings: object, of: str, name: str) -> None:
@@ -76,8 +90,7 @@ class Phase:
             ConfigError: a number is not positive, or a choice does not exist.
         """
         _check_positive(self, f"phase {self.name!r}", "epochs", "lr", "subnets")
-        if self.warmup_epochs < 0:
-            raise ConfigError(f"`warmup_epochs` of phase {self.name!r} must be 0 or more; got {self.warmup_epochs}")
+        _check_not_negative(self, f"phase {self.name!r}", "warmup_epochs")
         # The search space knows which choices exist.
         SearchSpace(resolutions=(32,), kernels=self.kernels, expands=self.expands, depths=self.depths, exits=self.exits)
 
@@ -98,6 +111,21 @@ SHORT: tuple[Phase, ...] = (
     ),
 )  # fmt: skip
 """A short form of the published schedule (OFAv2), for small data sets and machines."""
+
+_DEPTH = Phase(name="depth", epochs=25, lr=2.5e-3, subnets=2, kernels=_KERNELS, exits=_EXITS, depths=_DEPTHS)
+OFAV2: tuple[Phase, ...] = (
+    Phase(name="full", epochs=180, lr=0.08, joint=True),
+    Phase(name="kernel", epochs=120, lr=0.03, kernels=_KERNELS, warmup_epochs=5),
+    Phase(name="height 1", epochs=25, lr=1.875e-3, subnets=2, kernels=_KERNELS, exits=(4, 5)),
+    Phase(name="height 2", epochs=60, lr=3.75e-3, subnets=2, kernels=_KERNELS, exits=(3, 4, 5), warmup_epochs=5),
+    Phase(name="height 3", epochs=90, lr=7.5e-3, subnets=2, kernels=_KERNELS, exits=(2, 3, 4, 5), warmup_epochs=5),
+    Phase(name="height 4", epochs=120, lr=1.5e-2, subnets=2, kernels=_KERNELS, exits=_EXITS, warmup_epochs=5),
+    Phase(name="depth 1", epochs=25, lr=2.5e-3, subnets=2, kernels=_KERNELS, exits=_EXITS, depths=(3, 4)),
+    replace(_DEPTH, name="depth 2", epochs=120, lr=7.5e-3, warmup_epochs=5),
+    replace(_DEPTH, name="expand 1", subnets=4, expands=(4, 6)),
+    replace(_DEPTH, name="expand 2", epochs=120, lr=7.5e-3, subnets=4, expands=(3, 4, 6), warmup_epochs=5),
+)
+"""The published schedule (OFAv2, extended progressive shrinking); without its exit phases, that of OFA."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,13 +151,10 @@ class ShrinkSettings:
         Raises:
             ConfigError: a number is outside its range.
         """
-        _check_positive(self, "the shrinking", "batch_size", "calibration_images")
+        _check_batch(self, "the shrinking")
+        _check_batch(self, "the shrinking", "calibration_images")
         _check_share(self, "the shrinking", "label_smoothing")
-        if min(self.weight_decay, self.kd_ratio) < 0:
-            raise ConfigError(
-                "`weight_decay` and `kd_ratio` of the shrinking must be 0 or more; "
-                f"got {self.weight_decay} and {self.kd_ratio}"
-            )
+        _check_not_negative(self, "the shrinking", "weight_decay", "kd_ratio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,9 +186,9 @@ class AdaptSettings:
         Raises:
             ConfigError: a number is outside its range.
         """
-        if self.epochs < 0:
-            raise ConfigError(f"`epochs` of the adaptation must be 0 or more; got {self.epochs}")
-        _check_positive(self, "the adaptation", "lr", "subnets", "batch_size", "clip", "smoothing")
+        _check_not_negative(self, "the adaptation", "epochs", "warmup_epochs", "weight_decay", "kd_ratio")
+        _check_batch(self, "the adaptation")
+        _check_positive(self, "the adaptation", "lr", "subnets", "clip", "smoothing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,9 +216,9 @@ class FinetuneSettings:
         Raises:
             ConfigError: a number is outside its range.
         """
-        if self.epochs < 0:
-            raise ConfigError(f"`epochs` of the fine-tuning must be 0 or more; got {self.epochs}")
-        _check_positive(self, "the fine-tuning", "patience", "lr", "batch_size")
+        _check_not_negative(self, "the fine-tuning", "epochs", "weight_decay")
+        _check_batch(self, "the fine-tuning")
+        _check_positive(self, "the fine-tuning", "patience", "lr")
         _check_share(self, "the fine-tuning", "label_smoothing")
 
 
@@ -240,5 +265,8 @@ class SearchSettings:
 
     def evaluations(self, *, adapts: bool) -> int:
         """How many networks are evaluated, if every generation finds all its candidates."""
-        each = self.candidates + (self.archive if adapts else 0)
-        return self.archive * self.oversample + self.generations * each
+        again = 0
+        if adapts:
+            grown = self.candidates if self.update == "append" else 0
+            again = sum(self.archive + grown * number for number in range(1, self.generations + 1))
+        return self.archive * self.oversample + self.generations * self.candidates + again

@@ -49,6 +49,8 @@ def test_nested_folders_and_other_files(tmp_path: Path) -> None:
     write_images(tmp_path, {"a/deep/er": 2, "b": 2})
     (tmp_path / "a" / "notes.txt").write_text("no image")
     (tmp_path / "b" / ".hidden.png").write_text("no image")
+    (tmp_path / "b" / ".thumbnails").mkdir()
+    (tmp_path / "b" / ".thumbnails" / "0.png").write_bytes((tmp_path / "b" / "0.png").read_bytes())
     (tmp_path / "readme.md").write_text("no image")
     source = folder(tmp_path, side=16)
     assert source.classes == ("a", "b")
@@ -130,6 +132,8 @@ def test_bad_images_are_all_named_or_left_out(tmp_path: Path) -> None:
         (lambda root: write_images(root, {"only": 3}), "at least 2 classes.*'only'"),
         (lambda root: [write_images(root / s, {"a": 2, c: 2}) for s, c in (("train", "b"), ("test", "c"))], "b, c"),
         (lambda root: [write_images(root, {"train/a": 2, "train/b": 2, "stray": 2})], "also stray"),
+        (lambda root: write_images(root, {"val/a": 2, "val/b": 2, "test/a": 2, "test/b": 2}), "no train/"),
+        (lambda root: write_images(root, {"train/a": 2, "val/a": 2, "validation/a": 2}), "a split twice"),
     ],
 )
 def test_unusable_folders_are_refused(tmp_path: Path, prepare: object, message: str) -> None:
@@ -146,3 +150,9 @@ def test_native_side_is_the_median_of_the_shorter_sides(tmp_path: Path) -> None:
     (tmp_path / "b" / "broken.png").write_bytes(b"broken")
     assert native_side(str(tmp_path)) == 50
     assert native_side("digits") == 8
+
+
+def test_images_that_would_fill_the_memory_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    write_images(tmp_path, {"a": 2, "b": 2})
+    with pytest.raises(DataError, match=r"4 images of 200000 x 200000 pixels take 447\.0 GiB"):
+        folder(tmp_path, side=200_000)

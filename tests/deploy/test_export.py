@@ -86,6 +86,14 @@ def test_a_file_that_answers_differently_is_not_reported_as_exported(
         export_function(random_static(), PIPELINE, "abc", tmp_path, side=16, facts={})
 
 
+def test_a_network_whose_training_diverged_is_not_exported(tmp_path: Path) -> None:
+    network = random_static()
+    with torch.no_grad():
+        network.stem.conv.weight.fill_(float("nan"))
+    with pytest.raises(Nat2Error, match="not finite; its training diverged"):
+        export_function(network, PIPELINE, "abc", tmp_path / "n", side=16, facts={})
+
+
 def test_prediction_goes_through_the_steps_of_training(exported: tuple[StaticNetwork, Path], tmp_path: Path) -> None:
     network, folder = exported
     write_images(tmp_path, {"a": 4, "b": 4}, side=23)
@@ -103,8 +111,11 @@ def test_prediction_goes_through_the_steps_of_training(exported: tuple[StaticNet
 
 def test_images_that_cannot_be_read_are_named(exported: tuple[StaticNetwork, Path], tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"bad")
+    Image.new("RGB", (9, 9)).save(tmp_path / "good.png")
+    answers = predict(exported[1], [tmp_path / "bad.png", tmp_path / "good.png"])
+    assert next(answers)[0].name == "good.png"  # the others are answered all the same
     with pytest.raises(DataError, match=r"bad\.png cannot be read"):
-        list(predict(exported[1], [tmp_path / "bad.png"]))
+        next(answers)
     with pytest.raises(ConfigError, match="--top must be at least 1; got 0"):
         list(predict(exported[1], [], top=0))
 
@@ -115,7 +126,7 @@ def test_grey_images_are_answered_by_colour_networks(exported: tuple[StaticNetwo
     assert len(answers) == 2
 
 
-@pytest.mark.parametrize("damage", ["absent", "empty", "no json", "keys", "weights"])
+@pytest.mark.parametrize("damage", ["absent", "empty", "no json", "keys", "macro", "weights"])
 def test_damaged_exports_are_refused(exported: tuple[StaticNetwork, Path], tmp_path: Path, damage: str) -> None:
     source = exported[1]
     contents = {path.name: path.read_bytes() for path in source.iterdir()}
@@ -125,6 +136,8 @@ def test_damaged_exports_are_refused(exported: tuple[StaticNetwork, Path], tmp_p
         contents["arch.json"] = b"{"
     elif damage == "keys":
         contents["arch.json"] = b'{"arch": {}}'
+    elif damage == "macro":
+        contents["arch.json"] = json.dumps(json.loads(contents["arch.json"]) | {"macro": {}}).encode()
     elif damage == "weights":
         contents["model.safetensors"] = contents["model.safetensors"][:500]
     folder = tmp_path / "network"

@@ -95,6 +95,12 @@ def test_other_schema_versions_are_refused_with_the_release_that_wrote_them(tmp_
         Archive(tmp_path / "a.db")
 
 
+def test_a_folder_in_the_place_of_an_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.db").mkdir()
+    with pytest.raises(RunError, match="cannot be used"):
+        Archive(tmp_path / "a.db")
+
+
 def test_files_that_are_no_archive_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(CheckpointError, match="not an archive or is damaged"):

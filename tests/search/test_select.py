@@ -75,7 +75,16 @@ def test_no_more_are_chosen_than_there_are() -> None:
 def test_a_knee_has_the_highest_trade_off() -> None:
     front = np.array([[0.0, 1.0], [0.1, 0.6], [0.2, 0.1], [0.6, 0.05], [1.0, 0.0]])
     # A convex front: around the corner at (0.2, 0.1) little is gained for what is lost.
-    assert trade_offs(front, neighbourhood=0.5).argmax() == 2
+    assert trade_offs(front).argmax() == 2
+
+
+def test_equal_rows_are_recommended_once() -> None:
+    front = np.array(
+        [[0.30, 10], [0.20, 20], [0.15, 30], [0.145, 32], [0.14, 34], [0.135, 36], [0.10, 70], [0.10, 70], [0.05, 120]]
+    )
+    chosen = recommend(front, 4).tolist()
+    assert {0, 8} <= set(chosen)  # the ends
+    assert len(np.unique(front[chosen], axis=0)) == 4
 
 
 @given(st.integers(2, 30), st.integers(1, 3), st.integers(1, 10), st.integers(0, 2**32 - 1))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nat2.errors import ArchError, ConfigError
-from nat2.space import Arch, Layer, Macro, SearchSpace
+from nat2.space import Arch, Layer, SearchSpace
 from tests.strategies import spaces
 
 EE = SearchSpace(resolutions=(48, 56, 64), widths=(1.0, 1.2))
@@ -167,10 +167,3 @@ def test_validation_names_gene_value_and_what_is_allowed(arch: str, message: str
 def test_impossible_choices_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         SearchSpace(**{"resolutions": (48, 56, 64), **change})  # type: ignore[arg-type]
-
-
-def test_corners_are_constant_networks_at_the_ends_of_every_dimension() -> None:
-    corners = SearchSpace.of(Macro(classes=10), (48, 56, 64)).corners()
-    assert len(corners) == len(set(corners)) == 2**5
-    assert {corner.exit for corner in corners} == {1, 5}
-    assert {corner.resolution for corner in corners} == {48, 64}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nat2.data import Split
+from nat2.errors import CheckpointError
 from nat2.settings import AdaptSettings
 from nat2.space import SearchSpace
 from nat2.supernet import SuperNetwork, extract
@@ -102,3 +103,9 @@ def test_adaptation_leaves_unreachable_weights_alone(tmp_path: Path, network: Su
     for name in before:
         if name.startswith(("stages.1", "stages.2", "stages.3", "stages.4", "exits.2", "exits.5", "stages.0.2")):
             assert (before[name] == after[name]).all(), name
+
+
+def test_weights_older_than_the_archive_are_refused(tmp_path: Path, network: SuperNetwork, split: Split) -> None:
+    task = adaptation(network, split, tmp_path / "lost.safetensors")
+    with pytest.raises(CheckpointError, match="weights of epoch 0, the archive those of epoch 2"):
+        task.advance(2, genomes())

@@ -104,8 +104,15 @@ def test_a_loss_that_is_not_finite_stops_training(network: SuperNetwork, split: 
     def loss(logits: torch.Tensor, labels: torch.Tensor, targets: object) -> torch.Tensor:
         return logits.sum() * math.nan
 
-    with pytest.raises(RunError, match=r"the loss became nan in test.*learning rate"):
+    with pytest.raises(RunError, match=r"training diverged in test \(loss nan\).*learning rate"):
         train(network, split, loss=loss)
+
+
+def test_weights_that_are_not_finite_stop_training_although_the_loss_was(network: SuperNetwork, split: Split) -> None:
+    optimizer = sgd(network, weight_decay=0)
+    settings, schedule = epoch(split, batch_size=96), Schedule(math.inf, 1)  # one step: its loss is measured before it
+    with pytest.raises(RunError, match=r"training diverged in test \(loss \d"):
+        train_epoch(network, optimizer, settings, seed=0, purpose=("test",), schedule=schedule, first_step=0)
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])

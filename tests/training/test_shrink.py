@@ -10,7 +10,7 @@ import torch
 
 from nat2.data import Split
 from nat2.errors import ConfigError
-from nat2.settings import SHORT, Phase, ShrinkSettings
+from nat2.settings import OFAV2, SHORT, Phase, ShrinkSettings
 from nat2.space import Macro, SearchSpace
 from nat2.supernet import SuperNetwork, calibrate, normalize_by
 from nat2.supernet.static import channels_last
@@ -21,7 +21,7 @@ from tests.training.conftest import MACRO, PIPELINE, SPACE, corners, same_weight
 
 EXITS, DEPTHS, KERNELS = (1, 2, 3, 4, 5), (2, 3, 4), (3, 5, 7)
 PHASES = (
-    Phase(name="full", epochs=3, lr=0.1, joint=True),
+    Phase(name="full", epochs=3, lr=0.1, joint=True, exits=EXITS),
     Phase(name="height", epochs=2, lr=0.05, kernels=KERNELS, exits=EXITS),
     Phase(name="expand", epochs=2, lr=0.05, subnets=2, kernels=KERNELS, exits=EXITS, depths=DEPTHS, expands=(3, 4, 6)),
 )
@@ -100,6 +100,10 @@ def test_single_exit_families_have_no_height_to_open(tmp_path: Path, split: Spli
     macro = dataclasses.replace(MACRO, early_exits=False)
     space = SearchSpace.of(macro, (12, 16))
     assert [phase.name for phase in phases_for(space, SHORT)] == ["full", "kernel", "depth", "expand 1", "expand 2"]
+    kept = [phase.name for phase in phases_for(space, OFAV2)]
+    assert kept == ["full", "kernel", "depth 1", "depth 2", "expand 1", "expand 2"]
+    again = (Phase(name="a", epochs=1, lr=0.1), Phase(name="b", epochs=1, lr=0.01))
+    assert len(phases_for(space, again)) == 2  # a phase that repeats the one before is meant so
     network = new_network(macro)
     before = weights_of(network)
     shrink(network, space, split, PIPELINE, PHASES, SETTINGS, state=tmp_path / "s.safetensors", seed=0)

@@ -80,8 +80,8 @@ def read_dataset(
         data: ``digits``, or the path of a folder of class folders (optionally under train/, val/, test/).
         side: Side at which images are stored: the largest resolution that is searched.
         seed: Decides which images go to which split, where the folder does not.
-        val_fraction: Share of the training images kept for validation, unless there is val/.
-        test_fraction: Share of all images kept for the test, unless there is test/.
+        val_fraction: Share of the images (of those under train/, if it exists) for validation, unless there is val/.
+        test_fraction: Share of the images (of those under train/, if it exists) for the test, unless there is test/.
         skip_bad_images: Leave unreadable images out instead of refusing the folder.
 
     Raises:
@@ -118,7 +118,7 @@ def _split(
     absent = [name for name in ("val", "test") if name not in given]
     rest = "train" if "train" in given else "all"
     if rest not in given:
-        raise DataError("no training image could be read; check the files under train/")
+        raise DataError("none of the training images could be read")
     fractions = [{"val": val_fraction, "test": test_fraction}[name] for name in absent]
     pixels, labels = given.pop(rest)
     parts = stratified(labels, source.classes, fractions, numpy_generator(seed, "split"))

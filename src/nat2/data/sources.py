@@ -80,6 +80,7 @@ def folder(root: Path, *, side: int, skip_bad_images: bool = False) -> Source:
             cannot be read and `skip_bad_images` is not set (all of them are named).
     """
     paths, classes, ignored = list_images(root)
+    _check_memory(sum(map(len, paths.values())), side)
     notes = [f"{ignored} files are not images by their extension and are left out"] if ignored else []
     decoded: dict[str, Pixels] = {}
     labels: dict[str, NDArray[np.int64]] = {}
@@ -122,21 +123,30 @@ def list_images(root: Path) -> tuple[dict[str, list[tuple[Path, int]]], tuple[st
         what = "is a file" if root.exists() else "does not exist"
         raise DataError(f"--data must name a folder of class folders; {root} {what}")
     roots = {"all": root}
-    found = {_SPLIT_NAMES[p.name.lower()]: p for p in _folders(root) if p.name.lower() in _SPLIT_NAMES}
+    splits = [p for p in _folders(root) if p.name.lower() in _SPLIT_NAMES]
+    found = {_SPLIT_NAMES[p.name.lower()]: p for p in splits}
+    if len(found) < len(splits):
+        raise DataError(f"{root} holds a split twice ({', '.join(p.name for p in splits)}); keep one folder of each")
+    others = [p.name for p in _folders(root) if p not in splits]
     if "train" in found:
-        others = [p.name for p in _folders(root) if p.name.lower() not in _SPLIT_NAMES]
         if others:
             raise DataError(
                 f"{root} holds train/ and also {', '.join(others[:5])}; either put every class under train/ "
                 "(and val/, test/), or have class folders only"
             )
         roots = found
+    elif splits and not others:
+        raise DataError(
+            f"{root} holds {', '.join(p.name + '/' for p in splits)} but no train/; add the training images"
+        )
     listed: dict[str, list[tuple[Path, str]]] = {}
     ignored = 0
     for split, base in roots.items():
         listed[split] = []
         for class_folder in _folders(base):
-            files = sorted(p for p in class_folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+            files = sorted(
+                p for p in class_folder.rglob("*") if p.is_file() and not _hidden(p.relative_to(class_folder))
+            )
             images = [p for p in files if p.suffix.lower() in EXTENSIONS]
             ignored += len(files) - len(images)
             listed[split] += [(p, class_folder.name) for p in images]
@@ -149,6 +159,17 @@ def list_images(root: Path) -> tuple[dict[str, list[tuple[Path, int]]], tuple[st
         classes,
         ignored,
     )
+
+
+def _check_memory(count: int, side: int) -> None:
+    """Raise DataError if the images at this side would take more than half of the machine's memory."""
+    needed = count * side**2 * 3
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > available / 2:
+        raise DataError(
+            f"{count:,} images of {side} x {side} pixels take {needed / 2**30:.1f} GiB, more than half of the "
+            f"{available / 2**30:.1f} GiB of memory; use smaller --resolutions"
+        )
 
 
 def _check_classes(
@@ -170,6 +191,11 @@ def _check_classes(
             raise DataError(
                 f"every split must have the same classes; {split}/ and {first}/ differ in {', '.join(different[:10])}"
             )
+
+
+def _hidden(path: Path) -> bool:
+    """Whether a file, or a folder that it is in, has a name like ``.thumbnails``: such are copies, not data."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _folders(root: Path) -> list[Path]:

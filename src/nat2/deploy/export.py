@@ -105,7 +105,10 @@ def load(folder: Path | str) -> Deployable:
     """
     folder = Path(folder)
     description = describe(folder)
-    macro, arch = Macro(**description["macro"]), Arch.from_json(description["arch"])
+    try:
+        macro, arch = Macro(**description["macro"]), Arch.from_json(description["arch"])
+    except (Nat2Error, TypeError) as error:
+        raise CheckpointError(f"{folder / 'arch.json'} is damaged ({error}); export the network again") from error
     tensors, _ = load_tensors(folder / "model.safetensors")
     channels = [0.0] * macro.channels
     deployable = Deployable(StaticNetwork(macro, arch), channels, channels)
@@ -155,6 +158,8 @@ def _export_onnx(model: Deployable, path: Path, resolution: int) -> float:
     for batch in (images, images[:1]):
         actual = torch.from_numpy(session.run(["logits"], {"images": batch.numpy()})[0])
         worst = max(worst, float((actual - expected[: len(batch)]).abs().max()))
+    if not torch.isfinite(expected).all():
+        raise Nat2Error(f"{path.parent.name} answers with numbers that are not finite; its training diverged")
     if not worst <= TOLERANCE * max(1.0, float(expected.abs().max())):
         raise Nat2Error(
             f"{path}: ONNX Runtime's answers differ from torch's by {worst:.2g}; the file is not to be used. Please "

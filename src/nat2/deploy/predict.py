@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -26,20 +25,24 @@ def predict(network: Path, images: Sequence[Path], *, top: int = 3) -> Iterator[
     Raises:
         CheckpointError: the folder does not hold an exported network.
         ConfigError: `top` is below 1.
-        DataError: an image cannot be read.
+        DataError: images cannot be read; all others are answered first.
     """
     if top < 1:
         raise ConfigError(f"--top must be at least 1; got {top}")
     description, model = describe(network), load(network)
     inputs, classes = description["input"], description["classes"]
+    bad = []
     for path in images:
         try:
             with Image.open(path) as image:
                 pixels = decode(image, inputs["side"], grey=model.mean.shape[1] == 1)
         except Exception as error:  # PIL raises almost anything on damaged files
-            raise DataError(f"{path} cannot be read as an image ({error})") from error
-        batch = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+            bad.append(f"{path} cannot be read as an image ({error})")
+            continue
+        batch = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None]
         with torch.no_grad():
             shares = model(resize(scale(batch), inputs["resolution"])).softmax(1)[0]
         best = shares.argsort(descending=True)[:top].tolist()
         yield path, [(classes[label], float(shares[label])) for label in best]
+    if bad:
+        raise DataError("; ".join(bad))

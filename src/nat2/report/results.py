@@ -55,7 +55,19 @@ def picks(results: Sequence[Result]) -> dict[str, Result]:
 
 def table(results: Sequence[Result]) -> Table:
     """The networks by size, for the terminal."""
-    shown = Table("network", "pixels", "exit", "params", "MACs", "found", "fine-tuned", "test", box=SIMPLE_HEAD)
+    shown = Table(
+        "network",
+        "pixels",
+        "exit",
+        "params",
+        "MACs",
+        "found",
+        "fine-tuned",
+        "test %",
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
     for column in shown.columns:
         column.no_wrap = True
         column.justify = "left" if column.header == "network" else "right"
@@ -67,9 +79,9 @@ def table(results: Sequence[Result]) -> Table:
             str(arch.exit),
             f"{result.params:,}",
             f"{result.macs:,}",
-            f"{100 * result.inherited_val_accuracy:.1f} %",
-            f"{100 * result.val_accuracy:.1f} %",
-            f"{100 * result.test_accuracy:.1f} %",
+            f"{100 * result.inherited_val_accuracy:.1f}",
+            f"{100 * result.val_accuracy:.1f}",
+            f"{100 * result.test_accuracy:.1f}",
         )
     shown.caption = "found and fine-tuned: accuracy on validation images; test: on images that nothing else has seen"
     return shown

@@ -76,14 +76,13 @@ class Archive:
             RunError: the file cannot be created.
         """
         self.path = path
-        self._database = sqlite3.connect(path, isolation_level=None, timeout=60)
         with self._told():
+            self._database = sqlite3.connect(path, isolation_level=None, timeout=60)
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")
             if not self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                self._database.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-                self.note("schema_version", str(SCHEMA_VERSION))
-                self.note("written_by", f"nat2 {_release()}")
+                meta = f"('schema_version', '{SCHEMA_VERSION}'), ('written_by', 'nat2 {_release()}')"
+                self._database.executescript(f"BEGIN; {_SCHEMA} INSERT INTO meta VALUES {meta}; COMMIT;")
             version = self.noted("schema_version")
         if version != str(SCHEMA_VERSION):
             raise CheckpointError(

@@ -32,7 +32,7 @@ def search(task: Search) -> list[Evaluation]:
     for number in range(finished[-1].number + 1, task.settings.generations + 1):
         finished.append(_generation(task, number, finished[-1]))
     last = finished[-1]
-    return _evaluate(task, last.members, last.number, task.version(last.number), "re-evaluation")
+    return _known(task, last.members, task.version(last.number))
 
 
 def _initialise(task: Search) -> Generation:
@@ -59,7 +59,7 @@ def _generation(task: Search, number: int, before: Generation) -> Generation:
     """Predict, evolve, choose, evaluate, replace; then adapt and evaluate the archive again."""
     began = time.monotonic()
     weights = task.version(number - 1)
-    members = _evaluate(task, before.members, number, weights, "re-evaluation")
+    members = _known(task, before.members, weights)
     predict = fit(task, members, number)
     chosen = choose(task, members, propose(task, members, predict, number), predict)
     candidates = _evaluate(task, [task.space.decode(genome) for genome in chosen], number, weights, "candidate")
@@ -98,9 +98,14 @@ def _evaluate(task: Search, archs: Sequence[Arch], generation: int, weights: int
             task.archive.add(
                 found, weights=weights, generation=generation, origin=origin, seconds=time.monotonic() - began
             )
-            task.tick(1)
+        task.tick(1)
         results.append(found)
     return results
+
+
+def _known(task: Search, archs: Sequence[Arch], weights: int) -> list[Evaluation]:
+    """The archive's evaluations, all of which were made when the last generation was closed."""
+    return [found for arch in archs if (found := task.archive.find(arch, weights=weights)) is not None]
 
 
 def _close(task: Search, number: int, members: Sequence[Evaluation], facts: dict[str, Any]) -> Generation:

@@ -15,14 +15,12 @@ class Objective:
     name: str
     cost: Literal["exact", "predicted"]
     """``exact``: known in closed form for every network; ``predicted``: measured by evaluating, else predicted."""
-    unit: str
-    """For tables and plots."""
 
 
 OBJECTIVES = {
-    "error": Objective("error", "predicted", "share of validation images that are misclassified"),
-    "params": Objective("params", "exact", "trainable parameters"),
-    "macs": Objective("macs", "exact", "multiply-accumulates for one image"),
+    "error": Objective("error", "predicted"),
+    "params": Objective("params", "exact"),
+    "macs": Objective("macs", "exact"),
 }
 
 

@@ -30,7 +30,7 @@ def fit(task: Search, members: Sequence[Evaluation], number: int) -> GenomePredi
 def _predicted(task: Search, predict: GenomePredictor, genomes: Genomes) -> Objectives:
     """The objectives of genomes: the error predicted, the others exact."""
     costs = dict(zip(("params", "macs"), task.costs(genomes).T, strict=True))
-    columns = [predict(genomes) if name == "error" else costs[name] for name in task.names]
+    columns = [predict(genomes) if each.cost == "predicted" else costs[each.name] for each in task.objectives]
     return np.column_stack(columns).astype(np.float64)
 
 

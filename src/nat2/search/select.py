@@ -93,9 +93,14 @@ def _unevenness(points: Objectives, candidates: Objectives) -> NDArray[np.float6
 def trade_offs(front: Objectives, *, neighbourhood: float = 0.125) -> NDArray[np.float64]:
     """How much each row of a front loses, at least, for what its neighbours gain over it (NAT, high trade-off).
 
-    ``mu_i = min over neighbours j of sum(max(0, F_j - F_i)) / sum(max(0, F_i - F_j))`` on the normalised front,
-    neighbours being closer than `neighbourhood` times the largest distance; the nearest rows if there are none.
+    ``mu_i = min over neighbours j of sum(max(0, F_j - F_i)) / sum(max(0, F_i - F_j))`` on the normalised front.
+    Neighbours lie within `neighbourhood`, and there are at least two an objective.
+
+    Args:
+        front: Different rows, none of which beats another, shape (n, objectives).
+        neighbourhood: Largest distance of a neighbour.
     """
+    n, n_objectives = front.shape
     spans = front.max(0) - front.min(0)
     scaled = (front - front.min(0)) / np.where(spans > 0, spans, 1.0)
     difference = scaled[None] - scaled[:, None]
@@ -104,26 +109,27 @@ def trade_offs(front: Objectives, *, neighbourhood: float = 0.125) -> NDArray[np
         ratio = np.where(gain > 0, loss / gain, np.inf)
     distance = np.sqrt((difference**2).sum(2))
     np.fill_diagonal(distance, np.inf)
-    reach = max(neighbourhood * np.sqrt(front.shape[1]), 1e-12)
-    near = distance <= reach
-    for row in np.flatnonzero(~near.any(1)):
-        near[row, np.argsort(distance[row], kind="stable")[:2]] = True
-    np.fill_diagonal(near, False)
+    nearest = np.sort(distance, axis=1)[:, min(2 * n_objectives, n - 1) - 1] if n > 1 else np.zeros(n)
+    near = distance <= np.maximum(nearest, neighbourhood)[:, None]
     result: NDArray[np.float64] = np.where(near, ratio, np.inf).min(1)
     return result
 
 
 def recommend(front: Objectives, count: int) -> Indices:
-    """The rows to return of a front: the best in each objective, then those of the highest trade-off, ascending."""
-    if len(front) <= count:
-        return np.arange(len(front))
-    # Of rows that are equal in one objective, the best in the others; a single front has no other ties.
-    best = [int(np.lexsort((front.sum(1), front[:, column]))[0]) for column in range(front.shape[1])]
-    order = np.argsort(-trade_offs(front), kind="stable")
-    chosen = list(dict.fromkeys([*best, *map(int, order)]))[:count]
-    return np.sort(np.array(chosen, dtype=np.int64))
+    """The rows to return of a front: the best in each objective, then those of the highest trade-off, ascending.
+
+    Of equal rows only the first is returned.
+    """
+    _, different = np.unique(front, axis=0, return_index=True)
+    rows = front[different]
+    if len(rows) > count:
+        best = [int(np.lexsort((rows.sum(1), rows[:, column]))[0]) for column in range(rows.shape[1])]
+        order = np.argsort(-trade_offs(rows), kind="stable")
+        different = different[list(dict.fromkeys([*best, *map(int, order)]))[:count]]
+    return np.sort(different)
 
 
 def hypervolume(objectives: Objectives, reference: NDArray[np.float64]) -> float:
     """Volume dominated below `reference`, as a share of the box from the origin to it (0..1)."""
-    return float(HV(ref_point=np.ones(len(reference)))(objectives / reference))
+    scale = np.where(reference > 0, reference, 1.0)  # an objective that was 0 everywhere spans no box
+    return float(HV(ref_point=np.ones(len(reference)))(objectives / scale))

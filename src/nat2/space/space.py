@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -281,21 +280,6 @@ class SearchSpace:
                 for _ in range(exit_number)
             ),
         )
-
-    def corners(self) -> list[Arch]:
-        """Networks with every dimension constant at its smallest or largest value (the field's validation set)."""
-        ends = [
-            sorted({values[0], values[-1]})
-            for values in (self.resolutions, self.widths, self.exits, self.depths, self.kernels, self.expands)
-        ]
-        return [
-            Arch(
-                resolution=int(resolution),
-                width=width,
-                stages=((Layer(int(kernel), int(expand)),) * int(depth),) * int(exit_number),
-            )
-            for resolution, width, exit_number, depth, kernel, expand in itertools.product(*ends)
-        ]
 
 
 def _check_member(name: str, value: float, allowed: Sequence[float]) -> None:

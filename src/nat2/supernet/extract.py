@@ -18,7 +18,6 @@ def extract(
     statistics: Statistics | None = None,
     *,
     exits: tuple[int, ...] | None = None,
-    dropout: float = 0.0,
 ) -> StaticNetwork:
     """Copy a sub-network's weights into a plain network that gives the same answers.
 
@@ -27,9 +26,8 @@ def extract(
         arch: The sub-network.
         statistics: What `calibrate` measured, for the same exits; by default the stored statistics are copied.
         exits: Exits to keep (counted from 1, none beyond the architecture's), if not its own alone.
-        dropout: Probability in front of each classifier of the copy, while training.
     """
-    static = StaticNetwork(network.macro, arch, exits=exits, dropout=dropout)
+    static = StaticNetwork(network.macro, arch, exits=exits)
     shared = network.state_dict()
     modules = dict(network.named_modules())
     weights: dict[str, Tensor] = {}

@@ -110,22 +110,21 @@ class Stem(nn.Module):
 
 
 class Exit(nn.Module):
-    """Classifier behind a stage: 1x1 convolution, global pooling, 1x1 convolution, dropout, linear."""
+    """Classifier behind a stage: 1x1 convolution, global pooling, 1x1 convolution, linear."""
 
-    def __init__(self, shape: ExitShape, classes: int, dropout: float) -> None:
+    def __init__(self, shape: ExitShape, classes: int) -> None:
         """Build; the convolution behind the pooling is held as a linear layer, which is the same function."""
         super().__init__()
         self.expand = nn.Conv2d(shape.in_channels, shape.expand_channels, 1, bias=False)
         self.expand_bn = nn.BatchNorm2d(shape.expand_channels)
         self.mix = nn.Linear(shape.expand_channels, shape.mix_channels, bias=False)
-        self.dropout = dropout
         self.classifier = nn.Linear(shape.mix_channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features (N, C, H, W) to logits (N, classes)."""
         y = F.hardswish(self.expand_bn(self.expand(x)))
         y = F.hardswish(self.mix(y.mean((2, 3))))
-        logits: Tensor = self.classifier(F.dropout(y, self.dropout, self.training))
+        logits: Tensor = self.classifier(y)
         return logits
 
 
@@ -144,7 +143,7 @@ def dense_sum(outputs: list[Tensor]) -> Tensor:
 class StaticNetwork(nn.Module):
     """The network of one architecture, with its own exit or with several."""
 
-    def __init__(self, macro: Macro, arch: Arch, *, exits: tuple[int, ...] | None = None, dropout: float = 0.0) -> None:
+    def __init__(self, macro: Macro, arch: Arch, *, exits: tuple[int, ...] | None = None) -> None:
         """Build with random weights; `exits` are counted from 1 and none lies beyond the architecture's."""
         super().__init__()
         self.macro = macro
@@ -156,7 +155,7 @@ class StaticNetwork(nn.Module):
             for shapes, layers in zip(macro.layer_shapes, arch.stages, strict=False)
         )
         self.exits = nn.ModuleDict(
-            {str(number): Exit(macro.exit_shape(number), macro.classes, dropout) for number in self.exit_numbers}
+            {str(number): Exit(macro.exit_shape(number), macro.classes) for number in self.exit_numbers}
         )
 
     def forward(self, images: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nat2.data.dataset import Split
 from nat2.data.transform import Pipeline
+from nat2.errors import CheckpointError
 from nat2.settings import AdaptSettings
 from nat2.space.arch import Arch
 from nat2.space.space import Genomes, SearchSpace
@@ -107,6 +108,7 @@ class Adaptation:
         self._epochs_done = 0
         if state.exists():
             self._epochs_done = load_state(state, network, self._optimizer)["epochs"]
+        tick(self._steps * self._epochs_done)
 
     def advance(self, generation: int, good: Genomes) -> None:
         """Train from version `generation` - 1 to version `generation`, or find that this was done before.
@@ -114,6 +116,9 @@ class Adaptation:
         Args:
             generation: Counted from 1.
             good: Canonical genomes of the good networks, shape (n, genes).
+
+        Raises:
+            CheckpointError: the weights are older than version `generation` - 1.
         """
         settings = self._settings
         distributions = estimate_distributions(self._space, good, smoothing=settings.smoothing)
@@ -137,7 +142,11 @@ class Adaptation:
         )
         saved = time.monotonic()
         first = (generation - 1) * settings.epochs
-        self._tick(self._steps * max(0, min(self._epochs_done - first, settings.epochs)))
+        if self._epochs_done < first:
+            raise CheckpointError(
+                f"{self._state} holds the weights of epoch {self._epochs_done}, the archive those of epoch {first}; "
+                "begin again with --fresh"
+            )
         for epoch in range(max(first, self._epochs_done), generation * settings.epochs):
             train_epoch(
                 self.network,

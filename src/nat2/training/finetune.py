@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from nat2.files import load_tensors, save_tensors
 from nat2.seeds import torch_generator
 from nat2.settings import FinetuneSettings
 from nat2.supernet.static import StaticNetwork
-from nat2.training.optimise import Schedule, accuracy, load_state, save_state, set_learning_rate
+from nat2.training.optimise import Schedule, accuracy, is_finite, load_state, save_state, set_learning_rate
 from nat2.training.shrink import SAVE_INTERVAL
 
 
@@ -164,8 +165,8 @@ def _train(
         optimizer.step()
         total += float(loss.detach())
     network.eval()
-    if not total < float("inf"):
-        raise RunError(f"the loss became {total} while fine-tuning {network.arch.id}; try a smaller --finetune.lr")
+    if not math.isfinite(total) or not is_finite(network):
+        raise RunError(f"fine-tuning {network.arch.id} diverged (loss {total / steps}); try a smaller --finetune.lr")
 
 
 @torch.no_grad()

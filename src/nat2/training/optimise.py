@@ -140,12 +140,17 @@ def train_epoch(
         tick()
     network.eval()
     mean = float(total) / steps
-    if not math.isfinite(mean):
+    if not math.isfinite(mean) or not is_finite(network):
         raise RunError(
-            f"the loss became {mean} in {'/'.join(map(str, purpose))}; the last good state is kept. The usual causes "
-            "are a learning rate that is too high or images that are all alike"
+            f"training diverged in {'/'.join(map(str, purpose))} (loss {mean}); the last good state is kept. The usual "
+            "causes are a learning rate that is too high or images that are all alike"
         )
     return mean
+
+
+def is_finite(network: nn.Module) -> bool:
+    """Whether every weight is a finite number."""
+    return all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters())
 
 
 def save_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, metadata: Mapping[str, Any]) -> None:

@@ -37,11 +37,17 @@ def phases_for(space: SearchSpace, phases: Sequence[Phase]) -> list[Phase]:
     if space.early_exits:
         return list(phases)
     kept: list[Phase] = []
+    before: Phase | None = None
     for phase in phases:
-        opened = (phase.kernels, phase.expands, phase.depths, phase.joint)
-        if not kept or opened != (kept[-1].kernels, kept[-1].expands, kept[-1].depths, kept[-1].joint):
+        if before is None or phase.exits == before.exits or not _differ_in_exits_only(phase, before):
             kept.append(dataclasses.replace(phase, exits=(5,)))
+        before = phase
     return kept
+
+
+def _differ_in_exits_only(phase: Phase, before: Phase) -> bool:
+    opened = ("kernels", "expands", "depths", "joint")
+    return all(getattr(phase, name) == getattr(before, name) for name in opened)
 
 
 def shrink(
@@ -165,10 +171,8 @@ def _epoch_of(
     teacher: Teacher | None,
 ) -> ElasticEpoch:
     opened = opened_by(phase, space)
-    exits = None
-    losses, _ = exit_weights(settings.ramp, len(space.exits))
-    if phase.joint and space.early_exits:
-        exits = space.exits
+    exits = opened.largest.exit if phase.joint and space.early_exits else None
+    losses, _ = exit_weights(settings.ramp, exits or 1)
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         if exits is not None:
@@ -178,6 +182,8 @@ def _epoch_of(
         )
 
     def sample(generator: np.random.Generator, resolution: int) -> Arch:
+        if phase.joint:
+            return dataclasses.replace(opened.largest, resolution=resolution)
         return opened.sample_elastic(generator, resolution=resolution)
 
     return ElasticEpoch(
@@ -188,6 +194,6 @@ def _epoch_of(
         sample=sample,
         loss=loss,
         subnets=phase.subnets,
-        exits=exits,
+        exits=tuple(range(1, exits + 1)) if exits else None,
         teacher=teacher if settings.kd_ratio else None,
     )

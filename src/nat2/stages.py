@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from nat2.allocator import keep_freed_memory
-from nat2.config import RunConfig, macro_for, parse_resolutions, phases_of, resolutions_for
+from nat2.config import PHASES, RunConfig, macro_for, parse_resolutions, resolutions_for
 from nat2.data.dataset import Dataset, read_dataset
 from nat2.data.sources import native_side
 from nat2.data.transform import Pipeline, ResizedImages
 from nat2.deploy.export import export
+from nat2.errors import ConfigError
 from nat2.files import load_tensors, save_tensors, write_csv
 from nat2.folder import RunFolder
 from nat2.progress import Progress, duration
@@ -85,6 +86,11 @@ def run(config: RunConfig, *, out: Path | None = None, fresh: bool = False, quie
     keep_freed_memory()
     with Progress(quiet=quiet) as progress:
         out = out or Path("runs") / ("digits" if config.data == "digits" else Path(config.data).resolve().name)
+        if config.data != "digits" and out.resolve().is_relative_to(Path(config.data).resolve()):
+            raise ConfigError(
+                f"the run folder {out} lies inside the images in {config.data} and would be read as one of their "
+                "classes; choose another folder with --out"
+            )
         progress.say(f"reading {config.data}")
         config, dataset, macro = prepare(config)
         with RunFolder(out, fresh=fresh) as folder:
@@ -121,7 +127,7 @@ def prepare(config: RunConfig) -> tuple[RunConfig, Dataset, Macro]:
         width=macro.width,
         stem_stride=macro.stem_stride,
         augmentation=augmentation,
-        phases=config.phases or phases_of(config.preset),
+        phases=config.phases or PHASES[config.preset],
     )
     return settled, dataset, macro
 
@@ -143,19 +149,19 @@ def _stages(config: RunConfig, dataset: Dataset, macro: Macro, folder: RunFolder
     )
     for name, text in _introduction(job):
         progress.say(f"{name}: {text}")
-    with _timed(job, "train"):
-        network = train_supernet(job)
+    with _timed(job, "train") as lap:
+        network = train_supernet(job, lap)
     with Archive(folder.archive) as archive:
-        with _timed(job, "search"):
-            found = search_networks(job, network, archive)
-        with _timed(job, "fine-tune and export"):
-            results = [polish(job, network, evaluation) for evaluation in _returned(job, found)]
+        with _timed(job, "search") as lap:
+            found = search_networks(job, network, archive, lap)
+        with _timed(job, "fine-tune and export") as lap:
+            results = [polish(job, network, evaluation, lap) for evaluation in _returned(job, found)]
         with _timed(job, "report"):
             _report(job, found, results, archive.generations())
     return results
 
 
-def train_supernet(job: Job) -> SuperNetwork:
+def train_supernet(job: Job, lap: Callable[[], None]) -> SuperNetwork:
     """Stage 1: progressive shrinking. Returns the trained super-network, or reads it if this was done before."""
     config, folder = job.config, job.folder
     generator = torch_generator(config.seed, "weights")
@@ -174,6 +180,7 @@ def train_supernet(job: Job) -> SuperNetwork:
             f"train: {name} done, loss {loss:.3f}, validation accuracy {100 * largest:.1f} % (largest network), "
             f"{100 * smallest:.1f} % (smallest)"
         )
+        lap()
 
     shrink(
         network,
@@ -191,7 +198,7 @@ def train_supernet(job: Job) -> SuperNetwork:
     return network.eval()
 
 
-def search_networks(job: Job, network: SuperNetwork, archive: Archive) -> list[Evaluation]:
+def search_networks(job: Job, network: SuperNetwork, archive: Archive, lap: Callable[[], None]) -> list[Evaluation]:
     """Stage 2: NAT2's loop, with adaptation. Returns the last archive; the network holds the adapted weights."""
     config, folder = job.config, job.folder
     teacher = largest_as_teacher(network, job.space, job.dataset.train, job.pipeline, config.shrink)
@@ -216,6 +223,7 @@ def search_networks(job: Job, network: SuperNetwork, archive: Archive) -> list[E
     def report(generation: Generation) -> None:
         write_csv(folder.log, [_log_row(each) for each in archive.generations()])
         job.progress.say(_generation_line(generation, config.search.generations))
+        lap()
 
     found = search(
         Search(
@@ -238,6 +246,7 @@ def search_networks(job: Job, network: SuperNetwork, archive: Archive) -> list[E
 def _returned(job: Job, found: list[Evaluation]) -> list[Evaluation]:
     """The networks to polish: of the archive's front, the best in each objective and the high-trade-off ones."""
     names = [objective.name for objective in parse_objectives(job.config.objectives)]
+    found = sorted(found, key=lambda evaluation: evaluation.macs)  # of networks that are otherwise equal, the faster
     values = np.array([evaluation.values(names) for evaluation in found])
     front = non_dominated(values)
     chosen = [found[index] for index in front[recommend(values[front], job.config.networks)]]
@@ -246,7 +255,7 @@ def _returned(job: Job, found: list[Evaluation]) -> list[Evaluation]:
     return sorted(chosen, key=lambda evaluation: (evaluation.params, evaluation.macs))
 
 
-def polish(job: Job, network: SuperNetwork, evaluation: Evaluation) -> Result:
+def polish(job: Job, network: SuperNetwork, evaluation: Evaluation, lap: Callable[[], None]) -> Result:
     """Stage 3: fine-tune one network, test it once, export it; or read what was done before."""
     arch = evaluation.arch
     done = job.folder.result(arch.id)
@@ -291,6 +300,7 @@ def polish(job: Job, network: SuperNetwork, evaluation: Evaluation) -> Result:
         f"exported {arch.id}: {params:,} parameters, {100 * test_accuracy:.1f} % on the test images; ONNX Runtime "
         f"agrees with torch to {difference:.0e}"
     )
+    lap()
     return result
 
 
@@ -354,10 +364,20 @@ def _log_row(generation: Generation) -> dict[str, object]:
 
 
 @contextmanager
-def _timed(job: Job, stage: str) -> Iterator[None]:
+def _timed(job: Job, stage: str) -> Iterator[Callable[[], None]]:
+    """Add what a stage takes to the folder's account: at its end, however it ends, and at each call of the result."""
     began = time.monotonic()
-    yield
-    job.folder.add_seconds(stage, time.monotonic() - began)
+
+    def lap() -> None:
+        nonlocal began
+        now = time.monotonic()
+        job.folder.add_seconds(stage, now - began)
+        began = now
+
+    try:
+        yield lap
+    finally:
+        lap()
 
 
 def _tell(results: list[Result], folder: RunFolder, progress: Progress) -> None:
