@@ -13,7 +13,7 @@ from nat2.settings import SHORT
 
 @pytest.mark.parametrize(
     ("native", "sides"),
-    [(8, (16, 18, 20)), (28, (20, 24, 28)), (32, (24, 28, 32)), (64, (48, 56, 64)), (3000, (48, 56, 64))],
+    [(8, (14, 16, 18)), (28, (20, 24, 28)), (32, (24, 28, 32)), (64, (48, 56, 64)), (3000, (48, 56, 64))],
 )
 def test_resolutions_follow_the_images(native: int, sides: tuple[int, ...]) -> None:
     assert resolutions_for(native) == sides

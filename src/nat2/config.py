@@ -145,9 +145,9 @@ def parse_resolutions(text: str) -> tuple[int, ...]:
 
 
 def resolutions_for(native: int) -> tuple[int, ...]:
-    """Three sides to search for images that are `native` pixels wide or high: up to 64, at least 16."""
+    """Three sides to search for images that are `native` pixels wide or high: up to 64, at least 14."""
     if native < 16:
-        return (16, 18, 20)
+        return (14, 16, 18)
     largest = max(24, min(64, native // 4 * 4))
     step = max(4, largest // 32 * 4)
     return (largest - 2 * step, largest - step, largest)

@@ -195,7 +195,7 @@ class AdaptSettings:
 class FinetuneSettings:
     """How a returned network is fine-tuned."""
 
-    epochs: int = 12
+    epochs: int = 13
     """Longest training on the training images; 0 leaves the networks as the search found them."""
     patience: int = 4
     """Epochs without a lower validation loss after which phase 1 stops."""
@@ -226,7 +226,7 @@ class FinetuneSettings:
 class SearchSettings:
     """The policies of the search; NAT2's published values are the preset ``nat2``, NAT's are ``nat``."""
 
-    archive: int = 40
+    archive: int = 36
     """Networks in the archive."""
     oversample: int = 3
     """Draw this many times the archive at first and keep the survivors (NAT2, pre-processing); 1 for none."""
@@ -236,7 +236,7 @@ class SearchSettings:
     """Keep the archive at its size by survival (NAT2), or let it grow (NAT)."""
     features: FeatureKind = "integer"
     """What the predictor sees of a network."""
-    generations: int = 5
+    generations: int = 4
     """Rounds of prediction, evolution, evaluation and adaptation."""
     candidates: int = 8
     """New networks evaluated in a generation."""

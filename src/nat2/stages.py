@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -249,7 +250,9 @@ def _returned(job: Job, found: list[Evaluation]) -> list[Evaluation]:
     found = sorted(found, key=lambda evaluation: evaluation.macs)  # of networks that are otherwise equal, the faster
     values = np.array([evaluation.values(names) for evaluation in found])
     front = non_dominated(values)
-    chosen = [found[index] for index in front[recommend(values[front], job.config.networks)]]
+    lowest = values[:, 0].min()
+    noise = math.sqrt(lowest * (1 - lowest) / len(job.validation))
+    chosen = [found[index] for index in front[recommend(values[front], job.config.networks, noise=noise)]]
     job.progress.stage("fine-tune", 2 * job.config.finetune.epochs * len(chosen))
     job.progress.say(f"fine-tune: {len(chosen)} of the {len(front)} networks that no other beats")
     return sorted(chosen, key=lambda evaluation: (evaluation.params, evaluation.macs))

@@ -78,6 +78,13 @@ def test_a_knee_has_the_highest_trade_off() -> None:
     assert trade_offs(front).argmax() == 2
 
 
+def test_a_better_error_within_the_noise_does_not_buy_a_larger_network() -> None:
+    front = np.array([[0.5, 10.0], [0.1, 20], [0.06, 50], [0.052, 60], [0.05, 900], [0.3, 12], [0.2, 15]])
+    assert 4 in recommend(front, 3)
+    assert {0, 3} <= set(recommend(front, 3, noise=0.005).tolist())
+    assert 4 not in recommend(front, 3, noise=0.005)
+
+
 def test_equal_rows_are_recommended_once() -> None:
     front = np.array(
         [[0.30, 10], [0.20, 20], [0.15, 30], [0.145, 32], [0.14, 34], [0.135, 36], [0.10, 70], [0.10, 70], [0.05, 120]]

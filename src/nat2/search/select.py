@@ -115,15 +115,24 @@ def trade_offs(front: Objectives, *, neighbourhood: float = 0.125) -> NDArray[np
     return result
 
 
-def recommend(front: Objectives, count: int) -> Indices:
+def recommend(front: Objectives, count: int, *, noise: float = 0.0) -> Indices:
     """The rows to return of a front: the best in each objective, then those of the highest trade-off, ascending.
 
     Of equal rows only the first is returned.
+
+    Args:
+        front: Objectives, the error first, shape (n, objectives).
+        count: How many rows to return, at most.
+        noise: Standard error of the lowest error. The best in the error is the cheapest row within it: a network ten
+            times as large that is better by one image of the validation set is not better.
     """
     _, different = np.unique(front, axis=0, return_index=True)
     rows = front[different]
     if len(rows) > count:
-        best = [int(np.lexsort((rows.sum(1), rows[:, column]))[0]) for column in range(rows.shape[1])]
+        cost = (rows / np.maximum(rows.max(0), 1e-12))[:, 1:].sum(1)
+        within = rows[:, 0] <= rows[:, 0].min() + noise
+        best = [int(np.lexsort((rows[:, 0], cost, ~within))[0]) if noise else int(rows[:, 0].argmin())]
+        best += [int(np.lexsort((rows[:, 0], rows[:, column]))[0]) for column in range(1, rows.shape[1])]
         order = np.argsort(-trade_offs(rows), kind="stable")
         different = different[list(dict.fromkeys([*best, *map(int, order)]))[:count]]
     return np.sort(different)
