@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -34,6 +36,19 @@ def split() -> Split:
 @pytest.fixture
 def network() -> SuperNetwork:
     return channels_last(SuperNetwork(MACRO, generator=torch.Generator().manual_seed(0))).eval()
+
+
+def kill_after(count: int) -> Callable[[int], None]:
+    """A tick that interrupts the work once that many steps were made."""
+    made = 0
+
+    def tick(steps: int) -> None:
+        nonlocal made
+        made += steps
+        if made >= count:
+            raise KeyboardInterrupt
+
+    return tick
 
 
 def weights_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from nat2.supernet import SuperNetwork, extract
 from nat2.training import adapt as module
 from nat2.training.adapt import Adaptation, estimate_distributions, sample_from
 from nat2.training.distill import Teacher
-from tests.training.conftest import MACRO, PIPELINE, SPACE, same_weights, weights_of
+from tests.training.conftest import MACRO, PIPELINE, SPACE, kill_after, same_weights, weights_of
 
 
 def genomes(count: int = 200, seed: int = 0) -> np.ndarray:
@@ -71,13 +71,7 @@ def test_a_killed_adaptation_ends_with_the_same_weights(
     task = adaptation(whole, split, tmp_path / "whole.safetensors")
     for generation in (1, 2):
         task.advance(generation, genomes(seed=generation))
-    made = 0
-
-    def kill(steps: int) -> None:
-        nonlocal made
-        made += steps
-        if made >= steps_before_kill:
-            raise KeyboardInterrupt
+    kill = kill_after(steps_before_kill)
 
     def all_generations(task: Adaptation) -> None:
         for generation in (1, 2):

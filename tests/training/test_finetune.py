@@ -13,7 +13,7 @@ from nat2.settings import FinetuneSettings
 from nat2.supernet import StaticNetwork, SuperNetwork, calibrate, extract
 from nat2.training import finetune as module
 from nat2.training.finetune import Finetuned, finetune
-from tests.training.conftest import PIPELINE, SPACE, corners, same_weights, weights_of
+from tests.training.conftest import PIPELINE, SPACE, corners, kill_after, same_weights, weights_of
 
 SETTINGS = FinetuneSettings(epochs=4, patience=4, batch_size=16, lr=5e-3)
 
@@ -83,14 +83,7 @@ def test_a_killed_fine_tuning_ends_with_the_same_weights(
 ) -> None:
     monkeypatch.setattr(module, "SAVE_INTERVAL", 0.0)
     whole = run(inherited, tmp_path / "whole.safetensors")
-    made = 0
-
-    def kill(epochs: int) -> None:
-        nonlocal made
-        made += epochs
-        if made >= epochs_before_kill:
-            raise KeyboardInterrupt
-
+    kill = kill_after(epochs_before_kill)
     with pytest.raises(KeyboardInterrupt):
         run(inherited, tmp_path / "killed.safetensors", tick=kill)
     resumed = run(inherited, tmp_path / "killed.safetensors")

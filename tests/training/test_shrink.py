@@ -17,7 +17,7 @@ from nat2.supernet.static import channels_last
 from nat2.training import shrink as module
 from nat2.training.optimise import accuracy
 from nat2.training.shrink import calibration_images, opened_by, phases_for, shrink
-from tests.training.conftest import MACRO, PIPELINE, SPACE, corners, same_weights, weights_of
+from tests.training.conftest import MACRO, PIPELINE, SPACE, corners, kill_after, same_weights, weights_of
 
 EXITS, DEPTHS, KERNELS = (1, 2, 3, 4, 5), (2, 3, 4), (3, 5, 7)
 PHASES = (
@@ -55,14 +55,7 @@ def test_a_killed_training_ends_with_the_same_weights(
     monkeypatch.setattr(module, "SAVE_INTERVAL", 0.0)
     whole = new_network()
     run(whole, split, tmp_path / "whole.safetensors")
-    made = 0
-
-    def kill(steps: int) -> None:
-        nonlocal made
-        made += steps
-        if made >= steps_before_kill:
-            raise KeyboardInterrupt
-
+    kill = kill_after(steps_before_kill)
     with pytest.raises(KeyboardInterrupt):
         run(new_network(), split, tmp_path / "killed.safetensors", tick=kill)
     resumed, ticks = new_network(), []

@@ -21,7 +21,7 @@ from nat2.space.macro import (
     Macro,
     squeeze_channels,
 )
-from nat2.supernet.static import ACTIVATIONS, depthwise
+from nat2.supernet.static import ACTIVATIONS, SqueezeExcite, depthwise
 
 EPSILON = 1e-5
 
@@ -104,15 +104,8 @@ class ElasticDepthwise(nn.Module):
         return depthwise(x, self.kernel(size, x.shape[1]), self.stride)
 
 
-class ElasticSqueezeExcite(nn.Module):
+class ElasticSqueezeExcite(SqueezeExcite):
     """Squeeze-and-excite on the leading channels, with as many hidden units as they ask for."""
-
-    def __init__(self, channels: int) -> None:
-        """Hold the weights for `channels`."""
-        super().__init__()
-        squeeze = squeeze_channels(channels)
-        self.reduce = nn.Conv2d(channels, squeeze, 1)
-        self.expand = nn.Conv2d(squeeze, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate `x`, shape (N, C, H, W)."""
