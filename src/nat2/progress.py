@@ -37,7 +37,7 @@ class Progress:
         self._live = self.console.is_terminal and not self.console.quiet
         self._stage = ""
         self._total = self._done = self._found = 0
-        self._task = self._bars.add_task("", total=None) if self._live else None
+        self._task = self._bars.add_task("", total=None, visible=False) if self._live else None
         self._began = self._last_line = time.monotonic()
         self._start = self._began
 
@@ -59,7 +59,12 @@ class Progress:
         self._stage, self._total, self._done, self._found = name, total, 0, 0
         self._began = self._last_line = time.monotonic()
         if self._task is not None:
-            self._bars.reset(self._task, total=total, description=name)
+            self._bars.reset(self._task, total=total, description=name, visible=True)
+
+    def rest(self) -> None:
+        """Take the live line away until the next stage."""
+        if self._task is not None:
+            self._bars.update(self._task, visible=False)
 
     def step(self, count: int = 1) -> None:
         """`count` more steps of the stage are done; several at once were found done and tell nothing of the speed."""

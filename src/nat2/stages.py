@@ -102,6 +102,7 @@ def run(config: RunConfig, *, out: Path | None = None, fresh: bool = False, quie
                 results = _stages(config, dataset, macro, folder, progress)
                 folder.finish(results)
             results = folder.results()
+            progress.rest()
             _tell(results, folder, progress)
             return results
 
