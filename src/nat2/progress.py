@@ -64,7 +64,7 @@ class Progress:
     def rest(self) -> None:
         """Take the live line away until the next stage."""
         if self._task is not None:
-            self._bars.update(self._task, visible=False)
+            self._bars.update(self._task, visible=False, refresh=True)
 
     def step(self, count: int = 1) -> None:
         """`count` more steps of the stage are done; several at once were found done and tell nothing of the speed."""
