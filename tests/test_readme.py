@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 from nat2.cli import build_parser
 
@@ -52,13 +53,15 @@ def test_documented_targets_exist(line: str) -> None:
 def test_documented_python_runs(document: str, text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("nat2.stages.run", _small_run)
-    exec(compile(text, document, "exec"), {})
+    names: dict[str, object] = {}
+    exec(compile(text, document, "exec"), names)
+    network = names["network"]
+    assert isinstance(network, torch.nn.Module)
+    assert network(torch.zeros(2, 1, 16, 16)).shape == (2, 2)
 
 
 def _small_run(config: object, *, out: Path | None = None, **options: object) -> list[object]:
     """Stands in for a run of minutes: makes the files that the documents go on to use."""
-    import torch
-
     from nat2.config import RunConfig
     from nat2.data import Pipeline
     from nat2.deploy import export

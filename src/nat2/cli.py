@@ -6,16 +6,15 @@ import argparse
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jsonargparse
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from nat2 import __version__
-from nat2.config import PRESETS, Preset, RunConfig
+from nat2.config import PRESETS, Preset, RunConfig, flat
 from nat2.errors import ConfigError, Nat2Error
 
 _ABOUT = """Small, fast, accurate image classifiers for your own data, by Neural Architecture Transfer 2.
@@ -88,7 +87,7 @@ def _run_parser(preset: Preset) -> ArgumentParser:
         "--skip_bad_images", action="store_true", help="leave unreadable images out instead of refusing the folder"
     )
     parser.add_class_arguments(RunConfig, skip={"skip_bad_images"})
-    parser.set_defaults(dict(_dotted(PRESETS[preset])) | {"preset": preset})
+    parser.set_defaults(dict(flat(PRESETS[preset])) | {"preset": preset})
     return parser
 
 
@@ -151,11 +150,3 @@ def _preset_of(arguments: list[str]) -> Preset:
             content = yaml.safe_load(Path(found.config).read_text(encoding="utf-8"))
             preset = content.get("preset") if isinstance(content, dict) else None
     return preset if isinstance(preset, str) and preset in PRESETS else "quick"
-
-
-def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _dotted(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -117,6 +118,15 @@ class RunConfig:
         """Plain data, with lists for tuples."""
         plain: dict[str, Any] = _plain(asdict(self))
         return plain
+
+
+def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as pairs of dotted key and value."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from flat(each, f"{prefix}{key}.")
+    else:
+        yield prefix.rstrip("."), value
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import IO, Any
 import torch
 import yaml
 
-from nat2.config import RunConfig
+from nat2.config import RunConfig, flat
 from nat2.data.dataset import Dataset
 from nat2.errors import CheckpointError, RunError
 from nat2.files import unwritable, write_json, write_text
@@ -145,12 +145,12 @@ class RunFolder:
 
     def _compare(self, config: RunConfig, dataset: Dataset) -> None:
         try:
-            stored = dict(_flat(dict(yaml.safe_load(self.config.read_text()))))
+            stored = dict(flat(dict(yaml.safe_load(self.config.read_text()))))
             _ = stored["seed"]  # every configuration has one; a file that was cut short has not
             fingerprint = json.loads((self.path / "data.json").read_text())["fingerprint"]
         except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError) as error:
             raise self._damaged(error) from error
-        given = dict(_flat(config.to_dict()))
+        given = dict(flat(config.to_dict()))
         # Where the images lie does not matter as long as they are the same ones, and that the fingerprint tells.
         different = [
             f"{key} ({stored.get(key)} there, {given.get(key)} now)"
@@ -286,12 +286,3 @@ def _describe(dataset: Dataset) -> dict[str, Any]:
         },
         "notes": dataset.notes,
     }
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested configuration as pairs of dotted key and value."""
-    if isinstance(value, dict):
-        for key, each in value.items():
-            yield from _flat(each, f"{prefix}{key}.")
-    else:
-        yield prefix.rstrip("."), value

@@ -18,7 +18,7 @@ from nat2.allocator import keep_freed_memory
 from nat2.config import PHASES, RunConfig, macro_for, parse_resolutions, resolutions_for
 from nat2.data.dataset import Dataset, read_dataset
 from nat2.data.sources import native_side
-from nat2.data.transform import Pipeline, ResizedImages
+from nat2.data.transform import Pipeline, ResizedImages, steps_per_epoch
 from nat2.deploy.export import export
 from nat2.errors import ConfigError
 from nat2.files import load_tensors, save_tensors, write_csv
@@ -172,9 +172,8 @@ def train_supernet(job: Job, lap: Callable[[], None]) -> SuperNetwork:
         load_weights(network, load_tensors(folder.trained)[0])
         return network.eval()
     phases = phases_for(job.space, config.phases)
-    batch = min(config.shrink.batch_size, len(job.dataset.train))
-    steps = sum(phase.epochs for phase in phases) * (len(job.dataset.train) // batch)
-    job.progress.stage("train", steps)
+    steps = steps_per_epoch(len(job.dataset.train), config.shrink.batch_size)
+    job.progress.stage("train", sum(phase.epochs for phase in phases) * steps)
 
     def report(name: str, loss: float, trained: SuperNetwork) -> None:
         largest, smallest = (1 - job.error(trained, arch) for arch in (job.space.largest, job.space.smallest))
@@ -205,9 +204,9 @@ def search_networks(job: Job, network: SuperNetwork, archive: Archive, lap: Call
     config, folder = job.config, job.folder
     teacher = largest_as_teacher(network, job.space, job.dataset.train, job.pipeline, config.shrink)
     objectives = parse_objectives(config.objectives)
-    batch = min(config.adapt.batch_size, len(job.dataset.train))
+    steps = steps_per_epoch(len(job.dataset.train), config.adapt.batch_size)
     adapts = config.adapt.epochs > 0
-    training = config.search.generations * config.adapt.epochs * (len(job.dataset.train) // batch)
+    training = config.search.generations * config.adapt.epochs * steps
     job.progress.stage("search", config.search.evaluations(adapts=adapts) + training)
     adaptation = Adaptation(
         network,
@@ -278,7 +277,7 @@ def polish(job: Job, network: SuperNetwork, evaluation: Evaluation, lap: Callabl
         tick=job.progress.step,
     )
     test_accuracy = _test(job, finetuned.network)
-    params, macs = cost(job.macro, arch)
+    params, macs = evaluation.params, evaluation.macs
     result = Result(
         id=arch.id,
         arch=arch.key,

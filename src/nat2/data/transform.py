@@ -77,12 +77,17 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """How many batches `shuffled_batches` gives of `count` images."""
+    return count // min(batch_size, count)
+
+
 def shuffled_batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Indices of an epoch's batches in random order; an incomplete last batch is left out."""
     size = min(batch_size, count)
     order = torch.randperm(count, generator=generator)
-    for start in range(0, count - size + 1, size):
-        yield order[start : start + size]
+    for step in range(steps_per_epoch(count, batch_size)):
+        yield order[step * size : (step + 1) * size]
 
 
 class ResizedImages:

@@ -137,6 +137,10 @@ def describe(folder: Path) -> dict[str, Any]:
 def _export_onnx(model: Deployable, path: Path, resolution: int) -> float:
     channels = model.mean.shape[1]
     images = torch.rand(3, channels, resolution, resolution, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(images)
+    if not torch.isfinite(expected).all():
+        raise Nat2Error(f"{path.parent.name} answers with numbers that are not finite; its training diverged")
     with _quiet_exporter():
         program = torch.onnx.export(
             model,
@@ -152,14 +156,10 @@ def _export_onnx(model: Deployable, path: Path, resolution: int) -> float:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # its pool of spinning threads would slow torch down
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    with torch.no_grad():
-        expected = model(images)
     worst = 0.0
     for batch in (images, images[:1]):
         actual = torch.from_numpy(session.run(["logits"], {"images": batch.numpy()})[0])
         worst = max(worst, float((actual - expected[: len(batch)]).abs().max()))
-    if not torch.isfinite(expected).all():
-        raise Nat2Error(f"{path.parent.name} answers with numbers that are not finite; its training diverged")
     if not worst <= TOLERANCE * max(1.0, float(expected.abs().max())):
         raise Nat2Error(
             f"{path}: ONNX Runtime's answers differ from torch's by {worst:.2g}; the file is not to be used. Please "

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nat2.data.dataset import Split
-from nat2.data.transform import Pipeline
+from nat2.data.transform import Pipeline, steps_per_epoch
 from nat2.errors import CheckpointError
 from nat2.settings import AdaptSettings
 from nat2.space.arch import Arch
@@ -101,7 +101,7 @@ class Adaptation:
         self._seed = seed
         self._tick = tick
         self._optimizer = sgd(network, weight_decay=settings.weight_decay, nesterov=False)
-        self._steps = len(split) // min(settings.batch_size, len(split))
+        self._steps = steps_per_epoch(len(split), settings.batch_size)
         total = self._steps * settings.epochs * generations
         warmup = min(round(self._steps * settings.warmup_epochs), total // 2)
         self._schedule = Schedule(settings.lr, total, warmup, min(1e-4, settings.lr))

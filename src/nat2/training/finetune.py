@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nat2.data.dataset import Split
-from nat2.data.transform import Pipeline, ResizedImages, shuffled_batches
+from nat2.data.transform import Pipeline, ResizedImages, shuffled_batches, steps_per_epoch
 from nat2.errors import RunError
 from nat2.files import load_tensors, save_tensors
 from nat2.seeds import torch_generator
@@ -52,9 +52,8 @@ def finetune(
     """Fine-tune in two phases that both start from the inherited weights.
 
     Phase 1 trains on the training images and finds the epoch E* of the best validation accuracy (of equals, that of
-    the lowest validation loss). Phase 2 trains on
-    training and validation images for E* epochs along the same learning-rate curve; its weights are the result, and
-    nothing measures them but the test.
+    the lowest validation loss). Phase 2 trains on training and validation images for E* epochs along the same
+    learning-rate curve; its weights are the result, and nothing measures them but the test.
 
     Args:
         inherited: Extracted from the super-network with calibrated statistics; left as it is.
@@ -149,13 +148,12 @@ def _train(
     epoch: int,
 ) -> None:
     """One epoch; those of phase 2 are numbered on behind `settings.epochs` and follow phase 1's learning rates."""
-    size = min(settings.batch_size, len(split))
-    steps = len(split) // size
+    steps = steps_per_epoch(len(split), settings.batch_size)
     schedule = Schedule(settings.lr, steps * settings.epochs, final=1e-8)
     crops = torch_generator(seed, "finetune", network.arch.key, epoch)
     network.train()
     total = 0.0
-    for step, indices in enumerate(shuffled_batches(len(split), size, crops)):
+    for step, indices in enumerate(shuffled_batches(len(split), settings.batch_size, crops)):
         images = pipeline.augmented(split.pixels[indices], network.arch.resolution, crops)
         labels = split.labels[indices].to(pipeline.device)
         loss = F.cross_entropy(network(images), labels, label_smoothing=settings.label_smoothing)

@@ -81,11 +81,6 @@ class ElasticEpoch:
     clip: float | None = None
     """Largest norm of the gradient, applied behind each sub-network."""
 
-    @property
-    def steps(self) -> int:
-        """Optimiser steps in an epoch."""
-        return len(self.split) // min(self.batch_size, len(self.split))
-
 
 def train_epoch(
     network: SuperNetwork,

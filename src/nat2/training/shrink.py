@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from nat2.data.dataset import Split
-from nat2.data.transform import Pipeline, ResizedImages
+from nat2.data.transform import Pipeline, ResizedImages, steps_per_epoch
 from nat2.settings import Phase, ShrinkSettings
 from nat2.space.arch import Arch
 from nat2.space.space import SearchSpace
@@ -88,7 +88,7 @@ def shrink(
         metadata = load_state(state, network, optimizer)
         first, done = metadata["phase"], metadata["epochs"]
     for number, phase in enumerate(phases):
-        steps = len(split) // min(settings.batch_size, len(split))
+        steps = steps_per_epoch(len(split), settings.batch_size)
         if number < first:
             tick(steps * phase.epochs)
             continue
