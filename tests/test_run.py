@@ -55,6 +55,14 @@ def finish(arguments: list[str], **options: object) -> tuple[int, str, str]:
     return process.returncode, output, errors
 
 
+def refusal(arguments: list[str]) -> str:
+    """What the program says when it refuses a command."""
+    code, _, errors = finish(arguments)
+    assert code == 2
+    assert "Traceback" not in errors
+    return errors
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("a place")
@@ -155,10 +163,8 @@ def test_a_run_killed_in_any_stage_ends_with_the_same_networks(
 
 
 def test_another_configuration_is_refused_and_named(whole: tuple[Path, str], place: tuple[Path, Path]) -> None:
-    code, _, errors = finish(command(*place, whole[0], "--seed", "7", "--search.candidates=5"))
-    assert code == 2
+    errors = refusal(command(*place, whole[0], "--seed", "7", "--search.candidates=5"))
     assert "seed (0 there, 7 now); search.candidates (3 there, 5 now)" in errors
-    assert "Traceback" not in errors
 
 
 def test_changed_images_are_refused(whole: tuple[Path, str], place: tuple[Path, Path], tmp_path: Path) -> None:
@@ -169,9 +175,7 @@ def test_changed_images_are_refused(whole: tuple[Path, str], place: tuple[Path, 
     (out / "config.yaml").write_text(yaml.safe_dump(config | {"data": str(data)}, sort_keys=False))
     (out / "data.json").write_text((whole[0] / "data.json").read_text())
     (data / "north east" / "0.png").write_bytes((data / "north west" / "0.png").read_bytes())
-    code, _, errors = finish(command(data, place[1], out))
-    assert code == 2
-    assert "not those that the run" in errors
+    assert "not those that the run" in refusal(command(data, place[1], out))
 
 
 def test_the_same_images_by_another_path_are_the_same_run(whole: tuple[Path, str], place: tuple[Path, Path]) -> None:
@@ -190,10 +194,7 @@ def test_a_finished_run_that_is_no_longer_whole_says_so(
     out = tmp_path / "run"
     shutil.copytree(whole[0], out)
     next(out.glob(lost)).unlink()
-    code, _, errors = finish(command(*place, out))
-    assert code == 2
-    assert Path(lost).name in errors
-    assert "Traceback" not in errors
+    assert Path(lost).name in refusal(command(*place, out))
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "data.json", "results.json"])
@@ -203,10 +204,7 @@ def test_a_damaged_run_folder_is_refused(
     out = tmp_path / "run"
     shutil.copytree(whole[0], out)
     (out / name).write_bytes((out / name).read_bytes()[:5])
-    code, _, errors = finish(command(*place, out))
-    assert code == 2
-    assert "damaged run" in errors
-    assert "Traceback" not in errors
+    assert "damaged run" in refusal(command(*place, out))
 
 
 def test_an_interrupted_fresh_start_is_made_good(whole: tuple[Path, str], tmp_path: Path) -> None:

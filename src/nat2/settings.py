@@ -27,10 +27,14 @@ def _check_not_negative(settings: object, of: str, *names: str) -> None:
             raise ConfigError(f"`{name}` of {of} must be 0 or more; got {getattr(settings, name)}")
 
 
-def _check_batch(settings: object, of: str, name: str = "batch_size") -> None:
-    """Raise ConfigError unless the named field is at least 2: one image has no batch statistics."""
-    if getattr(settings, name) < 2:
-        raise ConfigError(f"`{name}` of {of} must be at least 2; got {getattr(settings, name)}")
+def _check_at_least(settings: object, of: str, minimum: int, *names: str) -> None:
+    """Raise ConfigError unless each named field reaches the minimum."""
+    for name in names:
+        if getattr(settings, name) < minimum:
+            raise ConfigError(f"`{name}` of {of} must be at least {minimum}; got {getattr(settings, name)}")
+
+
+_PAIR = 2  # images in a batch: one image has no batch statistics
 
 
 def _check_share(settings: object, of: str, name: str) -> None:
@@ -151,8 +155,7 @@ class ShrinkSettings:
         Raises:
             ConfigError: a number is outside its range.
         """
-        _check_batch(self, "the shrinking")
-        _check_batch(self, "the shrinking", "calibration_images")
+        _check_at_least(self, "the shrinking", _PAIR, "batch_size", "calibration_images")
         _check_share(self, "the shrinking", "label_smoothing")
         _check_not_negative(self, "the shrinking", "weight_decay", "kd_ratio")
 
@@ -187,7 +190,7 @@ class AdaptSettings:
             ConfigError: a number is outside its range.
         """
         _check_not_negative(self, "the adaptation", "epochs", "warmup_epochs", "weight_decay", "kd_ratio")
-        _check_batch(self, "the adaptation")
+        _check_at_least(self, "the adaptation", _PAIR, "batch_size")
         _check_positive(self, "the adaptation", "lr", "subnets", "clip", "smoothing")
 
 
@@ -217,7 +220,7 @@ class FinetuneSettings:
             ConfigError: a number is outside its range.
         """
         _check_not_negative(self, "the fine-tuning", "epochs", "weight_decay")
-        _check_batch(self, "the fine-tuning")
+        _check_at_least(self, "the fine-tuning", _PAIR, "batch_size")
         _check_positive(self, "the fine-tuning", "patience", "lr")
         _check_share(self, "the fine-tuning", "label_smoothing")
 
@@ -251,17 +254,13 @@ class SearchSettings:
         """Check the ranges.
 
         Raises:
-            ConfigError: a number is not positive.
+            ConfigError: a number is below its minimum.
         """
-        for name in ("oversample", "candidates", "top", "inner_generations"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` of the search must be at least 1; got {getattr(self, name)}")
-        if self.generations < 0:
-            raise ConfigError(f"`generations` of the search must be 0 or more; got {self.generations}")
+        _check_at_least(self, "the search", 1, "oversample", "candidates", "top", "inner_generations")
+        _check_at_least(self, "the search", 4, "population")
+        _check_not_negative(self, "the search", "generations")
         if self.archive < 8:
             raise ConfigError(f"`archive` of the search must be at least 8, to fit a predictor; got {self.archive}")
-        if self.population < 4:
-            raise ConfigError(f"`population` of the search must be at least 4; got {self.population}")
 
     def evaluations(self, *, adapts: bool) -> int:
         """How many networks are evaluated, if every generation finds all its candidates."""
