@@ -43,7 +43,7 @@ def test_every_setting_has_a_sentence_of_help(capsys: pytest.CaptureFixture[str]
         (["--objectives", "params"], "must include error"),
         (["--networks", "0"], "--networks must be at least 1; got 0"),
         (["--networks", "many"], "networks"),
-        (["--width", "-1"], "--width must be above 0"),
+        (["--width", "-1"], "--width must be a number from 0.1 to 8"),
         (["--resolutions", "64,48"], "--resolutions must be ascending"),
         (["--resolutions", "8,9", "--stem-stride", "2"], "one pixel"),
         (["--search.archive", "2"], "`archive` of the search must be at least 8"),

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import yaml
 
 from nat2.cli import build_parser
-from nat2.config import PHASES, PRESETS, RunConfig, macro_for, parse_resolutions, resolutions_for
+from nat2.config import (
+    PHASES,
+    PRESETS,
+    Family,
+    RunConfig,
+    macros_for,
+    parse_resolutions,
+    parse_widths,
+    resolutions_for,
+)
 from nat2.errors import ConfigError
 from nat2.settings import SHORT
 
@@ -22,7 +33,17 @@ def test_resolutions_follow_the_images(native: int, sides: tuple[int, ...]) -> N
 @pytest.mark.parametrize("native", range(1, 400))
 def test_automatic_resolutions_never_collapse_the_feature_map(native: int) -> None:
     sides = resolutions_for(native)
-    assert macro_for(RunConfig(), classes=10, channels=3, resolutions=sides).feature_sizes(sides[0])[3] >= 2
+    (macro,) = macros_for(RunConfig(), classes=10, channels=3, resolutions=sides)
+    assert macro.feature_sizes(sides[0])[3] >= 2
+
+
+def test_families_and_widths_are_those_asked_for() -> None:
+    for family in get_args(Family):
+        config = RunConfig(family=family, width="1.0,1.2")
+        macros = macros_for(config, classes=10, channels=3, resolutions=(64,))
+        assert [macro.width for macro in macros] == [1.0, 1.2]
+        assert {macro.family for macro in macros} == {family}
+    assert parse_widths(0.25) == (0.25,)
 
 
 @pytest.mark.parametrize("text", ["", "64,48", "48,48", "4,8", "a", "48;56", "48.5"])
@@ -33,7 +54,7 @@ def test_unusable_resolutions_are_refused(text: str) -> None:
 
 def test_a_collapsed_feature_map_is_reported_with_the_remedy() -> None:
     with pytest.raises(ConfigError, match=r"one pixel.*--stem_stride 1 or larger --resolutions"):
-        macro_for(RunConfig(stem_stride=2), classes=10, channels=1, resolutions=(16, 20))
+        macros_for(RunConfig(stem_stride=2), classes=10, channels=1, resolutions=(16, 20))
 
 
 @pytest.mark.parametrize(
@@ -42,6 +63,8 @@ def test_a_collapsed_feature_map_is_reported_with_the_remedy() -> None:
         {"objectives": "speed"},
         {"networks": 0},
         {"width": -1.0},
+        {"width": "1.2,1.0"},
+        {"width": "wide"},
         {"stem_stride": 3},
         {"dropout": 1.0},
         {"val_fraction": 0.0},
@@ -75,7 +98,8 @@ def test_presets_are_the_published_settings() -> None:
     )
     table = [(phase.epochs, phase.lr, phase.subnets) for phase in nat2.phases]
     assert table == [
-        (180, 0.08, 1), (120, 0.03, 1), (25, 1.875e-3, 2), (60, 3.75e-3, 2), (90, 7.5e-3, 2), (120, 1.5e-2, 2),
+        (180, 0.08, 1), (120, 0.03, 1), (25, 2.5e-3, 2), (120, 7.5e-3, 2),
+            (25, 1.875e-3, 2), (60, 3.75e-3, 2), (90, 7.5e-3, 2), (120, 1.5e-2, 2),
         (25, 2.5e-3, 2), (120, 7.5e-3, 2), (25, 2.5e-3, 4), (120, 7.5e-3, 4),
     ]  # fmt: skip
 

@@ -12,12 +12,14 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import yaml
 
 from nat2.folder import RunFolder
+from nat2.space import Arch
 from tests.tiny import write_corners, write_settings
 
 STAGES = (
@@ -88,7 +90,7 @@ def test_the_run_folder_explains_itself(whole: tuple[Path, str]) -> None:
     names = {path.name for path in out.iterdir()}
     assert names == {
         ".lock", "archive.db", "config.yaml", "data.json", "environment.json", "log.csv", "networks", "pareto.csv",
-        "pareto.png", "report.html", "results.json", "seconds.json", "supernet.safetensors",
+        "pareto.png", "report.html", "results.json", "seconds.json", "supernet-w0.25.safetensors",
     }  # fmt: skip
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["search"]["archive"] == 8
@@ -134,32 +136,61 @@ def test_a_finished_run_is_not_repeated(whole: tuple[Path, str], place: tuple[Pa
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+def kill(arguments: list[str], text: str, times: int = 1) -> None:
+    """Run until a line that holds `text` was printed so many times, and a moment longer."""
+    process = start(arguments)
+    assert process.stdout is not None
+    seen = 0
+    for line in process.stdout:
+        seen += text in line
+        if seen == times:
+            time.sleep(0.3)  # somewhere inside what comes next
+            break
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert seen == times
+
+
+def assert_same_outcome(out: Path, expected: Path) -> None:
+    for name in ("pareto.csv", "results.json", "config.yaml"):
+        assert (out / name).read_text() == (expected / name).read_text()
+    unchanging = ("generation", "hypervolume", "archive", "evaluations", "tau", "rho", "rmse")
+    for row, other in zip(rows(out / "log.csv"), rows(expected / "log.csv"), strict=True):
+        assert [row[name] for name in unchanging] == [other[name] for name in unchanging]
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_killed_in_any_stage_ends_with_the_same_networks(
     place: tuple[Path, Path], whole: tuple[Path, str], tmp_path: Path, stage: str
 ) -> None:
     out = tmp_path / "killed"
-    text, _, times = stage.partition(" 2") if stage == "exported 2" else (stage, "", "")
-    wanted = 2 if stage == "exported 2" else 1
-    process = start(command(*place, out))
-    assert process.stdout is not None
-    seen = 0
-    for line in process.stdout:
-        seen += text in line or (stage == "nothing" and "objectives" in line)
-        if seen == wanted:
-            time.sleep(0.3)  # somewhere inside what comes next
-            break
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert seen == wanted, times
-    assert not (out / "results.json").exists() or stage == "exported 2"
+    if stage == "exported 2":
+        kill(command(*place, out), "exported", times=2)
+    else:
+        kill(command(*place, out), "objectives" if stage == "nothing" else stage)
+        assert not (out / "results.json").exists()
     code, _, errors = finish(command(*place, out))
     assert code == 0, errors
-    for name in ("pareto.csv", "results.json", "config.yaml"):
-        assert (out / name).read_text() == (whole[0] / name).read_text()
-    unchanging = ("generation", "hypervolume", "archive", "evaluations", "tau", "rho", "rmse")
-    for row, expected in zip(rows(out / "log.csv"), rows(whole[0] / "log.csv"), strict=True):
-        assert [row[name] for name in unchanging] == [expected[name] for name in unchanging]
+    assert_same_outcome(out, whole[0])
+
+
+def test_parallel_blocks_and_two_widths_go_the_whole_way_and_survive_a_kill(
+    place: tuple[Path, Path], tmp_path: Path
+) -> None:
+    options = ("--family", "EE_DP", "--width", "0.15,0.25")
+    code, output, errors = finish(command(*place, tmp_path / "whole", *options))
+    assert code == 0, errors
+    assert "EE_DP of width 0.15 and 0.25" in output
+    names = {path.name for path in (tmp_path / "whole").glob("supernet-*")}
+    assert names == {"supernet-w0.15.safetensors", "supernet-w0.25.safetensors"}
+    with closing(sqlite3.connect(tmp_path / "whole" / "archive.db")) as archive:
+        archs = [row[0] for row in archive.execute("SELECT arch FROM evaluations")]
+    assert {Arch.from_key(arch).width for arch in archs} == {0.15, 0.25}
+    assert len({layer.blocks for arch in archs for layer in Arch.from_key(arch).stages[0]}) > 3
+    kill(command(*place, tmp_path / "killed", *options), "train width 0.25: full")
+    code, _, errors = finish(command(*place, tmp_path / "killed", *options))
+    assert code == 0, errors
+    assert_same_outcome(tmp_path / "killed", tmp_path / "whole")
 
 
 def test_another_configuration_is_refused_and_named(whole: tuple[Path, str], place: tuple[Path, Path]) -> None:

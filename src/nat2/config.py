@@ -20,7 +20,7 @@ from nat2.settings import (
 )
 from nat2.space.macro import STAGES, Macro
 
-Family = Literal["EE_D", "EE_B", "SE_D", "SE_B"]
+Family = Literal["EE_D", "EE_B", "EE_P", "EE_DP", "SE_D", "SE_B", "SE_P", "SE_DP"]
 Preset = Literal["quick", "nat2", "nat"]
 
 
@@ -39,9 +39,10 @@ class RunConfig:
     preset: Preset = "quick"
     """Settings to begin with: `quick` for small data and machines, `nat2` and `nat` for published sizes."""
     family: Family = "EE_D"
-    """Super-network: EE has an exit behind each stage, SE one; D has dense skips, B none."""
-    width: float = 0.0
-    """Width multiplier of the super-network; 1.0 and 1.2 are published; 0 chooses 0.35 for tiny images, else 0.5."""
+    """Super-network: EE has an exit behind each stage, SE one; D has dense skips, P parallel blocks, B neither."""
+    width: str | float = "auto"
+    """Width multiplier of the super-network, or several separated by commas, side by side in one search (1.0,1.2 are
+    the published ones); `auto` chooses 0.35 for tiny images, else 0.5."""
     resolutions: str = "auto"
     """Image sides to search, ascending, separated by commas; `auto` chooses three by the size of the images."""
     stem_stride: int = 0
@@ -82,8 +83,8 @@ class RunConfig:
             raise ConfigError(f"--networks must be at least 1; got {self.networks}")
         if self.stem_stride not in (0, 1, 2):
             raise ConfigError(f"--stem_stride must be 1 or 2, or 0 to choose; got {self.stem_stride}")
-        if not 0 <= self.width <= 8:
-            raise ConfigError(f"--width must be above 0 and at most 8, or 0 to choose; got {self.width}")
+        if self.width != "auto":
+            parse_widths(self.width)
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"--dropout must be at least 0 and below 1; got {self.dropout}")
         for name in ("val_fraction", "test_fraction"):
@@ -154,6 +155,23 @@ def parse_resolutions(text: str) -> tuple[int, ...]:
     return sides
 
 
+def parse_widths(value: str | float) -> tuple[float, ...]:
+    """Read a width multiplier or a list of them, e.g. ``1.0,1.2``.
+
+    Raises:
+        ConfigError: they are not ascending numbers from 0.1 to 8.
+    """
+    try:
+        widths = tuple(float(part) for part in str(value).split(","))
+    except ValueError:
+        widths = ()
+    if not widths or list(widths) != sorted(set(widths)) or not 0.1 <= widths[0] <= widths[-1] <= 8:
+        raise ConfigError(
+            f"--width must be a number from 0.1 to 8, or ascending ones like 1.0,1.2, or auto; got {value!r}"
+        )
+    return widths
+
+
 def resolutions_for(native: int) -> tuple[int, ...]:
     """Three sides to search for images that are `native` pixels wide or high: up to 64, at least 14."""
     if native < 16:
@@ -163,31 +181,38 @@ def resolutions_for(native: int) -> tuple[int, ...]:
     return (largest - 2 * step, largest - step, largest)
 
 
-def macro_for(config: RunConfig, *, classes: int, channels: int, resolutions: tuple[int, ...]) -> Macro:
-    """The macro-architecture of a configuration.
+def macros_for(config: RunConfig, *, classes: int, channels: int, resolutions: tuple[int, ...]) -> tuple[Macro, ...]:
+    """The macro-architecture of each width of a configuration, narrowest first.
 
     Raises:
         ConfigError: at the smallest resolution the feature map shrinks to one pixel before the last two stages.
     """
-    macro = Macro(
-        classes=classes,
-        channels=channels,
-        width=config.width or (0.35 if resolutions[-1] < 24 else 0.5),
-        early_exits=config.family.startswith("EE"),
-        dense_skips=config.family.endswith("D"),
-        stem_stride=config.stem_stride or (1 if resolutions[-1] < 48 else 2),
+    exits, _, body = config.family.partition("_")
+    narrow = 0.35 if resolutions[-1] < 24 else 0.5
+    macros = tuple(
+        Macro(
+            classes=classes,
+            channels=channels,
+            width=width,
+            early_exits=exits == "EE",
+            dense_skips="D" in body,
+            parallel_blocks="P" in body,
+            stem_stride=config.stem_stride or (1 if resolutions[-1] < 48 else 2),
+        )
+        for width in ((narrow,) if config.width == "auto" else parse_widths(config.width))
     )
-    if macro.feature_sizes(resolutions[0])[STAGES - 2] < 2:
-        remedy = "--stem_stride 1 or larger --resolutions" if macro.stem_stride == 2 else "larger --resolutions"
+    stride = macros[0].stem_stride
+    if macros[0].feature_sizes(resolutions[0])[STAGES - 2] < 2:
+        remedy = "--stem_stride 1 or larger --resolutions" if stride == 2 else "larger --resolutions"
         raise ConfigError(
-            f"at {resolutions[0]} pixels with a stem of stride {macro.stem_stride} nothing but one pixel is left "
+            f"at {resolutions[0]} pixels with a stem of stride {stride} nothing but one pixel is left "
             f"before the last two stages; use {remedy}"
         )
-    return macro
+    return macros
 
 
 _PUBLISHED: dict[str, Any] = {
-    "width": 1.0,
+    "width": "1.0",
     "networks": 4,
     "adapt": {"epochs": 5, "lr": 2.5e-3, "warmup_epochs": 5.0, "subnets": 4, "batch_size": 256},
     "finetune": {"epochs": 150, "patience": 30, "lr": 1e-4, "label_smoothing": 0.0},

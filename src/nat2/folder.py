@@ -61,7 +61,9 @@ class RunFolder:
 
     def _refuse_foreign(self) -> None:
         names = {entry.name for entry in self.path.iterdir()}
-        foreign = sorted(name for name in names - _OWN if not (name.startswith(".") and name.endswith(".tmp")))
+        foreign = sorted(
+            name for name in names if not (_is_own(name) or (name.startswith(".") and name.endswith(".tmp")))
+        )
         if foreign and not names & {"config.yaml", _CLEARING}:
             raise RunError(
                 f"{self.path} holds files that are not a run's ({', '.join(foreign[:5])}); choose an empty or new "
@@ -109,20 +111,18 @@ class RunFolder:
         """The report."""
         return self.path / "report.html"
 
-    @property
-    def supernet(self) -> Path:
-        """Weights of the adapted super-network."""
-        return self.path / "supernet.safetensors"
+    def supernet(self, width: float) -> Path:
+        """Weights of the adapted super-network of a width."""
+        return self.path / f"supernet-w{width}.safetensors"
 
     @property
     def state(self) -> Path:
         """Resume points; removed when the run is finished."""
         return self.path / "state"
 
-    @property
-    def trained(self) -> Path:
-        """Weights of the super-network before the search."""
-        return self.state / "trained.safetensors"
+    def trained(self, width: float) -> Path:
+        """Weights of the super-network of a width before the search."""
+        return self.state / f"trained-w{width}.safetensors"
 
     def network(self, identity: str) -> Path:
         """The files of one returned network."""
@@ -175,7 +175,8 @@ class RunFolder:
         """Remove an earlier run; a kill in between is made good when the folder is opened the next time."""
         try:
             (self.path / _CLEARING).touch()
-            for name in (*sorted(_OWN - {".lock", _CLEARING}), _CLEARING):
+            owned = sorted(entry.name for entry in self.path.iterdir() if _is_own(entry.name))
+            for name in (*(name for name in owned if name not in (".lock", _CLEARING)), _CLEARING):
                 entry = self.path / name
                 if entry.is_dir():
                     shutil.rmtree(entry)
@@ -250,8 +251,12 @@ _CLEARING = ".clearing"
 _OWN = {
     ".lock", _CLEARING, "archive.db", "archive.db-shm", "archive.db-wal", "config.yaml", "data.json",
     "environment.json", "log.csv", "networks", "pareto.csv", "pareto.png", "report.html", "results.json",
-    "seconds.json", "state", "supernet.safetensors",
+    "seconds.json", "state",
 }  # fmt: skip
+
+
+def _is_own(name: str) -> bool:
+    return name in _OWN or (name.startswith("supernet-w") and name.endswith(".safetensors"))
 
 
 def environment() -> dict[str, Any]:

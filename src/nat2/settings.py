@@ -80,6 +80,8 @@ class Phase:
     """Depths that are open."""
     exits: tuple[int, ...] = (5,)
     """Exits that are open; ignored by the single-exit families."""
+    levels: tuple[int, ...] = (3,)
+    """How many of a layer's parallel blocks may be active; ignored by the families without them."""
     subnets: int = 1
     """Sub-networks a step, whose gradients are added."""
     joint: bool = False
@@ -96,40 +98,46 @@ class Phase:
         _check_positive(self, f"phase {self.name!r}", "epochs", "lr", "subnets")
         _check_not_negative(self, f"phase {self.name!r}", "warmup_epochs")
         # The search space knows which choices exist.
-        SearchSpace(resolutions=(32,), kernels=self.kernels, expands=self.expands, depths=self.depths, exits=self.exits)
+        SearchSpace(
+            resolutions=(32,),
+            kernels=self.kernels,
+            expands=self.expands,
+            depths=self.depths,
+            exits=self.exits,
+            levels=self.levels,
+            parallel_blocks=True,
+        )
 
 
-_KERNELS, _EXITS, _DEPTHS = (3, 5, 7), (1, 2, 3, 4, 5), (2, 3, 4)
+_KERNELS, _EXITS, _DEPTHS, _LEVELS = (3, 5, 7), (1, 2, 3, 4, 5), (2, 3, 4), (1, 2, 3)
+_HEIGHT = Phase(name="height", epochs=5, lr=0.03, subnets=2, kernels=_KERNELS, levels=_LEVELS, exits=_EXITS)
 SHORT: tuple[Phase, ...] = (
     Phase(name="full", epochs=6, lr=0.08, joint=True, warmup_epochs=1),
     Phase(name="kernel", epochs=2, lr=0.03, kernels=_KERNELS),
-    Phase(name="height", epochs=5, lr=0.03, subnets=2, kernels=_KERNELS, exits=_EXITS),
-    Phase(name="depth", epochs=4, lr=0.03, subnets=2, kernels=_KERNELS, exits=_EXITS, depths=_DEPTHS),
-    Phase(
-        name="expand 1", epochs=3, lr=0.03, subnets=2,
-        kernels=_KERNELS, exits=_EXITS, depths=_DEPTHS, expands=(4, 6),
-    ),
-    Phase(
-        name="expand 2", epochs=8, lr=0.04, subnets=2,
-        kernels=_KERNELS, exits=_EXITS, depths=_DEPTHS, expands=(3, 4, 6),
-    ),
-)  # fmt: skip
+    Phase(name="level", epochs=3, lr=0.03, subnets=2, kernels=_KERNELS, levels=_LEVELS),
+    _HEIGHT,
+    replace(_HEIGHT, name="depth", epochs=4, depths=_DEPTHS),
+    replace(_HEIGHT, name="expand 1", epochs=3, depths=_DEPTHS, expands=(4, 6)),
+    replace(_HEIGHT, name="expand 2", epochs=8, lr=0.04, depths=_DEPTHS, expands=(3, 4, 6)),
+)
 """A short form of the published schedule (OFAv2), for small data sets and machines."""
 
-_DEPTH = Phase(name="depth", epochs=25, lr=2.5e-3, subnets=2, kernels=_KERNELS, exits=_EXITS, depths=_DEPTHS)
+_DEPTH = replace(_HEIGHT, name="depth", epochs=25, lr=2.5e-3, depths=_DEPTHS)
 OFAV2: tuple[Phase, ...] = (
     Phase(name="full", epochs=180, lr=0.08, joint=True),
     Phase(name="kernel", epochs=120, lr=0.03, kernels=_KERNELS, warmup_epochs=5),
-    Phase(name="height 1", epochs=25, lr=1.875e-3, subnets=2, kernels=_KERNELS, exits=(4, 5)),
-    Phase(name="height 2", epochs=60, lr=3.75e-3, subnets=2, kernels=_KERNELS, exits=(3, 4, 5), warmup_epochs=5),
-    Phase(name="height 3", epochs=90, lr=7.5e-3, subnets=2, kernels=_KERNELS, exits=(2, 3, 4, 5), warmup_epochs=5),
-    Phase(name="height 4", epochs=120, lr=1.5e-2, subnets=2, kernels=_KERNELS, exits=_EXITS, warmup_epochs=5),
-    Phase(name="depth 1", epochs=25, lr=2.5e-3, subnets=2, kernels=_KERNELS, exits=_EXITS, depths=(3, 4)),
+    Phase(name="level 1", epochs=25, lr=2.5e-3, subnets=2, kernels=_KERNELS, levels=(2, 3)),
+    Phase(name="level 2", epochs=120, lr=7.5e-3, subnets=2, kernels=_KERNELS, levels=_LEVELS, warmup_epochs=5),
+    replace(_HEIGHT, name="height 1", epochs=25, lr=1.875e-3, exits=(4, 5)),
+    replace(_HEIGHT, name="height 2", epochs=60, lr=3.75e-3, exits=(3, 4, 5), warmup_epochs=5),
+    replace(_HEIGHT, name="height 3", epochs=90, lr=7.5e-3, exits=(2, 3, 4, 5), warmup_epochs=5),
+    replace(_HEIGHT, name="height 4", epochs=120, lr=1.5e-2, warmup_epochs=5),
+    replace(_DEPTH, name="depth 1", depths=(3, 4)),
     replace(_DEPTH, name="depth 2", epochs=120, lr=7.5e-3, warmup_epochs=5),
     replace(_DEPTH, name="expand 1", subnets=4, expands=(4, 6)),
     replace(_DEPTH, name="expand 2", epochs=120, lr=7.5e-3, subnets=4, expands=(3, 4, 6), warmup_epochs=5),
 )
-"""The published schedule (OFAv2, extended progressive shrinking); without its exit phases, that of OFA."""
+"""The published schedule (OFAv2, extended progressive shrinking); without its level and height phases, that of OFA."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from nat2.allocator import keep_freed_memory
-from nat2.config import PHASES, RunConfig, macro_for, parse_resolutions, resolutions_for
+from nat2.config import PHASES, RunConfig, macros_for, parse_resolutions, resolutions_for
 from nat2.data.dataset import Dataset, read_dataset
 from nat2.data.sources import native_side
 from nat2.data.transform import Pipeline, ResizedImages, steps_per_epoch
@@ -34,7 +34,7 @@ from nat2.search.select import non_dominated, recommend
 from nat2.search.task import Search
 from nat2.seeds import torch_generator
 from nat2.space import Arch, CostTable, Macro, SearchSpace, cost
-from nat2.supernet import StaticNetwork, Statistics, SuperNetwork, calibrate, extract, normalize_by
+from nat2.supernet import StaticNetwork, Statistics, SuperNetwork, SuperNetworks, calibrate, extract, normalize_by
 from nat2.supernet.checkpoint import load_weights
 from nat2.supernet.static import channels_last
 from nat2.training.adapt import Adaptation
@@ -51,7 +51,7 @@ class Job:
     folder: RunFolder
     dataset: Dataset
     pipeline: Pipeline
-    macro: Macro
+    macros: tuple[Macro, ...]
     space: SearchSpace
     progress: Progress
     calibration: ResizedImages
@@ -93,13 +93,13 @@ def run(config: RunConfig, *, out: Path | None = None, fresh: bool = False, quie
                 "classes; choose another folder with --out"
             )
         progress.say(f"reading {config.data}")
-        config, dataset, macro = prepare(config)
+        config, dataset, macros = prepare(config)
         with RunFolder(out, fresh=fresh) as folder:
             folder.claim(config, dataset)
             if folder.finished:
                 progress.say(f"{out} holds the finished run of this configuration; --fresh starts over")
             else:
-                results = _stages(config, dataset, macro, folder, progress)
+                results = _stages(config, dataset, macros, folder, progress)
                 folder.finish(results)
             results = folder.results()
             progress.rest()
@@ -107,8 +107,8 @@ def run(config: RunConfig, *, out: Path | None = None, fresh: bool = False, quie
             return results
 
 
-def prepare(config: RunConfig) -> tuple[RunConfig, Dataset, Macro]:
-    """Read the images and settle what the configuration leaves open."""
+def prepare(config: RunConfig) -> tuple[RunConfig, Dataset, tuple[Macro, ...]]:
+    """Read the images and settle what the configuration leaves open; a macro-architecture for each width."""
     if config.resolutions == "auto":
         sides = resolutions_for(native_side(config.data))
     else:
@@ -121,29 +121,31 @@ def prepare(config: RunConfig) -> tuple[RunConfig, Dataset, Macro]:
         test_fraction=config.test_fraction,
         skip_bad_images=config.skip_bad_images,
     )
-    macro = macro_for(config, classes=len(dataset.classes), channels=dataset.channels, resolutions=sides)
+    macros = macros_for(config, classes=len(dataset.classes), channels=dataset.channels, resolutions=sides)
     augmentation = dataclasses.replace(config.augmentation, flip=config.augmentation.flip and dataset.flip)
     settled = dataclasses.replace(
         config,
         resolutions=",".join(map(str, sides)),
-        width=macro.width,
-        stem_stride=macro.stem_stride,
+        width=",".join(str(macro.width) for macro in macros),
+        stem_stride=macros[0].stem_stride,
         augmentation=augmentation,
         phases=config.phases or PHASES[config.preset],
     )
-    return settled, dataset, macro
+    return settled, dataset, macros
 
 
-def _stages(config: RunConfig, dataset: Dataset, macro: Macro, folder: RunFolder, progress: Progress) -> list[Result]:
+def _stages(
+    config: RunConfig, dataset: Dataset, macros: tuple[Macro, ...], folder: RunFolder, progress: Progress
+) -> list[Result]:
     pipeline = Pipeline(dataset.mean, dataset.std, config.augmentation)
-    space = SearchSpace.of(macro, parse_resolutions(config.resolutions))
+    space = SearchSpace.of(macros, parse_resolutions(config.resolutions))
     calibration = calibration_images(dataset.train, config.shrink.calibration_images)
     job = Job(
         config=config,
         folder=folder,
         dataset=dataset,
         pipeline=pipeline,
-        macro=macro,
+        macros=macros,
         space=space,
         progress=progress,
         calibration=ResizedImages(calibration, pipeline),
@@ -152,64 +154,76 @@ def _stages(config: RunConfig, dataset: Dataset, macro: Macro, folder: RunFolder
     for name, text in _introduction(job):
         progress.say(f"{name}: {text}")
     with _timed(job, "train") as lap:
-        network = train_supernet(job, lap)
+        networks = train_supernets(job, lap)
     with Archive(folder.archive) as archive:
         with _timed(job, "search") as lap:
-            found = search_networks(job, network, archive, lap)
+            found = search_networks(job, networks, archive, lap)
         with _timed(job, "fine-tune and export") as lap:
-            results = [polish(job, network, evaluation, lap) for evaluation in _returned(job, found)]
+            results = [
+                polish(job, networks[evaluation.arch.width], evaluation, lap) for evaluation in _returned(job, found)
+            ]
         with _timed(job, "report"):
             _report(job, found, results, archive.generations())
     return results
 
 
-def train_supernet(job: Job, lap: Callable[[], None]) -> SuperNetwork:
-    """Stage 1: progressive shrinking. Returns the trained super-network, or reads it if this was done before."""
-    config, folder = job.config, job.folder
-    generator = torch_generator(config.seed, "weights")
-    network = channels_last(SuperNetwork(job.macro, dropout=config.dropout, generator=generator))
-    if folder.trained.exists():
-        load_weights(network, load_tensors(folder.trained)[0])
-        return network.eval()
-    phases = phases_for(job.space, config.phases)
+def train_supernets(job: Job, lap: Callable[[], None]) -> SuperNetworks:
+    """Stage 1: progressive shrinking of the super-network of each width; reads those that were trained before."""
+    config = job.config
     steps = steps_per_epoch(len(job.dataset.train), config.shrink.batch_size)
-    job.progress.stage("train", sum(phase.epochs for phase in phases) * steps)
+    epochs = sum(phase.epochs for phase in phases_for(job.space, config.phases))
+    if not all(job.folder.trained(macro.width).exists() for macro in job.macros):
+        job.progress.stage("train", epochs * steps * len(job.macros))
+    return SuperNetworks(_train_supernet(job, macro, epochs * steps, lap) for macro in job.macros)
 
-    def report(name: str, loss: float, trained: SuperNetwork) -> None:
-        largest, smallest = (1 - job.error(trained, arch) for arch in (job.space.largest, job.space.smallest))
+
+def _train_supernet(job: Job, macro: Macro, steps: int, lap: Callable[[], None]) -> SuperNetwork:
+    config, trained = job.config, job.folder.trained(macro.width)
+    generator = torch_generator(config.seed, "weights")
+    network = channels_last(SuperNetwork(macro, dropout=config.dropout, generator=generator))
+    if trained.exists():
+        load_weights(network, load_tensors(trained)[0])
+        job.progress.step(steps)
+        return network.eval()
+    space = dataclasses.replace(job.space, widths=(macro.width,))
+    name_of = "train" if len(job.macros) == 1 else f"train width {macro.width}"
+
+    def report(phase: str, loss: float, network: SuperNetwork) -> None:
+        largest, smallest = (1 - job.error(network, arch) for arch in (space.largest, space.smallest))
         job.progress.say(
-            f"train: {name} done, loss {loss:.3f}, validation accuracy {100 * largest:.1f} % (largest network), "
+            f"{name_of}: {phase} done, loss {loss:.3f}, validation accuracy {100 * largest:.1f} % (largest network), "
             f"{100 * smallest:.1f} % (smallest)"
         )
         lap()
 
     shrink(
         network,
-        job.space,
+        space,
         job.dataset.train,
         job.pipeline,
         config.phases,
         config.shrink,
-        state=folder.state / "shrink.safetensors",
+        state=job.folder.state / f"shrink-w{macro.width}.safetensors",
         seed=config.seed,
         report=report,
         tick=job.progress.step,
     )
-    save_tensors(folder.trained, network.state_dict())
+    save_tensors(trained, network.state_dict())
     return network.eval()
 
 
-def search_networks(job: Job, network: SuperNetwork, archive: Archive, lap: Callable[[], None]) -> list[Evaluation]:
-    """Stage 2: NAT2's loop, with adaptation. Returns the last archive; the network holds the adapted weights."""
+def search_networks(job: Job, networks: SuperNetworks, archive: Archive, lap: Callable[[], None]) -> list[Evaluation]:
+    """Stage 2: NAT2's loop, with adaptation. Returns the last archive; the networks hold the adapted weights."""
     config, folder = job.config, job.folder
-    teacher = largest_as_teacher(network, job.space, job.dataset.train, job.pipeline, config.shrink)
+    widest = networks[job.space.largest.width]
+    teacher = largest_as_teacher(widest, job.space, job.dataset.train, job.pipeline, config.shrink)
     objectives = parse_objectives(config.objectives)
     steps = steps_per_epoch(len(job.dataset.train), config.adapt.batch_size)
     adapts = config.adapt.epochs > 0
     training = config.search.generations * config.adapt.epochs * steps
     job.progress.stage("search", config.search.evaluations(adapts=adapts) + training)
     adaptation = Adaptation(
-        network,
+        networks,
         job.space,
         job.dataset.train,
         job.pipeline,
@@ -229,18 +243,20 @@ def search_networks(job: Job, network: SuperNetwork, archive: Archive, lap: Call
     found = search(
         Search(
             space=job.space,
-            costs=CostTable(job.space, {job.macro.width: job.macro}),
+            costs=CostTable(job.space, {macro.width: macro for macro in job.macros}),
             objectives=objectives,
             settings=config.search,
             archive=archive,
-            measure=lambda arch: job.error(network, arch),
+            measure=lambda arch: job.error(networks[arch.width], arch),
             adapt=adaptation.advance if adapts else None,
             seed=config.seed,
             tick=job.progress.step,
             report=report,
         )
     )
-    save_tensors(folder.supernet, network.state_dict(), {"macro": dataclasses.asdict(job.macro)})
+    for network in networks:
+        metadata = {"macro": dataclasses.asdict(network.macro)}
+        save_tensors(folder.supernet(network.macro.width), network.state_dict(), metadata)
     return found
 
 
@@ -335,13 +351,14 @@ def _introduction(job: Job) -> list[tuple[str, str]]:
     dataset, space = job.dataset, job.space
     kind = "grey" if dataset.channels == 1 else "colour"
     counts = f"{len(dataset.train)} training, {len(dataset.val)} validation and {len(dataset.test)} test"
-    largest, smallest = cost(job.macro, space.largest), cost(job.macro, space.smallest)
+    smallest, largest = cost(job.macros[0], space.smallest), cost(job.macros[-1], space.largest)
+    widths = " and ".join(str(macro.width) for macro in job.macros)
     return [
         ("images", f"{counts} images ({kind}) of {len(dataset.classes)} classes"),
         *(("note", note) for note in dataset.notes),
         (
             "networks",
-            f"{job.macro.family} of width {job.macro.width}, {space.size:.1e} of them, from {smallest.params:,} to "
+            f"{job.macros[0].family} of width {widths}, {space.size:.1e} of them, from {smallest.params:,} to "
             f"{largest.params:,} parameters, at {job.config.resolutions.replace(',', ', ')} pixels",
         ),
         ("objectives", job.config.objectives.replace(",", ", ")),

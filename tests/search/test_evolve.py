@@ -16,7 +16,7 @@ COSTS = CostTable(SPACE, {1.0: MACRO})
 
 def objectives(count: int):  # type: ignore[no-untyped-def]
     def evaluate(genomes: np.ndarray) -> np.ndarray:
-        params, macs = COSTS(genomes).T.astype(float)
+        params, macs, _ = COSTS(genomes).T.astype(float)
         benefit = 1 / (1 + np.log(params)) + 0.001 * genomes[:, 3::4].sum(1)
         return np.column_stack([benefit, params, macs])[:, :count]
 

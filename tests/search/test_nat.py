@@ -36,7 +36,7 @@ class World:
     def measure(self, arch: Arch) -> float:
         self._count()
         self.measured.append((arch, self.version))
-        params, macs = cost(MACRO, arch)
+        params, macs, _ = cost(MACRO, arch)
         kernels = np.mean([layer.kernel for stage in arch.stages for layer in stage])
         return float(np.clip(1.6 - 0.06 * np.log(params) - 0.03 * np.log(macs) - 0.01 * kernels, 0, 1)) / (
             1 + 0.05 * self.version
@@ -150,7 +150,7 @@ def test_the_search_beats_random_sampling_at_the_same_cost(archive: Archive) -> 
     search(task(world, archive, adapts=False, generations=6))
     everything = [evaluation for evaluation, _ in archive.evaluations()]
     random = [
-        Evaluation(arch, world.measure(arch), *cost(MACRO, arch))
+        Evaluation(arch, world.measure(arch), *cost(MACRO, arch)[:2])
         for arch in SPACE.sample_distinct(len(everything), np.random.default_rng(5))
     ]
     values, others = (np.array([e.values(("error", "params")) for e in each]) for each in (everything, random))

@@ -15,7 +15,7 @@ SPACE = SearchSpace.of(MACRO, (48, 56, 64))
 def problem(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """An error that falls with size and has noise, on networks of the space."""
     genomes = SPACE.sample(count, np.random.default_rng(seed))
-    params, macs = CostTable(SPACE, {1.0: MACRO})(genomes).T
+    params, macs, _ = CostTable(SPACE, {1.0: MACRO})(genomes).T
     noise = np.random.default_rng(seed + 1).normal(0, 0.005, count)
     return genomes, 1.2 - 0.03 * np.log(params) - 0.03 * np.log(macs) + noise
 

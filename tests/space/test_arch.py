@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nat2.errors import ArchError
-from nat2.space import Arch, SearchSpace
+from nat2.space import Arch, Layer, SearchSpace
 from tests.strategies import archs_in
 
-SPACE = SearchSpace(resolutions=(48, 56, 64), widths=(1.0, 1.2))
+SPACE = SearchSpace(resolutions=(48, 56, 64), widths=(1.0, 1.2), parallel_blocks=True)
 # The example of the reference counts; also used in test_cost.
 A_STAR = {
     "ks": [7, 7, 7, 7, 7, 3, 5, 3, 3, 5, 7, 3, 5, 5, 3, 3, 3, 3, 3, 5],
@@ -30,6 +30,57 @@ def test_every_form_reads_back_as_the_same_network(arch: Arch) -> None:
 def test_equal_networks_and_only_they_have_equal_keys(first: Arch, second: Arch) -> None:
     assert (first == second) == (first.key == second.key)
     assert (first == second) <= (first.id == second.id)
+
+
+def test_kernel_and_expand_ratio_exist_only_with_an_inverted_bottleneck() -> None:
+    archs = {Arch(64, 1.0, ((Layer(kernel, 4, blocks), Layer(3, 3)),)) for kernel in (3, 7) for blocks in (2, 6)}
+    assert {arch.key for arch in archs} == {"r64-w1.0-c.k3e3", "r64-w1.0-k3e4c.k3e3", "r64-w1.0-k7e4c.k3e3"}
+
+
+def test_strings_of_nat_are_read_and_written() -> None:
+    # The string and the dictionary are those published for NAT-M1, but for the layers that do not exist.
+    text, resolutions = "08 0 1100 1440 5510 5220 8877", tuple(range(192, 257, 4))
+    arch = Arch.from_nat(text, resolutions=resolutions)
+    assert (arch.resolution, arch.width, arch.depths) == (224, 1.0, (2, 3, 3, 3, 4))
+    assert arch.stages[0] == (Layer(3, 3), Layer(3, 3))
+    assert arch.stages[2] == (Layer(5, 4), Layer(5, 4), Layer(3, 3))
+    assert arch.stages[4] == (Layer(5, 6), Layer(5, 6), Layer(3, 6), Layer(3, 6))
+    assert arch.to_nat(resolutions=resolutions) == text
+    assert Arch.from_nat("8 0 11001440551052208877", resolutions=resolutions) == arch
+    space = SearchSpace(resolutions=resolutions, widths=(1.0, 1.2), early_exits=False)
+    genome = [8, 0, *map(int, "11001440551052208877")]
+    assert space.encode(arch).tolist() == genome
+
+
+@given(archs_in(SearchSpace(resolutions=(192, 224, 256), widths=(1.0, 1.2), early_exits=False)))
+def test_every_network_of_nat_has_a_string(arch: Arch) -> None:
+    assert Arch.from_nat(arch.to_nat(resolutions=(192, 224, 256)), resolutions=(192, 224, 256)) == arch
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("08 0 1100", "one or two digits of resolution"),
+        ("0a 0 1100 1440 5510 5220 8877", "one or two digits of resolution"),
+        ("09 0 1100 1440 5510 5220 8877", "asks for resolution 9 of 3"),
+        ("01 2 1100 1440 5510 5220 8877", "width 2 of 2"),
+        ("01 0 1000 1440 5510 5220 8877", "at least two layers"),
+    ],
+)
+def test_malformed_strings_of_nat_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ArchError, match=message):
+        Arch.from_nat(text, resolutions=(192, 224, 256))
+
+
+@pytest.mark.parametrize("key", ["r64-w1.0-k3e3.k3e3", "r192-w1.0-" + "-".join(["k3e3.c"] * 5)])
+def test_networks_outside_nats_space_have_no_string(key: str) -> None:
+    with pytest.raises(ArchError, match="not in NAT's space"):
+        Arch.from_key(key).to_nat(resolutions=(192, 224, 256))
+
+
+def test_single_numbers_stand_for_all_layers() -> None:
+    data = {"ks": 5, "e": 4, "d": 2, "nw": 6, "r": 64, "w": 1.0, "nd": 2}
+    assert Arch.from_ofa(data).key == "r64-w1.0-k5e4c.k5e4c-k5e4c.k5e4c"
 
 
 def test_values_of_skipped_layers_and_later_stages_do_not_exist() -> None:
@@ -60,8 +111,18 @@ def test_malformed_json_is_refused(data: dict[str, object]) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"d": [2, 2]}, "`d` of 5 values"), ({"ks": [3] * 7}, "20 values"), ({}, "no `r` or no `w`")],
+    [
+        ({"d": [2, 2]}, "`d` of 5 values"),
+        ({"ks": [3] * 7}, "20 values"),
+        ({"ks": "small"}, "whole numbers"),
+        ({"e": None}, "whole numbers"),
+        ({"nd": 6}, "`nd` lies in 1..5"),
+        ({"d": [5, 2, 2, 2, 2]}, "`d` in 1..4"),
+        ({"nw": [0] * 20}, "`nw` in 1..7"),
+    ],
 )
-def test_a_malformed_ofa_dictionary_is_refused(change: dict[str, list[int]], message: str) -> None:
+def test_a_malformed_ofa_dictionary_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ArchError, match=message):
-        Arch.from_ofa({**A_STAR, **change})
+        Arch.from_ofa({**A_STAR, "r": 64, "w": 1.0, **change})
+    with pytest.raises(ArchError, match="no `r` or no `w`"):
+        Arch.from_ofa(A_STAR)

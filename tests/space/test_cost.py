@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from nat2.space import Arch, CostTable, Layer, Macro, SearchSpace, cost
-from nat2.supernet import StaticNetwork
+from nat2.supernet import StaticNetwork, SuperNetwork
 from tests.space.test_arch import A_STAR
 from tests.strategies import archs_in, macros, spaces
 
 
-def constant(kernel: int, expand: int, depth: int, exit_number: int, resolution: int, width: float = 1.0) -> Arch:
-    return Arch(resolution, width, ((Layer(kernel, expand),) * depth,) * exit_number)
+def constant(
+    kernel: int, expand: int, depth: int, exit_number: int, resolution: int, width: float = 1.0, blocks: int = 4
+) -> Arch:
+    return Arch(resolution, width, ((Layer(kernel, expand, blocks),) * depth,) * exit_number)
 
 
 OFA = Macro(classes=1000, early_exits=False, dense_skips=False)
@@ -72,6 +78,9 @@ def test_other_reference_counts() -> None:
     star = Arch.from_ofa(A_STAR, resolution=224, width=1.0)
     assert cost(OFA, star).params == 4_634_928
     assert cost(OFA, star).macs / 1e6 == pytest.approx(264.63, abs=0.005)
+    parallel = Macro(classes=200, parallel_blocks=True)
+    assert cost(parallel, constant(7, 6, 4, 5, 64, blocks=7))[:2] == (6_850_040, pytest.approx(52.616e6, abs=500))
+    assert cost(parallel, constant(3, 3, 2, 1, 64, blocks=7))[:2] == (79_512, pytest.approx(4.389e6, abs=500))
     wide = Arch.from_ofa(A_STAR, resolution=224, width=1.2)
     assert cost(OFA_WIDE, wide).params == 6_367_728
     assert cost(OFA_WIDE, wide).macs / 1e6 == pytest.approx(405.51, abs=0.005)
@@ -84,11 +93,40 @@ def test_other_reference_counts() -> None:
     assert cost(single, largest).params == 9_472_032
 
 
+@pytest.mark.parametrize(
+    ("early_exits", "parallel", "params"),
+    [
+        (False, False, (6_654_080, 10_369_048)),
+        (False, True, (6_864_160, 10_673_488)),
+        (True, False, (8_208_032, 13_331_256)),
+        (True, True, (8_418_112, 13_635_696)),
+    ],
+)
+@pytest.mark.parametrize("dense", [False, True])
+def test_super_networks_have_the_reference_counts(
+    early_exits: bool, parallel: bool, dense: bool, params: tuple[int, int]
+) -> None:
+    for width, expected in zip((1.0, 1.2), params, strict=True):
+        macro = Macro(
+            classes=200, width=width, early_exits=early_exits, dense_skips=dense, parallel_blocks=parallel,
+            doubled_exit_widths=width == 1.2,
+        )  # fmt: skip
+        with torch.device("meta"):
+            network = SuperNetwork(macro)
+        assert sum(p.numel() for p in network.parameters()) == expected
+
+
+@given(archs_in(SearchSpace(resolutions=(48, 64))))
+def test_inverted_bottlenecks_alone_cost_what_the_base_network_does(arch: Arch) -> None:
+    for dense in (False, True):
+        base = cost(Macro(classes=200, dense_skips=dense), arch)
+        assert cost(Macro(classes=200, dense_skips=dense, parallel_blocks=True), arch) == base
+
+
 @given(st.data(), macros())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_counts_equal_those_of_torch(data: st.DataObject, macro: Macro) -> None:
-    space = SearchSpace(resolutions=(33, 48), widths=(macro.width,), early_exits=macro.early_exits)
-    arch = data.draw(archs_in(space))
+    arch = data.draw(archs_in(SearchSpace.of(macro, (33, 48))))
     network = StaticNetwork(macro, arch).eval()
     images = torch.zeros(1, macro.channels, arch.resolution, arch.resolution)
     counter = FlopCounterMode(display=False)
@@ -98,6 +136,41 @@ def test_counts_equal_those_of_torch(data: st.DataObject, macro: Macro) -> None:
     assert counted.params == sum(p.numel() for p in network.parameters())
     cropped = _cropped_taps(macro, arch)
     assert 2 * (counted.macs - cropped) == counter.get_total_flops()
+
+
+@given(st.data(), macros(widths=(0.35, 1.2)))
+@settings(max_examples=20, deadline=None)
+def test_activation_memory_equals_that_of_the_traced_graph(data: st.DataObject, macro: Macro) -> None:
+    arch = data.draw(archs_in(SearchSpace.of(macro, (8, 33, 48))))
+    exits = None
+    if macro.early_exits and data.draw(st.booleans()):
+        exits = tuple(sorted(data.draw(st.sets(st.integers(1, arch.exit), min_size=1))))
+    network = StaticNetwork(macro, arch, exits=exits).eval()
+    assert cost(macro, arch, exits=exits).memory == peak_of_graph(network, arch.resolution)
+
+
+def peak_of_graph(network: StaticNetwork, resolution: int) -> int:
+    """The most values that must be held while a convolution or linear layer of the traced graph runs."""
+    images = torch.zeros(1, network.macro.channels, resolution, resolution)
+    nodes = list(make_fx(network.requires_grad_(False))(images).graph.nodes)
+    # A view or a change in place is its input under another name; so is the part of a kernel that is used.
+    same = {node: node for node in nodes}
+    for node in nodes:
+        if str(node.target).split(".")[1:2] in (["view"], ["t"], ["slice"], ["relu_"]):
+            same[node] = same[node.args[0]]
+    last_use: dict[object, int] = {}
+    for step, node in enumerate(nodes):
+        for used in node.all_input_nodes:
+            last_use[same[used]] = step
+    peak = 0
+    for step, node in enumerate(nodes):
+        if str(node.target).split(".")[1:2] in (["convolution"], ["addmm"], ["mm"]):
+            live = [
+                each for each in nodes[: step + 1]
+                if same[each] is each and each.op != "get_attr" and last_use.get(each, -1) >= step
+            ]  # fmt: skip
+            peak = max(peak, sum(each.meta["tensor_meta"].shape.numel() for each in live))
+    return peak
 
 
 def _cropped_taps(macro: Macro, arch: Arch) -> int:
@@ -114,7 +187,13 @@ def _cropped_taps(macro: Macro, arch: Arch) -> int:
 @given(spaces(), st.integers(0, 2**32 - 1))
 @settings(max_examples=30, deadline=None)
 def test_a_population_costs_what_its_members_do(space: SearchSpace, seed: int) -> None:
-    macros = {width: Macro(classes=7, width=width, early_exits=space.early_exits) for width in space.widths}
+    macros = {
+        width: Macro(
+            classes=7, width=width, early_exits=space.early_exits, parallel_blocks=space.parallel_blocks,
+            dense_skips=bool(seed % 2),
+        )
+        for width in space.widths
+    }  # fmt: skip
     genomes = space.sample(20, np.random.default_rng(seed))
     table = CostTable(space, macros)(genomes)
     archs = [space.decode(genome) for genome in genomes]
@@ -131,3 +210,36 @@ def test_costs_grow_with_every_dimension() -> None:
     ):
         assert cost(macro, larger).params > cost(macro, small).params
         assert cost(macro, larger).macs > cost(macro, small).macs
+
+
+@pytest.mark.real_data
+def test_published_specialised_networks_have_the_counts_of_their_files(shared_data: Path) -> None:
+    # Operations stand in the names of three of them, parameters and operations of four in OFA's list of results.
+    listed = {
+        "flops-595M_top1-80.0_finetune-75": (9.1, 595),
+        "flops-482M_top1-79.6_finetune-75": (9.1, 482),
+        "flops-389M_top1-79.1_finetune-75": (8.4, 389),
+        "note10_lat-64ms_top1-80.2_finetune-75": (9.1, 743),
+    }
+    networks = json.loads((shared_data / "ofa_mbv3_surrogate" / "ofa_specialized_nets.json").read_text())
+    ours = [network for network in networks if network["net"] == "MobileNetV3"]
+    assert len(ours) == 34
+    for network in ours:
+        channels = network["block_out_channels"]
+        width = 1.2 if channels[0] == 24 else 1.0
+        macro = Macro(classes=1000, width=width, early_exits=False, dense_skips=False)
+        arch = Arch.from_ofa(
+            {"ks": network["block_ks"][1:], "e": network["block_expand"][1:], "d": network["stage_depth"]},
+            resolution=network["image_size"],
+            width=width,
+        )
+        shapes = [
+            macro.first_shape,
+            *(s for stage, d in zip(macro.layer_shapes, arch.depths, strict=True) for s in stage[:d]),
+        ]
+        assert [shape.out_channels for shape in shapes] == channels, network["name"]
+        assert [shape.stride for shape in shapes] == network["block_stride"], network["name"]
+        if network["name"] in listed:
+            params, macs = listed[network["name"]]
+            assert cost(macro, arch).params / 1e6 == pytest.approx(params, abs=0.05)
+            assert cost(macro, arch).macs / 1e6 == pytest.approx(macs, rel=0.005)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,11 +42,10 @@ def test_only_the_first_layer_of_a_stage_has_no_shortcut() -> None:
 
 def test_family_names_are_those_of_the_paper() -> None:
     names = {
-        Macro(classes=2, early_exits=exits, dense_skips=skips).family
-        for exits in (False, True)
-        for skips in (False, True)
+        Macro(classes=2, early_exits=exits, dense_skips=skips, parallel_blocks=parallel).family
+        for exits, skips, parallel in itertools.product((False, True), repeat=3)
     }
-    assert names == {"SE_B", "SE_D", "EE_B", "EE_D"}
+    assert names == {"SE_B", "SE_D", "SE_P", "SE_DP", "EE_B", "EE_D", "EE_P", "EE_DP"}
 
 
 @pytest.mark.parametrize("change", [{"classes": 1}, {"channels": 0}, {"width": 0.0}, {"width": 9}, {"stem_stride": 3}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nat2.errors import ArchError, ConfigError
-from nat2.space import Arch, Layer, SearchSpace
+from nat2.space import Arch, Layer, Macro, SearchSpace
 from tests.strategies import spaces
 
 EE = SearchSpace(resolutions=(48, 56, 64), widths=(1.0, 1.2))
@@ -80,6 +81,42 @@ def test_length_and_names_of_genomes() -> None:
     assert len(SE.gene_names) == 22
 
 
+def test_genes_of_parallel_blocks_are_those_of_the_published_encoding() -> None:
+    space = SearchSpace(resolutions=(48, 56, 64), early_exits=False, parallel_blocks=True)
+    assert space.upper[2:].tolist() == [63] * 20
+    for place, blocks in enumerate((1, 2, 4, 3, 5, 6, 7)):
+        for e, expand in enumerate((3, 4, 6)):
+            for ks, kernel in enumerate((3, 5, 7)):
+                gene = 1 + 9 * place + 3 * e + ks
+                assert space.settings[gene - 1] == Layer(kernel, expand, blocks).canonical
+    assert len(space.codes) == 4 * 9 + 3  # without an inverted bottleneck, nine genes are one layer
+    genome = space.lower
+    genome[2:6] = [9, 18, 36, 63]
+    arch = space.decode(genome)
+    assert ".".join(map(str, arch.stages[0])) == "t.c.ct.k7e6ct"
+    np.testing.assert_array_equal(space.encode(arch)[2:6], [1, 10, 28, 63])
+
+
+def test_levels_open_the_blocks_of_as_many_at_once() -> None:
+    whole = SearchSpace(resolutions=(64,), parallel_blocks=True)
+    for level, blocks in ((1, {1, 2, 4}), (2, {3, 5, 6}), (3, {7})):
+        part = dataclasses.replace(whole, levels=(level,))
+        assert {layer.blocks for layer in part.settings} == blocks
+    drawn = [whole.sample_elastic(np.random.default_rng(seed), resolution=64) for seed in range(200)]
+    counts = np.bincount([layer.blocks for arch in drawn for stage in arch.stages for layer in stage], minlength=8)
+    np.testing.assert_allclose(counts[1:] / counts.sum(), 1 / 7, atol=0.02)
+
+
+def test_super_networks_of_several_widths_are_one_space() -> None:
+    narrow, wide = Macro(classes=10), Macro(classes=10, width=1.2)
+    space = SearchSpace.of((narrow, wide), (48, 56, 64))
+    assert space == EE
+    with pytest.raises(ConfigError, match="one family; got EE_B, EE_D"):
+        SearchSpace.of((narrow, Macro(classes=10, width=1.2, dense_skips=False)), (64,))
+    with pytest.raises(ConfigError, match="different values in ascending order"):
+        SearchSpace.of((narrow, narrow), (64,))
+
+
 def test_sizes_are_the_published_ones() -> None:
     assert SE.size == 7371**5 * 6
     assert EE.size == sum(7371**k for k in range(1, 6)) * 6
@@ -141,6 +178,7 @@ def test_one_hot_features_mark_one_category_a_gene(space: SearchSpace, columns: 
         ("r64-w1.1-k3e3.k3e3", r"width must be one of 1.0, 1.2; got 1.1"),
         ("r64-w1.0-k3e3", "depth of stage 1 must be one of 2, 3, 4; got 1"),
         ("r64-w1.0-k3e3.k3e3-k3e3.k9e3", "kernel of stage 2 layer 2 must be one of 3, 5, 7; got 9"),
+        ("r64-w1.0-k3e3.k3e3c", "active blocks of stage 1 layer 2 must be one of 4; got 6"),
         ("r64-w1.0-k3e3.k3e5", "expand ratio of stage 1 layer 2 must be one of 3, 4, 6; got 5"),
         ("r64-w1.0-" + "-".join(["k3e3.k3e3"] * 6), "exit must be one of 1, 2, 3, 4, 5; got 6"),
     ],
@@ -162,6 +200,8 @@ def test_validation_names_gene_value_and_what_is_allowed(arch: str, message: str
         {"exits": (1, 3)},
         {"exits": (0, 1)},
         {"early_exits": False, "exits": (1, 2)},
+        {"levels": (1, 2)},
+        {"parallel_blocks": True, "levels": (0, 1)},
     ],
 )
 def test_impossible_choices_are_refused(change: dict[str, object]) -> None:

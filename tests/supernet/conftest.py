@@ -12,8 +12,12 @@ from nat2.supernet.static import channels_last
 FAMILIES = {
     "EE_D": Macro(classes=5, width=0.35),
     "EE_B": Macro(classes=5, width=0.35, dense_skips=False),
+    "EE_DP": Macro(classes=5, width=0.35, parallel_blocks=True),
+    "EE_P": Macro(classes=5, width=0.35, dense_skips=False, parallel_blocks=True),
     "SE_D": Macro(classes=5, width=0.35, early_exits=False),
     "SE_B": Macro(classes=5, width=0.35, early_exits=False, dense_skips=False),
+    "SE_DP": Macro(classes=5, width=0.35, early_exits=False, parallel_blocks=True),
+    "SE_P": Macro(classes=5, width=0.35, early_exits=False, dense_skips=False, parallel_blocks=True),
 }
 
 

@@ -24,8 +24,9 @@ def test_extracted_networks_answer_as_the_super_network(network: SuperNetwork) -
 
 
 @pytest.mark.parametrize("exits", [(1, 2, 3, 4, 5), (2, 4), (3,)])
-def test_networks_with_all_or_some_exits_answer_as_the_super_network(exits: tuple[int, ...]) -> None:
-    network = random_network(FAMILIES["EE_D"])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family.startswith("EE")])
+def test_networks_with_all_or_some_exits_answer_as_the_super_network(family: str, exits: tuple[int, ...]) -> None:
+    network = random_network(FAMILIES[family])
     arch = SearchSpace.of(network.macro, (32,)).largest
     statistics = calibrate(network, arch, [images(16)], exits=exits)
     static = extract(network, arch, statistics, exits=exits)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from nat2.space import Arch, Layer, SearchSpace
-from nat2.supernet import SuperNetwork, calibrate, normalize_by, normalize_by_stored
+from nat2.supernet import SuperNetwork, SuperNetworks, calibrate, extract, normalize_by, normalize_by_stored
 from nat2.supernet.layers import ElasticDepthwise
-from nat2.supernet.static import dense_sum, depthwise
+from nat2.supernet.static import dense_sum
+from nat2.training.distill import Teacher, distillation_loss
 from tests.supernet.conftest import FAMILIES, random_network
 
 
@@ -52,24 +55,75 @@ def test_logits_have_one_row_an_image_and_one_block_an_exit() -> None:
     torch.testing.assert_close(joint[1], network(images(), second))
 
 
+def is_active(path: str, arch: Arch) -> bool:
+    """Whether a parameter takes part in a sub-network's answer."""
+    room, *place = path.split(".")
+    if room == "exits":
+        return int(place[0]) == arch.exit
+    if room == "stem":
+        return True
+    stage, position, part = int(place[0]), int(place[1]), place[2]
+    if stage >= arch.exit or position >= len(arch.stages[stage]):
+        return False
+    layer = arch.stages[stage][position]
+    block = {"conv": 2, "conv_bn": 2, "transform": 1, "transform_bn": 1}.get(part, 4)
+    largest_kernel = {"matrix_7to5": 5, "matrix_5to3": 3}.get(place[-1], 7)
+    return bool(layer.blocks & block) and layer.kernel <= largest_kernel
+
+
 def test_gradients_reach_the_active_path_only(network: SuperNetwork) -> None:
-    space = SearchSpace.of(network.macro, (32,))
-    arch = space.smallest
-    network(images(), arch).sum().backward()
-    for path, parameter in network.named_parameters():
-        part, *place = path.split(".")
-        if part == "exits":
-            active = int(place[0]) == arch.exit
-        elif part == "stages":
-            stage, layer = int(place[0]), int(place[1])
-            active = stage < arch.exit and layer < len(arch.stages[stage])
-        else:
-            active = True
-        assert (parameter.grad is not None) == active, path
-    depthwise_weight = network.stages[0][0].depthwise.weight  # type: ignore[index, union-attr]
-    used = network.macro.layer_shapes[0][0].mid_channels(3)
-    assert depthwise_weight.grad[:used].any()
-    assert not depthwise_weight.grad[used:].any()
+    teacher = Teacher(extract(network, SearchSpace.of(network.macro, (32,)).largest, exits=network.macro.exits), "ASC")
+    labels = torch.arange(4) % 5
+    for arch in some_archs(network):
+        network.zero_grad(set_to_none=True)
+        distillation_loss(network(images(), arch), labels, teacher(images())).backward()  # type: ignore[no-untyped-call]
+        for path, parameter in network.named_parameters():
+            assert (parameter.grad is not None) == is_active(path, arch), path
+            if path.endswith("depthwise.weight") and path.startswith("stages") and parameter.grad is not None:
+                stage, position = map(int, path.split(".")[1:3])
+                shape = network.macro.layer_shapes[stage][position]
+                used = shape.mid_channels(arch.stages[stage][position].expand)
+                assert not parameter.grad[used:].any()
+
+
+@pytest.mark.parametrize("base", ["SE_B", "SE_D", "EE_B", "EE_D"])
+def test_inverted_bottlenecks_alone_are_the_base_network(base: str) -> None:
+    plain = random_network(FAMILIES[base])
+    parallel = random_network(dataclasses.replace(plain.macro, parallel_blocks=True), seed=1)
+    weights = {name.replace(".mbconv", ""): name for name in parallel.state_dict()}
+    state = parallel.state_dict() | {weights[name]: tensor for name, tensor in plain.state_dict().items()}
+    parallel.load_state_dict(state)
+    for arch in some_archs(plain):
+        with torch.no_grad():
+            assert torch.equal(parallel(images(), arch), plain(images(), arch))
+
+
+def test_the_outputs_of_active_blocks_are_added() -> None:
+    network = random_network(FAMILIES["SE_P"])
+    for position in (0, 1):  # the first strides and changes channels
+        block = network.stages[1][position]  # type: ignore[index]
+        channels = block.shape.in_channels
+        x = torch.randn(2, channels, 9, 9, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            one = {blocks: block(x.clone(), Layer(5, 4, blocks), normalize_by_stored) for blocks in (4, 2, 1)}
+            for blocks in (3, 5, 6, 7):
+                expected = sum(answer for bit, answer in one.items() if blocks & bit)
+                torch.testing.assert_close(block(x.clone(), Layer(5, 4, blocks), normalize_by_stored), expected)
+        assert (
+            one[4].shape == one[2].shape == one[1].shape == (2, block.shape.out_channels, *((5, 5), (9, 9))[position])
+        )
+
+
+def test_super_networks_side_by_side_answer_by_width() -> None:
+    narrow = random_network(FAMILIES["EE_D"])
+    wide = random_network(dataclasses.replace(narrow.macro, width=0.5))
+    both = SuperNetworks([narrow, wide])
+    assert both[0.35] is narrow
+    assert list(both) == [narrow, wide]
+    space = SearchSpace.of((narrow.macro, wide.macro), (32,))
+    with torch.no_grad():
+        for arch in (space.smallest, space.largest):
+            assert torch.equal(both(images(), arch), both[arch.width](images(), arch))
 
 
 def test_smaller_kernels_begin_as_the_centre_of_the_larger() -> None:
@@ -88,22 +142,6 @@ def test_kernel_transforms_are_applied_in_a_chain() -> None:
     three = (layer.matrix_5to3 @ five[1:-1, 1:-1].reshape(9)).view(3, 3)
     torch.testing.assert_close(layer.kernel(5, 2)[1, 0], five)
     torch.testing.assert_close(layer.kernel(3, 2)[1, 0], three)
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [3, 5, 7])
-@pytest.mark.parametrize("side", [1, 2, 3, 4, 9])
-def test_taps_that_meet_only_padding_can_be_left_out(side: int, size: int, stride: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 4, side, side, generator=generator)
-    weight = torch.randn(4, 1, size, size, generator=generator, requires_grad=True)
-    plain = torch.nn.functional.conv2d(x, weight, stride=stride, padding=size // 2, groups=4)
-    cropped = depthwise(x, weight, stride)
-    torch.testing.assert_close(cropped, plain)
-    factor = torch.randn(plain.shape, generator=generator)
-    (expected,) = torch.autograd.grad((plain * factor).sum(), weight)
-    (actual,) = torch.autograd.grad((cropped * factor).sum(), weight)
-    torch.testing.assert_close(actual, expected)
 
 
 def test_dense_skips_add_what_the_residual_has_not_brought() -> None:

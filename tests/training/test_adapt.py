@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from nat2.data import Split
 from nat2.errors import CheckpointError
 from nat2.settings import AdaptSettings
 from nat2.space import SearchSpace
-from nat2.supernet import SuperNetwork, extract
+from nat2.supernet import SuperNetwork, SuperNetworks, extract
+from nat2.supernet.static import channels_last
 from nat2.training import adapt as module
 from nat2.training.adapt import Adaptation, estimate_distributions, sample_from
 from nat2.training.distill import Teacher
@@ -51,7 +53,7 @@ def adaptation(network: SuperNetwork, split: Split, state: Path, tick: object = 
     teacher = Teacher(extract(network, SPACE.largest, exits=MACRO.exits), "UNIF")
     settings = AdaptSettings(epochs=epochs, batch_size=16, lr=0.02, warmup_epochs=0.5)
     return Adaptation(
-        network, SPACE, split, PIPELINE, teacher, settings,
+        SuperNetworks([network]), SPACE, split, PIPELINE, teacher, settings,
         generations=2, state=state, seed=0, tick=tick or (lambda steps: None),  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -91,7 +93,8 @@ def test_adaptation_leaves_unreachable_weights_alone(tmp_path: Path, network: Su
     settings = AdaptSettings(epochs=1, batch_size=16, lr=0.02, smoothing=1e-12)
     teacher = Teacher(extract(network, SPACE.largest, exits=MACRO.exits), "UNIF")
     state = tmp_path / "s.safetensors"
-    Adaptation(network, space, split, PIPELINE, teacher, settings, generations=1, state=state, seed=0).advance(1, only)
+    networks = SuperNetworks([network])
+    Adaptation(networks, space, split, PIPELINE, teacher, settings, generations=1, state=state, seed=0).advance(1, only)
     after = weights_of(network)
     assert not same_weights(before, after)
     for name in before:
@@ -103,3 +106,19 @@ def test_weights_older_than_the_archive_are_refused(tmp_path: Path, network: Sup
     task = adaptation(network, split, tmp_path / "lost.safetensors")
     with pytest.raises(CheckpointError, match="weights of epoch 0, the archive those of epoch 2"):
         task.advance(2, genomes())
+
+
+def test_only_the_widths_that_are_drawn_learn(tmp_path: Path, network: SuperNetwork, split: Split) -> None:
+    wide = channels_last(SuperNetwork(dataclasses.replace(MACRO, width=0.35))).eval()
+    space = SearchSpace.of((MACRO, wide.macro), (12, 16))
+    before = weights_of(network), weights_of(wide)
+    only = space.encode_all([dataclasses.replace(space.largest, width=0.35)])
+    settings = AdaptSettings(epochs=1, batch_size=16, lr=0.02, smoothing=1e-12)
+    teacher = Teacher(extract(wide, space.largest, exits=MACRO.exits), "UNIF")
+    task = Adaptation(
+        SuperNetworks([network, wide]), space, split, PIPELINE, teacher, settings,
+        generations=1, state=tmp_path / "s.safetensors", seed=0,
+    )  # fmt: skip
+    task.advance(1, only)
+    assert same_weights(before[0], weights_of(network))
+    assert not same_weights(before[1], weights_of(wide))

@@ -93,7 +93,7 @@ def _evaluate(task: Search, archs: Sequence[Arch], generation: int, weights: int
         found = task.archive.find(arch, weights=weights)
         if found is None:
             began = time.monotonic()
-            params, macs = task.costs(task.space.encode(arch)[None])[0].tolist()
+            params, macs, _ = task.costs(task.space.encode(arch)[None])[0].tolist()
             found = Evaluation(arch, task.measure(arch), params, macs)
             task.archive.add(
                 found, weights=weights, generation=generation, origin=origin, seconds=time.monotonic() - began

@@ -12,6 +12,7 @@ from nat2.search.predictors import Values, fit_ensemble
 from nat2.search.select import non_dominated, spread_subset, survive
 from nat2.search.task import Search
 from nat2.seeds import derive, numpy_generator
+from nat2.space.cost import Cost
 from nat2.space.space import Genomes
 
 GenomePredictor = Callable[[Genomes], Values]
@@ -29,7 +30,7 @@ def fit(task: Search, members: Sequence[Evaluation], number: int) -> GenomePredi
 
 def _predicted(task: Search, predict: GenomePredictor, genomes: Genomes) -> Objectives:
     """The objectives of genomes: the error predicted, the others exact."""
-    costs = dict(zip(("params", "macs"), task.costs(genomes).T, strict=True))
+    costs = dict(zip(Cost._fields, task.costs(genomes).T, strict=True))
     columns = [predict(genomes) if each.cost == "predicted" else costs[each.name] for each in task.objectives]
     return np.column_stack(columns).astype(np.float64)
 

@@ -10,17 +10,30 @@ from typing import Any, NamedTuple
 
 from nat2.errors import ArchError
 
-_LAYER = re.compile(r"k(\d+)e(\d+)")
+_LAYER = re.compile(r"(?:k(\d+)e(\d+))?(c?)(t?)")
+
+MBCONV, CONVOLUTION, TRANSFORMATION = 4, 2, 1
+"""Bits of `Layer.blocks`: which of the parallel blocks of a layer are active, their outputs summed (OFAv2)."""
 
 
 class Layer(NamedTuple):
-    """One inverted bottleneck (MBConv): depthwise kernel size and expand ratio."""
+    """One layer: an inverted bottleneck (MBConv), and in the parallel families what stands beside or instead of it."""
 
     kernel: int
+    """Size of the depthwise kernel; 0 without an inverted bottleneck."""
     expand: int
+    """Expand ratio; 0 without an inverted bottleneck."""
+    blocks: int = MBCONV
+    """Active blocks, a sum of MBCONV, CONVOLUTION (1x1) and TRANSFORMATION; 1..7."""
+
+    @property
+    def canonical(self) -> Layer:
+        """The same layer, without kernel size and expand ratio if it has no inverted bottleneck."""
+        return self if self.blocks & MBCONV else Layer(0, 0, self.blocks)
 
     def __str__(self) -> str:
-        return f"k{self.kernel}e{self.expand}"
+        mbconv = f"k{self.kernel}e{self.expand}" if self.blocks & MBCONV else ""
+        return mbconv + "c" * bool(self.blocks & CONVOLUTION) + "t" * bool(self.blocks & TRANSFORMATION)
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,12 @@ class Arch:
     stages: tuple[tuple[Layer, ...], ...]
     """The active layers of each stage that is executed."""
 
+    def __post_init__(self) -> None:
+        """Take kernel size and expand ratio from layers whose inverted bottleneck is not active."""
+        if any(not layer.blocks & MBCONV for stage in self.stages for layer in stage):
+            stages = tuple(tuple(layer.canonical for layer in stage) for stage in self.stages)
+            object.__setattr__(self, "stages", stages)
+
     @property
     def exit(self) -> int:
         """The exit that answers, counted from 1 (the exit closest to the input)."""
@@ -50,7 +69,10 @@ class Arch:
 
     @property
     def key(self) -> str:
-        """The architecture as one readable string, e.g. ``r64-w1.0-k3e4.k5e6-k7e3.k3e3``; its identity."""
+        """The architecture as one readable string, e.g. ``r64-w1.0-k3e4.k5e6-k7e3.k3e3``; its identity.
+
+        In the parallel families ``c`` adds the 1x1 convolution and ``t`` the transformation: ``k3e4ct``, ``c``.
+        """
         stages = "-".join(".".join(map(str, stage)) for stage in self.stages)
         return f"r{self.resolution}-w{self.width}-{stages}"
 
@@ -108,41 +130,99 @@ class Arch:
     def to_ofa(self) -> dict[str, Any]:
         """The dictionary of the OFA tools: flat ``ks`` and ``e`` of 20 values, ``d`` of 5, exit ``nd``, ``r``, ``w``.
 
-        Positions that the network does not use hold the smallest values.
+        Values that the network does not use are the smallest. Parallel blocks add ``nw`` of 20 values, 1..7.
         """
-        ks, e, d = [3] * 20, [3] * 20, [2] * 5
+        ks, e, d, nw = [3] * 20, [3] * 20, [2] * 5, [MBCONV] * 20
         for stage, layers in enumerate(self.stages):
             d[stage] = len(layers)
-            for position, layer in enumerate(layers):
-                ks[4 * stage + position], e[4 * stage + position] = layer
-        return {"ks": ks, "e": e, "d": d, "nd": self.exit, "r": self.resolution, "w": self.width}
+            for place, layer in enumerate(layers, start=4 * stage):
+                nw[place] = layer.blocks
+                if layer.blocks & MBCONV:
+                    ks[place], e[place] = layer.kernel, layer.expand
+        parallel = {"nw": nw} if set(nw) != {MBCONV} else {}
+        return {"ks": ks, "e": e, "d": d, "nd": self.exit, "r": self.resolution, "w": self.width, **parallel}
 
     @staticmethod
     def from_ofa(data: Mapping[str, Any], *, resolution: int | None = None, width: float | None = None) -> Arch:
         """Read the dictionary of the OFA tools; `resolution` and `width` stand in for absent ``r`` and ``w``.
 
+        ``ks``, ``e`` and ``nw`` hold 20 values, or one an active layer (the form of ``.subnet`` files); a single
+        number stands for all, and an absent ``nw`` for inverted bottlenecks alone.
+
         Raises:
-            ArchError: a list has the wrong length, or neither the dictionary nor the call gives a value.
+            ArchError: a key is absent, a list has the wrong length, or a value is not a whole number in its range.
         """
-        ks, e, d = list(data["ks"]), list(data["e"]), list(data["d"])
-        if len(d) != 5 or len(ks) != len(e) or len(ks) not in (20, sum(d)):
-            raise ArchError(
-                "an OFA dictionary holds `d` of 5 values, and `ks` and `e` of 20 values or of one an active layer; "
-                f"got {len(d)}, {len(ks)} and {len(e)}"
-            )
         resolution = data.get("r", resolution)
         width = data.get("w", width)
         if resolution is None or width is None:
             raise ArchError("the OFA dictionary has no `r` or no `w`; pass `resolution=` and `width=`")
-        starts = [4 * stage for stage in range(5)] if len(ks) == 20 else [sum(d[:stage]) for stage in range(5)]
-        return Arch(
-            resolution=int(resolution),
-            width=float(width),
-            stages=tuple(
-                _layers(ks[start : start + depth], e[start : start + depth])
-                for start, depth in list(zip(starts, d, strict=True))[: data.get("nd", 5)]
-            ),
-        )
+        try:
+            exit_number = int(data.get("nd", 5))
+            d = _broadcast(data["d"], 5)
+            ks, e, nw = (_broadcast(data.get(key, MBCONV) if key == "nw" else data[key], 20) for key in _OFA_LISTS)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArchError(f"an OFA dictionary holds whole numbers in `ks`, `e` and `d`; got {data!r}") from error
+        active = sum(d[:exit_number])
+        if len(d) != 5 or not {len(ks), len(e), len(nw)} <= {20, active, sum(d)}:
+            raise ArchError(
+                "an OFA dictionary holds `d` of 5 values, and `ks` and `e` of 20 values or of one an active layer; "
+                f"got {len(d)}, {len(ks)} and {len(e)}"
+            )
+        if not 1 <= exit_number <= 5 or not all(1 <= depth <= 4 for depth in d) or not set(nw) <= set(range(1, 8)):
+            raise ArchError(f"`nd` lies in 1..5, `d` in 1..4 and `nw` in 1..7; got {exit_number}, {d} and {nw}")
+
+        def layer(stage: int, position: int) -> Layer:
+            ragged = sum(d[:stage]) + position
+            return Layer(*(values[4 * stage + position if len(values) == 20 else ragged] for values in (ks, e, nw)))
+
+        stages = tuple(tuple(layer(stage, position) for position in range(d[stage])) for stage in range(exit_number))
+        return Arch(resolution=int(resolution), width=float(width), stages=stages)
+
+    @staticmethod
+    def from_nat(text: str, *, resolutions: Sequence[int], widths: Sequence[float] = (1.0, 1.2)) -> Arch:
+        """Read NAT's string of 22 genes, e.g. ``08 0 1100 1440 5510 5220 8877`` (spaces are not looked at).
+
+        One or two digits index the resolutions, one the widths, and twenty are layer genes: 0 skips a layer, ``1 +
+        3 x (index of the expand ratio in 3, 4, 6) + (index of the kernel size in 3, 5, 7)`` is one (NAT, encoding).
+
+        Raises:
+            ArchError: the string has another form, an index is too large, or a stage has fewer than two layers.
+        """
+        digits = "".join(text.split())
+        if len(digits) not in (22, 23) or not (digits.isascii() and digits.isdecimal()):
+            raise ArchError(
+                f"NAT's string has one or two digits of resolution, one of width and 20 of layers; got {text!r}"
+            )
+        indices, layers = (int(digits[:-21]), int(digits[-21])), digits[-20:]
+        if indices[0] >= len(resolutions) or indices[1] >= len(widths):
+            raise ArchError(
+                f"{text!r} asks for resolution {indices[0]} of {len(resolutions)} and width {indices[1]} of "
+                f"{len(widths)}, counted from 0; pass the lists that it was written for"
+            )
+        genes = [[int(digit) for digit in layers[start : start + 4] if digit != "0"] for start in range(0, 20, 4)]
+        if any(len(stage) < 2 for stage in genes):
+            raise ArchError(f"in NAT's encoding every stage has at least two layers; got {text!r}")
+        stages = tuple(tuple(Layer((3, 5, 7)[(v - 1) % 3], (3, 4, 6)[(v - 1) // 3]) for v in stage) for stage in genes)
+        return Arch(resolution=int(resolutions[indices[0]]), width=float(widths[indices[1]]), stages=stages)
+
+    def to_nat(self, *, resolutions: Sequence[int], widths: Sequence[float] = (1.0, 1.2)) -> str:
+        """NAT's string of 22 genes, the form that `from_nat` reads.
+
+        Raises:
+            ArchError: the network is outside NAT's space: another resolution, width, depth, exit, layer, or block.
+        """
+        try:
+            genes = [
+                [1 + 3 * (3, 4, 6).index(layer.expand) + (3, 5, 7).index(layer.kernel) for layer in stage]
+                for stage in self.stages
+            ]
+            head = f"{list(resolutions).index(self.resolution):02d} {list(widths).index(self.width)}"
+            blocks = {layer.blocks for stage in self.stages for layer in stage}
+            if self.exit != 5 or blocks != {MBCONV} or not all(2 <= depth <= 4 for depth in self.depths):
+                raise ValueError("another exit, block or depth")
+        except ValueError as error:
+            raise ArchError(f"{self.key} is not in NAT's space ({error})") from None
+        return " ".join([head, *("".join(map(str, stage)).ljust(4, "0") for stage in genes)])
 
     def __str__(self) -> str:
         return self.key
@@ -150,10 +230,16 @@ class Arch:
 
 def _parse_layer(text: str) -> Layer:
     match = _LAYER.fullmatch(text)
-    if match is None:
+    if match is None or not text:
         raise ValueError(f"{text!r} is not a layer")
-    return Layer(int(match[1]), int(match[2]))
+    kernel, expand, convolution, transformation = match.groups()
+    beside = CONVOLUTION * bool(convolution) + TRANSFORMATION * bool(transformation)
+    return Layer(int(kernel or 0), int(expand or 0), (MBCONV if kernel else 0) + beside)
 
 
-def _layers(ks: Sequence[int], e: Sequence[int]) -> tuple[Layer, ...]:
-    return tuple(Layer(int(kernel), int(expand)) for kernel, expand in zip(ks, e, strict=True))
+_OFA_LISTS = ("ks", "e", "nw")
+
+
+def _broadcast(value: int | Sequence[int], count: int) -> list[int]:
+    """A list of whole numbers; a single one stands for `count` of them."""
+    return [int(each) for each in value] if isinstance(value, Sequence) else [int(value)] * count

@@ -82,8 +82,8 @@ def reduced(size: int, stride: int) -> int:
 class Macro:
     """The macro-architecture of a super-network: OFAMobileNetV3 with the extensions of OFAv2 as switches.
 
-    The families of the paper: SE_B (neither switch, the same function as OFAMobileNetV3), SE_D (dense skips),
-    EE_B (early exits) and EE_D (both).
+    The paper's families are named by them: EE with early exits, SE with a single one; D with dense skips, P with
+    parallel blocks, DP with both, B with neither. SE_B is the same function as OFAMobileNetV3.
     """
 
     classes: int
@@ -96,6 +96,8 @@ class Macro:
     """An exit behind each of the five stages, instead of one behind the last."""
     dense_skips: bool = True
     """Add the outputs of earlier layers of a stage to those of its third and fourth layer."""
+    parallel_blocks: bool = False
+    """A 1x1 convolution and a transformation beside each inverted bottleneck, each of the three optional."""
     stem_stride: int = 2
     """Stride of the first convolution; 1 suits images below some 48 pixels."""
     doubled_exit_widths: bool = False
@@ -119,7 +121,8 @@ class Macro:
     @property
     def family(self) -> str:
         """The family's name in the paper, e.g. ``EE_D``."""
-        return f"{'EE' if self.early_exits else 'SE'}_{'D' if self.dense_skips else 'B'}"
+        body = "D" * self.dense_skips + "P" * self.parallel_blocks
+        return f"{'EE' if self.early_exits else 'SE'}_{body or 'B'}"
 
     @property
     def exits(self) -> tuple[int, ...]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nat2.errors import ArchError, ConfigError
-from nat2.space.arch import Arch, Layer
+from nat2.space.arch import MBCONV, Arch, Layer
 from nat2.space.macro import MAX_DEPTH, MAX_EXPAND, MAX_KERNEL, STAGES, Macro
 
 Genomes = NDArray[np.int64]
@@ -19,6 +20,7 @@ Repair = Literal["push", "fill"]
 FeatureKind = Literal["integer", "one-hot"]
 
 _LAYERS = STAGES * MAX_DEPTH
+_BLOCKS = (1, 2, 4, 3, 5, 6, 7)  # the order of the published encoding: by the number of active blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +28,11 @@ class SearchSpace:
     """Every sub-network that may be searched, and the integer vectors that stand for them.
 
     A genome is ``[resolution, width, exit, 20 layers]`` (no exit gene in the single-exit families), each an index.
-    A layer gene of 0 skips the layer; ``1 + 3 * expand index + kernel index`` is an inverted bottleneck. A genome is
-    canonical if skipped layers stand at the end of each stage and the stages beyond the exit hold the smallest
-    values; then decoding and encoding are inverse to each other.
+    A layer gene of 0 skips the layer; ``1 + 3 * expand index + kernel index`` is an inverted bottleneck, 1..9. In the
+    parallel families 1..63 are ``1 + 9 * blocks index + 3 * expand index + kernel index``, the active blocks in the
+    order 1, 2, 4, 3, 5, 6, 7 (NAT2, wide encoding). A genome is canonical if skipped layers stand at the end of each
+    stage, what is not expressed holds the smallest values (stages beyond the exit, kernel and expand ratio without an
+    inverted bottleneck); then decoding and encoding are inverse to each other.
     """
 
     resolutions: tuple[int, ...]
@@ -45,6 +49,10 @@ class SearchSpace:
     """Numbers of layers in a stage, consecutive."""
     exits: tuple[int, ...] = ()
     """Exits that may answer, consecutive; by default 1 to 5 with early exits, else 5."""
+    parallel_blocks: bool = False
+    """Whether the active blocks of a layer are searched; otherwise each is an inverted bottleneck."""
+    levels: tuple[int, ...] = ()
+    """How many blocks of a layer may be active at once; by default 1 to 3 with parallel blocks, else 1."""
 
     def __post_init__(self) -> None:
         """Check the choices.
@@ -54,6 +62,8 @@ class SearchSpace:
         """
         if not self.exits:
             object.__setattr__(self, "exits", tuple(range(1, STAGES + 1)) if self.early_exits else (STAGES,))
+        if not self.levels:
+            object.__setattr__(self, "levels", (1, 2, 3) if self.parallel_blocks else (1,))
         _check_choices("resolutions", self.resolutions, minimum=8, maximum=None)
         _check_choices("widths", self.widths, minimum=0.1, maximum=8)
         _check_choices("kernels", self.kernels, minimum=3, maximum=MAX_KERNEL, allowed=(3, 5, 7))
@@ -66,11 +76,27 @@ class SearchSpace:
                 raise ConfigError(f"`{name}` must be consecutive; got {values}")
         if not self.early_exits and self.exits != (STAGES,):
             raise ConfigError(f"without early exits only exit {STAGES} exists; got `exits` {self.exits}")
+        _check_choices("levels", self.levels, minimum=1, maximum=3, allowed=(1, 2, 3))
+        if not self.parallel_blocks and self.levels != (1,):
+            raise ConfigError(f"without parallel blocks a layer is one block; got `levels` {self.levels}")
 
     @staticmethod
-    def of(macro: Macro, resolutions: Iterable[int]) -> SearchSpace:
-        """The whole space of one super-network at the given resolutions."""
-        return SearchSpace(resolutions=tuple(resolutions), widths=(macro.width,), early_exits=macro.early_exits)
+    def of(macros: Macro | Iterable[Macro], resolutions: Iterable[int]) -> SearchSpace:
+        """The whole space of a super-network, or of several that differ in width, at the given resolutions.
+
+        Raises:
+            ConfigError: the super-networks differ in their family, or have equal widths.
+        """
+        macros = [macros] if isinstance(macros, Macro) else list(macros)
+        families = sorted({macro.family for macro in macros})
+        if len(families) != 1:
+            raise ConfigError(f"super-networks side by side must be of one family; got {', '.join(families) or 'none'}")
+        return SearchSpace(
+            resolutions=tuple(resolutions),
+            widths=tuple(macro.width for macro in macros),
+            early_exits=macros[0].early_exits,
+            parallel_blocks=macros[0].parallel_blocks,
+        )
 
     # -- genes
 
@@ -90,10 +116,26 @@ class SearchSpace:
         head = ("resolution", "width", "exit")[: self.first_layer_gene]
         return head + tuple(f"stage {s + 1} layer {p + 1}" for s in range(STAGES) for p in range(MAX_DEPTH))
 
-    @property
+    @cached_property
     def settings(self) -> tuple[Layer, ...]:
-        """The inverted bottlenecks that the layer genes 1, 2, ... stand for."""
-        return tuple(Layer(kernel, expand) for expand in self.expands for kernel in self.kernels)
+        """The layers that the layer genes 1, 2, ... stand for; without an inverted bottleneck several genes are one."""
+        return tuple(
+            Layer(kernel, expand, blocks).canonical
+            for blocks in (_BLOCKS if self.parallel_blocks else (MBCONV,))
+            if blocks.bit_count() in self.levels
+            for expand in self.expands
+            for kernel in self.kernels
+        )
+
+    @cached_property
+    def codes(self) -> dict[Layer, int]:
+        """The layer gene of each layer, the smallest if there are several."""
+        return {layer: code for code, layer in reversed(tuple(enumerate(self.settings, start=1)))}
+
+    @cached_property
+    def _canonical_codes(self) -> Genomes:
+        """For each layer gene the smallest that stands for the same layer, shape (1 + settings,)."""
+        return np.array([0, *(self.codes[layer] for layer in self.settings)])
 
     @property
     def lower(self) -> Genomes:
@@ -121,7 +163,7 @@ class SearchSpace:
     @property
     def size(self) -> int:
         """How many different networks there are."""
-        per_stage = sum(len(self.settings) ** depth for depth in self.depths)
+        per_stage = sum(len(self.codes) ** depth for depth in self.depths)
         networks: int = sum(per_stage**number for number in self.exits)
         return len(self.resolutions) * len(self.widths) * networks
 
@@ -150,10 +192,11 @@ class SearchSpace:
         """Give genomes that stand for the same network the same values, shape (n, genes).
 
         ``push`` moves the zeros of a stage to its end; ``fill`` skips everything behind the first zero. The genes
-        of stages beyond the exit take the smallest values, as does a layer that has to exist and does not.
+        of stages beyond the exit take the smallest values, as does a layer that has to exist and does not; of the
+        genes that stand for the same layer the smallest is taken.
         """
         genomes = genomes.copy()
-        stages = self.stage_genes(genomes)
+        stages = self._canonical_codes[self.stage_genes(genomes)]
         if repair == "push":
             order = np.argsort(stages == 0, axis=2, kind="stable")
             stages[:] = np.take_along_axis(stages, order, axis=2)
@@ -189,10 +232,9 @@ class SearchSpace:
         genome[1] = self.widths.index(arch.width)
         if self.early_exits:
             genome[2] = self.exits.index(arch.exit)
-        codes = {setting: code for code, setting in enumerate(self.settings, start=1)}
         for stage, layers in enumerate(arch.stages):
             start = self.first_layer_gene + stage * MAX_DEPTH
-            genome[start : start + len(layers)] = [codes[layer] for layer in layers]
+            genome[start : start + len(layers)] = [self.codes[layer] for layer in layers]
         return genome
 
     def encode_all(self, archs: Sequence[Arch]) -> Genomes:
@@ -211,8 +253,13 @@ class SearchSpace:
         for stage, layers in enumerate(arch.stages, start=1):
             _check_member(f"depth of stage {stage}", len(layers), self.depths)
             for position, layer in enumerate(layers, start=1):
-                _check_member(f"kernel of stage {stage} layer {position}", layer.kernel, self.kernels)
-                _check_member(f"expand ratio of stage {stage} layer {position}", layer.expand, self.expands)
+                place = f"stage {stage} layer {position}"
+                if layer.blocks & MBCONV:
+                    _check_member(f"kernel of {place}", layer.kernel, self.kernels)
+                    _check_member(f"expand ratio of {place}", layer.expand, self.expands)
+                if layer not in self.codes:
+                    allowed = sorted({code.blocks for code in self.codes})
+                    _check_member(f"sum of active blocks of {place}", layer.blocks, allowed)
 
     def features(self, genomes: Genomes, kind: FeatureKind = "integer") -> NDArray[np.float64]:
         """Inputs of an accuracy predictor: the genome itself (NAT2), or one column a gene and category (NAT)."""
@@ -265,7 +312,7 @@ class SearchSpace:
         return drawn
 
     def sample_elastic(self, generator: np.random.Generator, *, resolution: int) -> Arch:
-        """Draw a network for a training step: exit, depths, kernels and expand ratios uniform and independent.
+        """Draw a network for a training step: exit, depths and the layers' choices uniform and independent.
 
         This is the sampling of progressive shrinking; the batch decides the resolution.
         """

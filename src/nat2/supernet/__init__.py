@@ -3,7 +3,7 @@
 from nat2.supernet.calibrate import calibrate
 from nat2.supernet.extract import extract
 from nat2.supernet.layers import Normalize, Statistics, normalize_by, normalize_by_batch, normalize_by_stored
-from nat2.supernet.network import SuperNetwork
+from nat2.supernet.network import SuperNetwork, SuperNetworks
 from nat2.supernet.static import StaticNetwork
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "StaticNetwork",
     "Statistics",
     "SuperNetwork",
+    "SuperNetworks",
     "calibrate",
     "extract",
     "normalize_by",

@@ -1,108 +1,199 @@
-"""Super-network weights in and out: our own files (safetensors) and the published OFA and OFAv2 layouts.
+"""Weights in and out: under our own names, and in the layouts in which OFA and OFAv2 publish theirs.
 
-Nothing here unpickles code.
+Nothing here unpickles code. The published layouts hold the same tensors under other names, of which several spellings
+are in circulation; `published_names` gives the current one, and reading admits all:
+
+- ``ofa``: ``first_conv``, ``blocks.N``, ``final_expand_layer``, ``feature_mix_layer``, ``classifier``;
+- ``ofav2``: ``head_stage``, ``body_stages.S.layers.L`` (``layers_blocks.L.B`` with parallel blocks), ``exit_stage`` or
+  ``exit_stages.I``.
 """
 
 from __future__ import annotations
 
+import pickle
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from nat2.errors import CheckpointError
-from nat2.space.macro import MAX_DEPTH
+from nat2.files import load_tensors, write_atomic
+from nat2.space.macro import MAX_DEPTH, STAGES
 from nat2.supernet.network import SuperNetwork
+from nat2.supernet.static import StaticNetwork
+
+Layout = Literal["ofa", "ofav2"]
 
 _COUNTER = "num_batches_tracked"  # torch counts a norm's batches; nothing here depends on it
-_PLACES = (
-    (r"(?:head_stage\.)?first_conv\.", "stem."),
-    (r"head_stage\.first_layer\.", "stem.block."),
-    (r"blocks\.(?P<block>\d+)\.", "{block}"),
-    (r"body_stages\.(?P<stage>\d+)\.layers\.(?P<layer>\d+)\.", "stages.{stage}.{layer}."),
-    (r"exit_stages\.(?P<exit>\d+)\.", "exits.{exit}."),
-    (r"exit_stage\.", "exits.5."),
-    (r"(?=final_expand_layer|feature_mix_layer|classifier)", "exits.5."),
-)
-_PARTS = (
-    (r"(?:conv|mobile_inverted_conv)\.inverted_bottleneck\.", "expand"),
-    (r"(?:conv|mobile_inverted_conv)\.depth_conv\.se\.fc\.", "se."),
-    (r"(?:conv|mobile_inverted_conv)\.depth_conv\.", "depthwise"),
-    (r"(?:conv|mobile_inverted_conv)\.point_linear\.", "project"),
-    (r"final_expand_layer\.", "expand"),
-    (r"feature_mix_layer\.", "mix"),
-    (r"classifier\.(?:linear\.)?", "classifier."),
-)
+_MBCONV = {
+    "expand": "conv.inverted_bottleneck.conv",
+    "expand_bn": "conv.inverted_bottleneck.bn",
+    "depthwise": "conv.depth_conv.conv",
+    "depthwise_bn": "conv.depth_conv.bn",
+    "se": "conv.depth_conv.se.fc",
+    "project": "conv.point_linear.conv",
+    "project_bn": "conv.point_linear.bn",
+}
+_BESIDE = {
+    "conv": "1.conv",
+    "conv_bn": "1.bn",
+    "transform": "2.conv1x1",
+    "transform_bn": "2.transformation.0",
+}
+_EXIT = {
+    "expand": "final_expand_layer.conv",
+    "expand_bn": "final_expand_layer.bn",
+    "mix": "feature_mix_layer.conv",
+    "classifier": "classifier.linear",
+}
 
 
-def from_published(name: str) -> str | None:
-    """Our name of a tensor in an OFA or OFAv2 checkpoint; None for counters that carry nothing.
+def read_checkpoint(path: Path | str, *, width: float | None = None) -> dict[str, Tensor]:
+    """Read the tensors of a ``.safetensors`` file or of a file that torch wrote (``.pth``), whose code never runs.
 
-    Raises:
-        CheckpointError: the name belongs to neither layout.
-    """
-    if name.endswith(_COUNTER):
-        return None
-    for pattern, place in _PLACES:
-        match = re.match(pattern, name)
-        if match is None:
-            continue
-        groups = {key: int(value) for key, value in match.groupdict().items()}
-        if "block" in groups:
-            stage, layer = divmod(groups["block"] - 1, MAX_DEPTH)
-            place = "stem.block." if groups["block"] == 0 else f"stages.{stage}.{layer}."
-        if "exit" in groups:
-            groups["exit"] += 1
-        return place.format(**groups) + _published_part(name, name[match.end() :])
-    raise CheckpointError(f"a tensor of an OFA or OFAv2 checkpoint is expected; got the name {name!r}")
-
-
-def _published_part(name: str, rest: str) -> str:
-    """Our name of a tensor inside its block, given what follows the block's own name."""
-    part = ""
-    for pattern, ours in _PARTS:
-        match = re.match(pattern, rest)
-        if match is not None:
-            part, rest = ours, rest[match.end() :]
-            break
-    matrix = re.fullmatch(r"conv\.(7to5|5to3)_matrix", rest)
-    if matrix is not None:
-        return f"{part}.matrix_{matrix[1]}"
-    if part.endswith("."):
-        return part + rest
-    match = re.fullmatch(r"(conv|bn)(?:\.\1)?\.(\w+)", rest)
-    if match is None:
-        raise CheckpointError(f"a tensor of an OFA or OFAv2 checkpoint is expected; got the name {name!r}")
-    if not part:
-        return f"{match[1]}.{match[2]}"  # the stem's own convolution and norm
-    return f"{part}.{match[2]}" if match[1] == "conv" else f"{part}_bn.{match[2]}"
-
-
-def load_published(network: SuperNetwork, state: Mapping[str, Tensor]) -> None:
-    """Read weights in the OFA or OFAv2 layout into a super-network of the same family, width and classes.
+    Args:
+        path: The file. The weights may lie in it directly, under ``state_dict``, or as NAT2's authors write them, one
+            set a width under ``model_w1.0_state_dict``.
+        width: Which set to read if there are several.
 
     Raises:
-        CheckpointError: a tensor is missing, unknown, or of another shape; all of them are named.
+        CheckpointError: the file is absent or damaged, holds more than tensors and plain data, or no weights.
     """
-    ours = {ours: tensor for name, tensor in state.items() if (ours := from_published(name)) is not None}
-    load_weights(network, ours)
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return load_tensors(path)[0]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own remarks on files that it goes on to refuse
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is damaged, or holds more than tensors and plain data, which to read would run its code "
+            f"({str(error).splitlines()[0]}). If you trust the file, save its state_dict alone, or as safetensors"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is not a readable checkpoint ({error})") from error
+    if isinstance(content, Mapping):
+        sets = [key for key in content if str(key).endswith("state_dict") and not str(key).startswith("optimizer")]
+        wanted = [key for key in sets if width is not None and f"_w{width}_" in str(key)] or sets
+        if len(wanted) > 1:
+            raise CheckpointError(f"{path} holds {', '.join(sets)}; say which width to read")
+        content = content[wanted[0]] if wanted else content
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(f"{path} holds no weights: a dictionary of tensors, or one under `state_dict`, is needed")
+    return dict(content)
 
 
-def load_weights(network: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
+def write_published(path: Path | str, network: SuperNetwork | StaticNetwork, *, layout: Layout | None = None) -> None:
+    """Write a file that the OFA or OFAv2 tools read: ``{"state_dict": published_state(network)}``.
+
+    Raises:
+        CheckpointError: the layout cannot hold the family.
+    """
+    content = {"state_dict": published_state(network, layout=layout)}
+    write_atomic(Path(path), lambda temporary: torch.save(content, temporary))
+
+
+def published_state(network: SuperNetwork | StaticNetwork, *, layout: Layout | None = None) -> dict[str, Tensor]:
+    """The weights under their published names and shapes, in the OFA layout if it can hold the family.
+
+    Raises:
+        CheckpointError: the layout cannot hold the family.
+    """
+    weights, published = network.state_dict(), {}
+    for ours, name in published_names(network, layout=layout or _layouts(network)[0]).items():
+        tensor = weights[ours].detach().contiguous()
+        published[name] = tensor[:, :, None, None] if ".mix." in ours else tensor
+        if name.endswith("running_var"):
+            published[name.removesuffix("running_var") + _COUNTER] = torch.zeros((), dtype=torch.int64)
+    return published
+
+
+def load_published(network: SuperNetwork | StaticNetwork, state: Mapping[str, Tensor]) -> list[str]:
+    """Read weights in a published layout, any of its spellings, into a network of the same family and width.
+
+    Another number of input channels is adapted (the first convolution's weights are averaged over the channels, and
+    scaled to the same sum), another number of classes leaves the classifiers as they are, and the weights of the
+    largest static network make a super-network whose kernel transforms are the identity.
+
+    Returns:
+        What did not come from `state` as it is, a line each.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown, or of another shape; all of them are named, nothing is read.
+    """
+    names = {ours: name for layout in reversed(_layouts(network)) for ours, name in _names(network, layout)}
+    ours_of = {_plain(name): ours for layout in _layouts(network) for ours, name in _names(network, layout)}
+    given: dict[str, Tensor] = {}
+    unknown = []
+    for name, tensor in state.items():
+        if _plain(name) in ours_of:
+            given[ours_of[_plain(name)]] = tensor
+        elif not name.endswith(_COUNTER):
+            unknown.append(name)
+    notes = _fit(network, given)
+    load_weights(network, given, names=names, unknown=unknown)
+    return notes
+
+
+def _fit(network: SuperNetwork | StaticNetwork, given: dict[str, Tensor]) -> list[str]:
+    """Change what may differ in `given`, in place, and say so."""
+    own, notes = network.state_dict(), []
+    matrices = [name for name in own if ".matrix_" in name]
+    if matrices and not any(name in given for name in matrices):
+        given |= {name: torch.eye(len(own[name])) for name in matrices}
+        notes.append("kernel transforms: absent (a static network), set to the identity")
+    stem = given.get("stem.conv.weight")
+    channels = network.macro.channels
+    if stem is not None and stem.dim() == 4 and stem.shape[1] != channels:
+        scale = stem.shape[1] / channels
+        given["stem.conv.weight"] = stem.mean(1, keepdim=True).expand(-1, channels, -1, -1) * scale
+        notes.append(f"first convolution: adapted from {stem.shape[1]} to {channels} input channels")
+    classes = network.macro.classes
+    for name, tensor in list(given.items()):
+        if ".classifier." in name and tensor.dim() > 0 and len(tensor) != classes:
+            given[name] = own[name]
+            if name.endswith("weight"):
+                exit_number = name.split(".")[1]
+                notes.append(
+                    f"classifier of exit {exit_number}: {len(tensor)} classes, not {classes}; left as initialised"
+                )
+    return notes
+
+
+def load_weights(
+    network: torch.nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    names: Mapping[str, str] | None = None,
+    unknown: Iterable[str] = (),
+) -> None:
     """Read weights under our own names; a 1x1 kernel fits the linear layer of its size.
 
+    Args:
+        network: Changed in place.
+        state: A tensor for each of its own.
+        names: What to call our tensors in an error, if not by their own names.
+        unknown: Names that were given beside `state` and mean nothing.
+
     Raises:
-        CheckpointError: a tensor is missing, unknown, or of another shape; all of them are named.
+        CheckpointError: a tensor is missing, unknown, or of another shape; all of them are named, nothing is read.
     """
+    names = names or {}
     expected = network.state_dict()
     given = {name: tensor for name, tensor in state.items() if name in expected or not name.endswith(_COUNTER)}
-    problems = [f"missing {name}" for name in expected.keys() - given.keys() if not name.endswith(_COUNTER)]
-    problems += [f"unknown {name}" for name in given.keys() - expected.keys()]
+    missing = [name for name in expected.keys() - given.keys() if not name.endswith(_COUNTER)]
+    problems = [f"missing {names.get(name, name)}" for name in missing]
+    problems += [f"unknown {name}" for name in (given.keys() - expected.keys()) | set(unknown)]
     for name in expected.keys() & given.keys():
         if expected[name].numel() != given[name].numel() or expected[name].shape[:2] != given[name].shape[:2]:
             problems.append(
-                f"{name} has shape {tuple(given[name].shape)}, the network's is {tuple(expected[name].shape)}"
+                f"{names.get(name, name)} has shape {tuple(given[name].shape)}, the network's is "
+                f"{tuple(expected[name].shape)}"
             )
     if problems:
         shown = "; ".join(sorted(problems)[:10]) + ("; ..." if len(problems) > 10 else "")
@@ -110,3 +201,64 @@ def load_weights(network: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in given.items():
             expected[name].copy_(tensor.reshape(expected[name].shape))
+
+
+def published_names(network: SuperNetwork | StaticNetwork, *, layout: Layout) -> dict[str, str]:
+    """The published name of each tensor of a network, by our own.
+
+    Raises:
+        CheckpointError: the layout cannot hold the family.
+    """
+    if layout not in _layouts(network):
+        raise CheckpointError(f"the layout `{layout}` has no place for the family {network.macro.family}; use `ofav2`")
+    return dict(_names(network, layout))
+
+
+def _layouts(network: SuperNetwork | StaticNetwork) -> tuple[Layout, ...]:
+    """The layouts that can hold a network; OFA's has one exit and no parallel blocks."""
+    return ("ofa", "ofav2") if _single_exit(network) and not network.macro.parallel_blocks else ("ofav2",)
+
+
+def _single_exit(network: SuperNetwork | StaticNetwork) -> bool:
+    return len(network.exits) == 1
+
+
+def _names(network: SuperNetwork | StaticNetwork, layout: Layout) -> Iterable[tuple[str, str]]:
+    elastic = isinstance(network, SuperNetwork)
+    depths = [MAX_DEPTH] * STAGES if isinstance(network, SuperNetwork) else network.arch.depths
+    for name in network.state_dict():
+        if name.endswith(_COUNTER):
+            continue
+        room, *place, part, field = name.split(".")
+        if "se" in place:
+            place.remove("se")
+            part, field = "se", f"{part}.{field}"
+        if room == "stem" and place:
+            published = ("head_stage.first_layer." if layout == "ofav2" else "blocks.0.") + _MBCONV[part]
+        elif room == "stem":
+            published = ("head_stage." if layout == "ofav2" else "") + f"first_conv.{part}"
+        elif room == "exits":
+            number = "exit_stage." if _single_exit(network) else f"exit_stages.{int(place[0]) - 1}."
+            published = (number if layout == "ofav2" else "") + _EXIT[part]
+        else:
+            stage, layer = int(place[0]), int(place[1])
+            if layout == "ofa":
+                published = f"blocks.{1 + sum(depths[:stage]) + layer}."
+            else:
+                published = f"body_stages.{stage}.layers{'_blocks' * network.macro.parallel_blocks}.{layer}."
+            if part in _BESIDE:
+                published += _BESIDE[part]
+            else:
+                published += "0." * network.macro.parallel_blocks + _MBCONV[part]
+                if field.startswith("matrix_"):
+                    field = f"{field.removeprefix('matrix_')}_matrix"
+                elif elastic and part != "se":
+                    published += published[published.rindex(".") :]  # what OFA slices is wrapped once more
+        yield name, f"{published}.{field}"
+
+
+def _plain(name: str) -> str:
+    """A published name in the one spelling to which all others are brought."""
+    name = name.removeprefix("module.").replace("mobile_inverted_conv.", "conv.")
+    name = name.replace("classifier.linear.", "classifier.")
+    return re.sub(r"(?<=\.)(conv|bn)\.\1\.", r"\1.", name)

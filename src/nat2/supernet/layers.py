@@ -5,13 +5,14 @@ Nothing here remembers which choice is active: kernel size and expand ratio come
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nat2.space.arch import Layer
+from nat2.space.arch import CONVOLUTION, MBCONV, TRANSFORMATION, Layer
 from nat2.space.macro import (
     MAX_EXPAND,
     MAX_KERNEL,
@@ -21,7 +22,8 @@ from nat2.space.macro import (
     Macro,
     squeeze_channels,
 )
-from nat2.supernet.static import ACTIVATIONS, SqueezeExcite, depthwise
+from nat2.supernet.depthwise import depthwise
+from nat2.supernet.static import ACTIVATIONS, SqueezeExcite, pool
 
 EPSILON = 1e-5
 
@@ -144,6 +146,34 @@ class ElasticMBConv(nn.Module):
             y = self.se(y)
         y = normalize(self.project_bn, F.conv2d(y, self.project.weight[:, :mid]))
         return x + y if self.shape.residual else y
+
+
+class ElasticParallelBlocks(nn.Module):
+    """Up to three blocks on the same input, their outputs summed; only the inverted bottleneck is elastic in itself."""
+
+    def __init__(self, shape: LayerShape) -> None:
+        """Hold the weights of all three (see `nat2.supernet.static.ParallelBlocks`)."""
+        super().__init__()
+        channels = shape.in_channels, shape.out_channels
+        self.shape = shape
+        self.mbconv = ElasticMBConv(shape)
+        self.conv = nn.Conv2d(*channels, 1, shape.stride, bias=False)
+        self.conv_bn = ElasticBatchNorm(shape.out_channels)
+        self.transform = nn.Conv2d(*channels, 1) if channels[0] != channels[1] else nn.Identity()
+        self.transform_bn = ElasticBatchNorm(shape.out_channels)
+
+    def forward(self, x: Tensor, layer: Layer, normalize: Normalize) -> Tensor:
+        """Map (N, in, H, W) to (N, out, H / stride, W / stride) by the active blocks."""
+        return reduce(torch.add, self._outputs(x, layer, normalize))
+
+    def _outputs(self, x: Tensor, layer: Layer, normalize: Normalize) -> Iterator[Tensor]:
+        activate = ACTIVATIONS[self.shape.activation]
+        if layer.blocks & MBCONV:
+            yield self.mbconv(x, layer, normalize)
+        if layer.blocks & CONVOLUTION:
+            yield activate(normalize(self.conv_bn, self.conv(x)))
+        if layer.blocks & TRANSFORMATION:
+            yield activate(normalize(self.transform_bn, self.transform(pool(x, self.shape.stride))))
 
 
 class FirstBlock(nn.Module):

@@ -1,8 +1,8 @@
-"""The super-network: OFAMobileNetV3 with OFAv2's early exits and dense skips."""
+"""The super-network: OFAMobileNetV3 with OFAv2's early exits, dense skips and parallel blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from nat2.supernet.layers import (
     ElasticDepthwise,
     ElasticExit,
     ElasticMBConv,
+    ElasticParallelBlocks,
     ElasticStem,
     Normalize,
     normalize_by_batch,
@@ -32,16 +33,15 @@ class SuperNetwork(nn.Module):
         """Build with random weights drawn from `generator`.
 
         Args:
-            macro: The macro-architecture, with its switches for early exits and dense skips.
+            macro: The macro-architecture, with its switches for early exits, dense skips and parallel blocks.
             dropout: Probability in front of each classifier, while training.
             generator: Source of the initial weights (He, fan-out); torch's global one by default.
         """
         super().__init__()
         self.macro = macro
         self.stem = ElasticStem(macro)
-        self.stages = nn.ModuleList(
-            nn.ModuleList(ElasticMBConv(shape) for shape in shapes) for shapes in macro.layer_shapes
-        )
+        build = ElasticParallelBlocks if macro.parallel_blocks else ElasticMBConv
+        self.stages = nn.ModuleList(nn.ModuleList(build(shape) for shape in shapes) for shapes in macro.layer_shapes)
         self.exits = nn.ModuleDict(
             {str(n): ElasticExit(macro.exit_shape(n), macro.classes, dropout) for n in macro.exits}
         )
@@ -72,14 +72,52 @@ class SuperNetwork(nn.Module):
         wanted = (arch.exit,) if exits is None else tuple(exits)
         logits = []
         x = self.stem(images, normalize)
-        for number, (stage, layers) in enumerate(zip(self.stages, arch.stages, strict=False), start=1):
+        executed = arch.stages[: max(wanted)]
+        for number, (stage, layers) in enumerate(zip(self.stages, executed, strict=False), start=1):
             outputs: list[Tensor] = []
             for module, layer in zip(stage, layers, strict=False):  # type: ignore[call-overload]
-                outputs.append(module(x, layer, normalize))
-                x = dense_sum(outputs) if self.macro.dense_skips else outputs[-1]
+                x = module(x, layer, normalize)
+                if self.macro.dense_skips:
+                    outputs.append(x)
+                    x = dense_sum(outputs)
             if number in wanted:
                 logits.append(self.exits[str(number)](x, normalize))
         return logits[0] if exits is None else torch.stack(logits)
+
+
+class SuperNetworks(nn.Module):
+    """Super-networks of different widths side by side; the architecture's width chooses among them."""
+
+    def __init__(self, networks: Iterable[SuperNetwork]) -> None:
+        """Hold them; no two have the same width."""
+        super().__init__()
+        self.by_width = nn.ModuleDict({_width_key(network.macro.width): network for network in networks})
+
+    def __getitem__(self, width: float) -> SuperNetwork:
+        """The super-network of a width multiplier."""
+        network = self.by_width[_width_key(width)]
+        assert isinstance(network, SuperNetwork)
+        return network
+
+    def __iter__(self) -> Iterator[SuperNetwork]:
+        """Narrowest first, if they were given so."""
+        return (network for network in self.by_width.values() if isinstance(network, SuperNetwork))
+
+    def forward(
+        self,
+        images: Tensor,
+        arch: Arch,
+        *,
+        normalize: Normalize = normalize_by_batch,
+        exits: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Run one sub-network on the super-network of its width (see `SuperNetwork.forward`)."""
+        logits: Tensor = self[arch.width](images, arch, normalize=normalize, exits=exits)
+        return logits
+
+
+def _width_key(width: float) -> str:
+    return f"w{width}".replace(".", "_")  # torch admits no points in the names of modules
 
 
 @torch.no_grad()

@@ -5,15 +5,17 @@ Its modules bear the names of the super-network's, so that a tensor here is a sl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import reduce
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nat2.space.arch import Arch, Layer
+from nat2.space.arch import CONVOLUTION, MBCONV, TRANSFORMATION, Arch, Layer
 from nat2.space.macro import Activation, ExitShape, LayerShape, Macro, squeeze_channels
+from nat2.supernet.depthwise import depthwise
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -26,20 +28,6 @@ def channels_last(module: AnyModule, device: torch.device | None = None) -> AnyM
     module.to(device=device)
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return module
-
-
-def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Depthwise convolution padded by half the kernel, shape (N, C, H, W), kernels (C, 1, k, k).
-
-    On a map of H pixels only the 2H - 1 central taps ever meet a pixel; the others would multiply padding, and the
-    last stages of small images are all such maps.
-    """
-    size = weight.shape[-1]
-    padding = min(size // 2, max(x.shape[2:]) - 1)
-    unused = size // 2 - padding
-    if unused:
-        weight = weight[:, :, unused:-unused, unused:-unused]
-    return F.conv2d(x, weight, stride=stride, padding=padding, groups=len(weight))
 
 
 class SqueezeExcite(nn.Module):
@@ -91,6 +79,48 @@ class MBConv(nn.Module):
         y = self.project_bn(self.project(y))
         result: Tensor = x + y if self.residual else y
         return result
+
+
+class ParallelBlocks(nn.Module):
+    """Up to three blocks on the same input, their outputs summed (OFAv2, parallel blocks).
+
+    An inverted bottleneck; a 1x1 convolution; a transformation that only fits pixels and channels: max pooling where
+    the layer strides, a 1x1 convolution with bias where channels change. Both of the latter end in batch norm and the
+    stage's activation.
+    """
+
+    def __init__(self, shape: LayerShape, layer: Layer) -> None:
+        """Build the active blocks."""
+        super().__init__()
+        channels = shape.in_channels, shape.out_channels
+        self.shape = shape
+        self.mbconv = MBConv(shape, layer) if layer.blocks & MBCONV else None
+        self.conv: nn.Module | None = None
+        if layer.blocks & CONVOLUTION:
+            self.conv = nn.Conv2d(*channels, 1, shape.stride, bias=False)
+            self.conv_bn = nn.BatchNorm2d(shape.out_channels)
+        self.transforms = bool(layer.blocks & TRANSFORMATION)
+        if self.transforms:
+            self.transform = nn.Conv2d(*channels, 1) if channels[0] != channels[1] else nn.Identity()
+            self.transform_bn = nn.BatchNorm2d(shape.out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in, H, W) to (N, out, H / stride, W / stride)."""
+        return reduce(torch.add, self._outputs(x))
+
+    def _outputs(self, x: Tensor) -> Iterator[Tensor]:
+        activate = ACTIVATIONS[self.shape.activation]
+        if self.mbconv is not None:
+            yield self.mbconv(x)
+        if self.conv is not None:
+            yield activate(self.conv_bn(self.conv(x)))
+        if self.transforms:
+            yield activate(self.transform_bn(self.transform(pool(x, self.shape.stride))))
+
+
+def pool(x: Tensor, stride: int) -> Tensor:
+    """The largest of each `stride` x `stride` pixels, fewer at the border; `x` itself at stride 1."""
+    return F.max_pool2d(x, stride, ceil_mode=True) if stride > 1 else x
 
 
 class Stem(nn.Module):
@@ -149,10 +179,11 @@ class StaticNetwork(nn.Module):
         self.macro = macro
         self.arch = arch
         self.exit_numbers = exits or (arch.exit,)
+        build = ParallelBlocks if macro.parallel_blocks else MBConv
         self.stem = Stem(macro)
         self.stages = nn.ModuleList(
-            nn.ModuleList(MBConv(shape, layer) for shape, layer in zip(shapes, layers, strict=False))
-            for shapes, layers in zip(macro.layer_shapes, arch.stages, strict=False)
+            nn.ModuleList(build(shape, layer) for shape, layer in zip(shapes, layers, strict=False))
+            for shapes, layers in zip(macro.layer_shapes, arch.stages[: max(self.exit_numbers)], strict=False)
         )
         self.exits = nn.ModuleDict(
             {str(number): Exit(macro.exit_shape(number), macro.classes) for number in self.exit_numbers}
@@ -165,8 +196,10 @@ class StaticNetwork(nn.Module):
         for number, stage in enumerate(self.stages, start=1):
             outputs: list[Tensor] = []
             for layer in stage:  # type: ignore[attr-defined]
-                outputs.append(layer(x))
-                x = dense_sum(outputs) if self.macro.dense_skips else outputs[-1]
+                x = layer(x)
+                if self.macro.dense_skips:
+                    outputs.append(x)
+                    x = dense_sum(outputs)
             if number in self.exit_numbers:
                 logits.append(self.exits[str(number)](x))
         return logits[0] if len(logits) == 1 else torch.stack(logits)

@@ -15,7 +15,7 @@ from nat2.errors import CheckpointError
 from nat2.settings import AdaptSettings
 from nat2.space.arch import Arch
 from nat2.space.space import Genomes, SearchSpace
-from nat2.supernet.network import SuperNetwork
+from nat2.supernet.network import SuperNetworks
 from nat2.training.distill import Teacher, distillation_loss
 from nat2.training.optimise import ElasticEpoch, Schedule, load_state, save_state, sgd, train_epoch
 from nat2.training.shrink import SAVE_INTERVAL
@@ -58,14 +58,14 @@ def sample_from(
 
 
 class Adaptation:
-    """A super-network that is trained further between generations; knows which version of the weights it holds.
+    """Super-networks that are trained further between generations; knows which version of the weights they hold.
 
     Version 0 are the weights that the search begins with, version g those after generation g's adaptation.
     """
 
     def __init__(
         self,
-        network: SuperNetwork,
+        networks: SuperNetworks,
         space: SearchSpace,
         split: Split,
         pipeline: Pipeline,
@@ -80,7 +80,7 @@ class Adaptation:
         """Begin, or continue from the resume point in `state`.
 
         Args:
-            network: Changed in place by `advance`.
+            networks: Changed in place by `advance`.
             space: The search space.
             split: Training images.
             pipeline: Turns them into inputs.
@@ -91,7 +91,7 @@ class Adaptation:
             seed: The run's seed.
             tick: Called with the number of steps just made (or found made).
         """
-        self.network = network
+        self.networks = networks
         self._space = space
         self._split = split
         self._pipeline = pipeline
@@ -100,14 +100,15 @@ class Adaptation:
         self._state = state
         self._seed = seed
         self._tick = tick
-        self._optimizer = sgd(network, weight_decay=settings.weight_decay, nesterov=False)
+        # One for all widths is one a width: a weight without a gradient does not move, nor does its momentum.
+        self._optimizer = sgd(networks, weight_decay=settings.weight_decay, nesterov=False)
         self._steps = steps_per_epoch(len(split), settings.batch_size)
         total = self._steps * settings.epochs * generations
         warmup = min(round(self._steps * settings.warmup_epochs), total // 2)
         self._schedule = Schedule(settings.lr, total, warmup, min(1e-4, settings.lr))
         self._epochs_done = 0
         if state.exists():
-            self._epochs_done = load_state(state, network, self._optimizer)["epochs"]
+            self._epochs_done = load_state(state, networks, self._optimizer)["epochs"]
         tick(self._steps * self._epochs_done)
 
     def advance(self, generation: int, good: Genomes) -> None:
@@ -149,7 +150,7 @@ class Adaptation:
             )
         for epoch in range(max(first, self._epochs_done), generation * settings.epochs):
             train_epoch(
-                self.network,
+                self.networks,
                 self._optimizer,
                 epoch_settings,
                 seed=self._seed,
@@ -160,5 +161,5 @@ class Adaptation:
             )
             self._epochs_done = epoch + 1
             if epoch + 1 == generation * settings.epochs or time.monotonic() - saved > SAVE_INTERVAL:
-                save_state(self._state, self.network, self._optimizer, {"epochs": self._epochs_done})
+                save_state(self._state, self.networks, self._optimizer, {"epochs": self._epochs_done})
                 saved = time.monotonic()

@@ -19,7 +19,7 @@ from nat2.files import load_tensors, save_tensors
 from nat2.seeds import numpy_generator, torch_generator
 from nat2.space.arch import Arch
 from nat2.supernet.checkpoint import load_weights
-from nat2.supernet.network import SuperNetwork
+from nat2.supernet.network import SuperNetwork, SuperNetworks
 from nat2.training.distill import Teacher
 
 Sample = Callable[[np.random.Generator, int], Arch]
@@ -83,7 +83,7 @@ class ElasticEpoch:
 
 
 def train_epoch(
-    network: SuperNetwork,
+    network: SuperNetwork | SuperNetworks,
     optimizer: torch.optim.Optimizer,
     epoch: ElasticEpoch,
     *,
@@ -127,7 +127,8 @@ def train_epoch(
             loss = epoch.loss(network(images, arch, exits=epoch.exits), labels, targets)
             loss.backward()  # type: ignore[no-untyped-call]
             if epoch.clip is not None:
-                nn.utils.clip_grad_norm_(network.parameters(), epoch.clip)
+                trained = network[arch.width] if isinstance(network, SuperNetworks) else network
+                nn.utils.clip_grad_norm_(trained.parameters(), epoch.clip)
             total += loss.detach() / epoch.subnets
         set_learning_rate(optimizer, schedule(first_step + steps))
         optimizer.step()

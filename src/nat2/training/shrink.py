@@ -28,26 +28,32 @@ SAVE_INTERVAL = 5.0  # seconds of training that a kill may cost
 
 def opened_by(phase: Phase, whole: SearchSpace) -> SearchSpace:
     """The part of a search space that is open in a phase."""
-    exits = phase.exits if whole.early_exits else ()
-    return dataclasses.replace(whole, kernels=phase.kernels, expands=phase.expands, depths=phase.depths, exits=exits)
+    return dataclasses.replace(
+        whole,
+        kernels=phase.kernels,
+        expands=phase.expands,
+        depths=phase.depths,
+        exits=phase.exits if whole.early_exits else (),
+        levels=phase.levels if whole.parallel_blocks else (),
+    )
 
 
 def phases_for(space: SearchSpace, phases: Sequence[Phase]) -> list[Phase]:
-    """The phases that mean something to a family: with a single exit there is no height to open."""
-    if space.early_exits:
-        return list(phases)
+    """The phases that mean something to a family: without early exits there is no height to open, nor a level
+    without parallel blocks."""
+    foreign = {"exits"} if not space.early_exits else set()
+    foreign |= {"levels"} if not space.parallel_blocks else set()
     kept: list[Phase] = []
     before: Phase | None = None
     for phase in phases:
-        if before is None or phase.exits == before.exits or not _differ_in_exits_only(phase, before):
-            kept.append(dataclasses.replace(phase, exits=(5,)))
+        changed = {name for name in _OPENED if before is None or getattr(phase, name) != getattr(before, name)}
+        if before is None or not changed or changed - foreign:
+            kept.append(phase)
         before = phase
     return kept
 
 
-def _differ_in_exits_only(phase: Phase, before: Phase) -> bool:
-    opened = ("kernels", "expands", "depths", "joint")
-    return all(getattr(phase, name) == getattr(before, name) for name in opened)
+_OPENED = ("kernels", "expands", "depths", "exits", "levels", "joint")
 
 
 def shrink(
