@@ -1,22 +1,25 @@
 """What weight sharing costs: the super-network beside plain networks, and closed-form costs.
 
-Both sides of a ratio run alternately in this process; each value is the median of several. Needs about ten minutes on
-two cores. Run it on a quiet machine: ``python benchmarks/supernet.py --json supernet.json``.
+Both sides of a ratio run alternately, in this process where nothing else is said; each value is the median of several.
+Needs about ten minutes on two cores. Run it on a quiet machine: ``python benchmarks/supernet.py --json supernet.json``.
 """
 
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import resource
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import torch
-from table import Row, parser, ratio, show
+from table import Row, parser, ratio, seconds_of, show
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from nat2.allocator import keep_freed_memory
 from nat2.space import Arch, CostTable, Macro, SearchSpace
@@ -113,6 +116,8 @@ class Bench:
                 value, seconds = self.step(arch)
                 target = None if name == "smallest" else 0.4
                 yield Row(f"training step, ours / plain ({at}; {1000 * seconds:.0f} ms)", value, target)
+                if name != "smallest" and self.device.type == "cpu":
+                    yield from self.whereabouts(arch, at)
 
     @torch.no_grad()
     def forward(self, arch: Arch) -> tuple[float, float]:
@@ -159,22 +164,131 @@ class Bench:
         return ratio(self.timed(ours), self.timed(theirs), repeats=3)
 
     def step(self, arch: Arch) -> tuple[float, float]:
-        """A step of training with its optimiser, beside the same network without our tricks."""
-        plain = without_tricks(extract(self.network, arch)).train()
-        contiguous = self.images.contiguous()
-        optimizers = {id(n): torch.optim.SGD(n.parameters(), lr=1e-6, momentum=0.9) for n in (self.network, plain)}
+        """A step of training with its optimiser, beside the same network without our tricks.
 
-        def step_of(network: nn.Module, answer: Callable[[], Tensor]) -> None:
-            optimizer = optimizers[id(network)]
+        The other side waits in a process of its own, because how the allocator is set is one of the tricks.
+        """
+        ours = self.stepper(self.network, lambda: self.network(self.images, arch))
+        there, here = multiprocessing.Pipe()
+        context = multiprocessing.get_context("spawn")
+        asked = (self.resolution, self.macro.width, str(self.device), arch.key, there)
+        process = context.Process(target=plain_steps, args=asked, daemon=True)
+        process.start()
+
+        def seconds_of_step(function: Callable[[], object]) -> float:
+            return float(function() or 0)  # type: ignore[arg-type]
+
+        def theirs() -> float:
+            here.send("step")
+            return float(here.recv())
+
+        try:
+            return ratio(lambda: seconds_of(ours), theirs, timed=seconds_of_step)
+        finally:
+            here.send("stop")
+            process.join()
+
+    def stepper(self, network: nn.Module, answer: Callable[[], Tensor]) -> Callable[[], None]:
+        """A function that makes one step of training."""
+        optimizer = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9)
+
+        def step() -> None:
             optimizer.zero_grad(set_to_none=True)
             F.cross_entropy(answer(), self.labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
-        return ratio(
-            self.timed(lambda: step_of(self.network, lambda: self.network(self.images, arch))),
-            self.timed(lambda: step_of(plain, lambda: plain(contiguous))),
-            repeats=5,
-        )
+        return self.timed(step)
+
+    def whereabouts(self, arch: Arch, at: str) -> Iterator[Row]:
+        """Shares of a training step by kind of layer, forwards and backwards; the largest first."""
+        step = self.stepper(self.network, lambda: self.network(self.images, arch))
+        for _ in range(3):
+            step()
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as measured:
+            for _ in range(3):
+                step()
+        totals: dict[str, float] = {}
+        for event in measured.key_averages(group_by_input_shape=True):
+            kind = kind_of(event.key, event.input_shapes)
+            totals[kind] = totals.get(kind, 0) + event.self_cpu_time_total
+        for kind, microseconds in sorted(totals.items(), key=lambda item: -item[1]):
+            yield Row(f"share of a step: {kind} ({at})", 100 * microseconds / sum(totals.values()), unit="%")
+
+
+def kind_of(operation: str, shapes: list[list[int]]) -> str:
+    """What an operation of torch belongs to."""
+    direction = "backward" if "backward" in operation.lower() else "forward"
+    if "convolution" in operation.lower():
+        kernels = [shape for shape in shapes if len(shape) == 4 and shape[2:] != [1, 1]]
+        depthwise = any(shape[1] == 1 and shape[0] > 1 for shape in kernels if shape[2] in (3, 5, 7))
+        return f"{'depthwise' if depthwise else 'other'} convolution, {direction}"
+    if "DepthwiseByColumns" in operation:
+        return f"depthwise convolution, {direction}"
+    for part, name in (("batch_norm", "batch norm"), ("threshold", "activation"), ("hardswish", "activation")):
+        if part in operation:
+            return f"{name}, {direction}"
+    return "clearing and padding" if operation in ("aten::fill_", "aten::zero_") else "everything else"
+
+
+def plain_steps(resolution: int, width: float, device: str, key: str, connection: Connection) -> None:
+    """Another process: answer each message with the seconds of a step of the network without tricks."""
+    bench = Bench(resolution, width, torch.device(device))
+    network = without_tricks(extract(bench.network, Arch.from_key(key))).train()
+    images = bench.images.contiguous()
+    step = bench.stepper(network, lambda: network(images))
+    step()
+    while connection.recv() != "stop":
+        connection.send(seconds_of(step))
+
+
+def evaluations(resolution: int, width: float, keys: list[str], threads: int, connection: Connection) -> None:
+    """Another process: answer each message with the seconds of evaluating its architectures."""
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    bench = Bench(resolution, width, torch.device("cpu"))
+    calibration, evaluation = (random_batches(count, bench.batch, resolution, bench.device) for count in (512, 1024))
+
+    @torch.no_grad()
+    def run() -> None:
+        for arch in map(Arch.from_key, keys):
+            normalize = normalize_by(calibrate(bench.network, arch, calibration))
+            for images in evaluation:
+                bench.network(images, arch, normalize=normalize)
+
+    run()
+    while connection.recv() != "stop":
+        connection.send(seconds_of(run))
+
+
+def one_thread_each(bench: Bench) -> float:
+    """Evaluating eight architectures in a process a core with one thread, over one process with all threads."""
+    cores = torch.get_num_threads()
+    keys = [arch.key for arch in bench.space.sample_distinct(8, np.random.default_rng(2))]
+    context = multiprocessing.get_context("spawn")
+    connections: list[list[Connection]] = []
+    processes = []
+    for parts, threads in (([keys[core::cores] for core in range(cores)], 1), ([keys], cores)):
+        connections.append([])
+        for part in parts:
+            there, here = multiprocessing.Pipe()
+            asked = (bench.resolution, bench.macro.width, part, threads, there)
+            processes.append(context.Process(target=evaluations, args=asked, daemon=True))
+            processes[-1].start()
+            connections[-1].append(here)
+
+    def run(group: list[Connection]) -> None:
+        for connection in group:
+            connection.send("run")
+        for connection in group:
+            connection.recv()
+
+    value, _ = ratio(lambda: run(connections[0]), lambda: run(connections[1]))
+    for group in connections:
+        for connection in group:
+            connection.send("stop")
+    for process in processes:
+        process.join()
+    return value
 
 
 def archs_per_second() -> float:
@@ -228,6 +342,9 @@ def main() -> None:
         for row in bench.rows():
             print(f"{row.value:.3f}  {row.name}", flush=True)
             rows.append(row)
+    if arguments.device.type == "cpu" and torch.get_num_threads() > 1:
+        value = one_thread_each(Bench(32, arguments.width, arguments.device))
+        rows.append(Row("evaluating 8 archs, one-thread processes / one process of all threads", value))
     growth = memory_growth(Bench(32, arguments.width, arguments.device))
     rows.append(Row("memory growth over 50 evaluations", growth, 8, unit="MiB"))
     rows.append(Row("closed-form costs", archs_per_second(), 200_000, "higher", "archs/s"))

@@ -51,7 +51,7 @@ def show(title: str, rows: Sequence[Row], file: Path | None) -> None:
         target = "" if row.target is None else f"{sign} {_number(row.target)}"
         met = "" if row.met is None else ("yes" if row.met else "NO")
         table.add_row(row.name, f"{_number(row.value)} {row.unit}".strip(), target, met)
-    Console(soft_wrap=True).print(table)
+    Console(width=max(100, Console().width)).print(table)
     if file is not None:
         file.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
 
@@ -60,15 +60,37 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def ratio(ours: Callable[[], object], theirs: Callable[[], object], *, repeats: int = 7) -> tuple[float, float]:
-    """Median of the ratios of the times of two functions, run alternately, and the median seconds of the first."""
+def seconds_of(function: Callable[[], object]) -> float:
+    """How long a call takes."""
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def ratio(
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    *,
+    repeats: int = 5,
+    seconds: float = 4.0,
+    timed: Callable[[Callable[[], object]], float] = seconds_of,
+) -> tuple[float, float]:
+    """Median of the ratios of the times of two functions, run alternately, and the median seconds of the first.
+
+    Args:
+        ours: Whose time is the numerator.
+        theirs: Whose time is the denominator.
+        repeats: Pairs to measure at least; up to 101 while `seconds` are not over.
+        seconds: How long to go on with quick functions.
+        timed: Calls a function and gives its seconds.
+    """
     ours(), theirs()
-    pairs = []
-    for repeat in range(repeats):
-        seconds = {}
-        for function in (ours, theirs) if repeat % 2 == 0 else (theirs, ours):
-            began = time.perf_counter()
-            function()
-            seconds[function] = time.perf_counter() - began
-        pairs.append((seconds[ours] / seconds[theirs], seconds[ours]))
+    pairs: list[tuple[float, float]] = []
+    end = time.perf_counter() + seconds
+    while len(pairs) < repeats or (time.perf_counter() < end and len(pairs) < 101):
+        if len(pairs) % 2 == 0:
+            first, second = timed(ours), timed(theirs)
+        else:
+            second, first = timed(theirs), timed(ours)
+        pairs.append((first / second, first))
     return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
