@@ -9,7 +9,6 @@ import yaml
 
 from nat2.cli import build_parser
 from nat2.config import (
-    PHASES,
     PRESETS,
     Family,
     RunConfig,
@@ -19,7 +18,7 @@ from nat2.config import (
     resolutions_for,
 )
 from nat2.errors import ConfigError
-from nat2.settings import SHORT
+from nat2.settings import SCHEDULES, ScheduleName
 
 
 @pytest.mark.parametrize(
@@ -79,7 +78,7 @@ def test_values_outside_their_range_are_refused(change: dict[str, object]) -> No
 
 
 def test_the_configuration_is_plain_data() -> None:
-    plain = RunConfig(phases=SHORT).to_dict()
+    plain = RunConfig(phases=SCHEDULES["short"]).to_dict()
     assert yaml.safe_load(yaml.safe_dump(plain)) == plain
     assert plain["phases"][-1]["expands"] == [3, 4, 6]
 
@@ -96,12 +95,29 @@ def test_presets_are_the_published_settings() -> None:
         "adamw",
         "sgd",
     )
-    table = [(phase.epochs, phase.lr, phase.subnets) for phase in nat2.phases]
-    assert table == [
-        (180, 0.08, 1), (120, 0.03, 1), (25, 2.5e-3, 2), (120, 7.5e-3, 2),
-            (25, 1.875e-3, 2), (60, 3.75e-3, 2), (90, 7.5e-3, 2), (120, 1.5e-2, 2),
+    assert (nat.schedule, nat2.schedule, nat2.shrink.corners) == ("ofa", "ofav2", 32)
+
+
+def test_schedules_are_the_published_tables() -> None:
+    def table(name: ScheduleName) -> list[tuple[int, float, int]]:
+        return [(phase.epochs, phase.lr, phase.subnets) for phase in SCHEDULES[name]]
+
+    assert table("ofav2") == [
+        (180, 0.08, 1), (120, 0.03, 1),
+        (25, 2.5e-3, 2), (120, 7.5e-3, 2),
+        (25, 1.875e-3, 2), (60, 3.75e-3, 2), (90, 7.5e-3, 2), (120, 1.5e-2, 2),
         (25, 2.5e-3, 2), (120, 7.5e-3, 2), (25, 2.5e-3, 4), (120, 7.5e-3, 4),
     ]  # fmt: skip
+    assert table("ofa") == table("ofav2")[:2] + table("ofav2")[8:]
+    assert {phase.exits for phase in SCHEDULES["ofa"]} == {(5,)}
+    order = ("kernels", "levels", "exits", "depths", "expands")
+    for name in ("short", "ofav2"):
+        opened = [
+            tuple(len(getattr(phase, dimension)) > 1 for dimension in order)
+            for phase in SCHEDULES[name]  # type: ignore[index]
+        ]
+        assert opened == sorted(opened)  # each dimension opens behind the one before, and stays open
+        assert opened[-1] == (True,) * 5
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -110,9 +126,8 @@ def test_a_preset_is_the_same_from_python_and_on_the_command_line(preset: str) -
     config = RunConfig.of(preset)  # type: ignore[arg-type]
     for group in ("search", "adapt", "finetune", "shrink", "augmentation"):
         assert given[group].as_dict() == vars(getattr(config, group)), group
-    for name in ("family", "width", "networks", "preset", "objectives"):
+    for name in ("family", "width", "networks", "preset", "objectives", "schedule", "phases"):
         assert given[name] == getattr(config, name)
-    assert config.phases == PHASES[preset]  # type: ignore[index]
 
 
 def test_changes_go_over_a_preset() -> None:

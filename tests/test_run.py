@@ -193,6 +193,36 @@ def test_parallel_blocks_and_two_widths_go_the_whole_way_and_survive_a_kill(
     assert_same_outcome(tmp_path / "killed", tmp_path / "whole")
 
 
+def test_a_run_goes_on_from_a_trained_super_network_on_other_images(
+    place: tuple[Path, Path], whole: tuple[Path, str], tmp_path: Path
+) -> None:
+    shutil.copytree(place[0], tmp_path / "three")
+    shutil.rmtree(tmp_path / "three" / "north east")
+    weights = whole[0] / "supernet-w0.25.safetensors"
+    out = tmp_path / "transferred"
+    code, output, errors = finish(command(tmp_path / "three", place[1], out, "--pretrained", str(weights)))
+    assert code == 0, errors
+    assert f"{weights}: classifier of exit 5: 4 classes, not 3; left as initialised" in output
+    assert len(rows(out / "pareto.csv")) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--pretrained", "absent.pth"], "absent.pth is not a readable checkpoint"),
+        (["--pretrained", "a.pth,b.pth"], "needs a file for each width; got 2 for 1 widths"),
+        (["--family", "SE_B", "--pretrained", "WEIGHTS"], "the weights do not fit the network"),
+        (["--schedule", "transfer", "--phases", "[]"], "name them with --pretrained"),
+    ],
+)
+def test_unfit_weights_are_refused_before_anything_is_begun(
+    place: tuple[Path, Path], whole: tuple[Path, str], tmp_path: Path, options: list[str], message: str
+) -> None:
+    options = [str(whole[0] / "supernet-w0.25.safetensors") if option == "WEIGHTS" else option for option in options]
+    assert message in refusal(command(*place, tmp_path / "out", *options))
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_configuration_is_refused_and_named(whole: tuple[Path, str], place: tuple[Path, Path]) -> None:
     errors = refusal(command(*place, whole[0], "--seed", "7", "--search.candidates=5"))
     assert "seed (0 there, 7 now); search.candidates (3 there, 5 now)" in errors

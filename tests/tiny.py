@@ -15,7 +15,7 @@ SETTINGS = {
     "phases": [
         {"name": "full", "epochs": 2, "lr": 0.1, "joint": True},
         {"name": "all", "epochs": 2, "lr": 0.05, "kernels": [3, 5, 7], "expands": [3, 4, 6], "depths": [2, 3, 4],
-         "exits": [1, 2, 3, 4, 5]},
+         "exits": [1, 2, 3, 4, 5], "levels": [1, 2, 3]},
     ],
     "shrink": {"batch_size": 32, "calibration_images": 48},
     "search": {"archive": 8, "oversample": 2, "generations": 2, "candidates": 3, "top": 4, "population": 12,

@@ -9,12 +9,11 @@ from typing import Any, Literal
 from nat2.errors import ConfigError
 from nat2.search.objectives import parse_objectives
 from nat2.settings import (
-    OFAV2,
-    SHORT,
     AdaptSettings,
     Augmentation,
     FinetuneSettings,
     Phase,
+    ScheduleName,
     SearchSettings,
     ShrinkSettings,
 )
@@ -57,8 +56,14 @@ class RunConfig:
     """Leave unreadable images out instead of refusing the folder."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random changes of training images."""
+    pretrained: str = ""
+    """Weights to begin with, a file for each width, separated by commas: a super-network of an earlier run, or a
+    checkpoint in the OFA or OFAv2 layout; other classes and channels are adapted."""
+    schedule: ScheduleName = "short"
+    """Phases of progressive shrinking: a short form, those published for OFA or OFAv2, or, to go on from trained
+    weights, NAT's warm-up or a short form of it."""
     phases: tuple[Phase, ...] = ()
-    """Phases of progressive shrinking, in order; empty for the preset's own (see config.yaml of a run)."""
+    """Phases of your own instead, in order (see config.yaml of a run)."""
     shrink: ShrinkSettings = field(default_factory=ShrinkSettings)
     """What the phases have in common."""
     search: SearchSettings = field(default_factory=SearchSettings)
@@ -79,6 +84,11 @@ class RunConfig:
         parse_objectives(self.objectives)
         if self.resolutions != "auto":
             parse_resolutions(self.resolutions)
+        if self.schedule.endswith("transfer") and not self.pretrained and not self.phases:
+            raise ConfigError(
+                f"--schedule {self.schedule} goes on from trained weights; name them with --pretrained, or choose "
+                "short, ofa or ofav2"
+            )
         if self.networks < 1:
             raise ConfigError(f"--networks must be at least 1; got {self.networks}")
         if self.stem_stride not in (0, 1, 2):
@@ -108,7 +118,7 @@ class RunConfig:
         if preset not in PRESETS:
             raise ConfigError(f"the preset must be one of {', '.join(PRESETS)}; got {preset!r}")
         base = RunConfig()
-        values: dict[str, Any] = {"preset": preset, "phases": PHASES[preset]}
+        values: dict[str, Any] = {"preset": preset}
         for chosen in (PRESETS[preset], changes):
             for name, value in chosen.items():
                 group: Any = values.get(name, getattr(base, name, None))
@@ -212,6 +222,8 @@ def macros_for(config: RunConfig, *, classes: int, channels: int, resolutions: t
 
 
 _PUBLISHED: dict[str, Any] = {
+    "schedule": "ofav2",
+    "shrink": {"corners": 32},
     "width": "1.0",
     "networks": 4,
     "adapt": {"epochs": 5, "lr": 2.5e-3, "warmup_epochs": 5.0, "subnets": 4, "batch_size": 256},
@@ -224,6 +236,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "nat": _PUBLISHED
     | {
         "family": "SE_B",
+        "schedule": "ofa",
         "search": {
             "archive": 100, "oversample": 1, "sampling": "uniform", "update": "append", "features": "one-hot",
             "generations": 30, "candidates": 8, "top": 150,
@@ -232,5 +245,3 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     },
 }  # fmt: skip
 """What each preset changes; flags and files change it further."""
-PHASES: dict[Preset, tuple[Phase, ...]] = {"quick": SHORT, "nat2": OFAV2, "nat": OFAV2}
-"""The phases of progressive shrinking of each preset."""

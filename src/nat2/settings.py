@@ -11,6 +11,7 @@ from nat2.space.space import FeatureKind, Sampling, SearchSpace
 
 Ramp = Literal["DESC", "ASC", "MIX", "UNIF"]
 """AEP's weights over the exits: descending, ascending, descending for losses and ascending for outputs, uniform."""
+ScheduleName = Literal["short", "ofa", "ofav2", "transfer", "short-transfer"]
 
 
 def _check_positive(settings: object, of: str, *names: str) -> None:
@@ -137,7 +138,30 @@ OFAV2: tuple[Phase, ...] = (
     replace(_DEPTH, name="expand 1", subnets=4, expands=(4, 6)),
     replace(_DEPTH, name="expand 2", epochs=120, lr=7.5e-3, subnets=4, expands=(3, 4, 6), warmup_epochs=5),
 )
-"""The published schedule (OFAv2, extended progressive shrinking); without its level and height phases, that of OFA."""
+"""The published schedule of OFAv2, extended progressive shrinking."""
+
+
+OFA: tuple[Phase, ...] = tuple(phase for phase in OFAV2 if phase.name.partition(" ")[0] not in ("level", "height"))
+OFA = tuple(replace(phase, exits=(5,), levels=(3,)) for phase in OFA)
+"""The published schedule of OFA, for single-exit families without parallel blocks."""
+_EVERYTHING = replace(_HEIGHT, depths=_DEPTHS, expands=(3, 4, 6))
+TRANSFER: tuple[Phase, ...] = (
+    Phase(name="largest", epochs=100, lr=7.5e-3 / 4, joint=True, warmup_epochs=5),
+    replace(_EVERYTHING, name="uniform", epochs=150, lr=7.5e-3 / 4, subnets=4, warmup_epochs=10),
+)
+"""The published warm-up of a trained super-network on new images (NAT), its rates for batches of 256."""
+SHORT_TRANSFER: tuple[Phase, ...] = (
+    Phase(name="largest", epochs=6, lr=0.02, joint=True, warmup_epochs=1),
+    replace(_EVERYTHING, name="uniform", epochs=10, lr=0.02),
+)
+"""A short form of it, for small data sets and machines."""
+SCHEDULES: dict[ScheduleName, tuple[Phase, ...]] = {
+    "short": SHORT,
+    "ofa": OFA,
+    "ofav2": OFAV2,
+    "transfer": TRANSFER,
+    "short-transfer": SHORT_TRANSFER,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +178,12 @@ class ShrinkSettings:
     """Weight of the distillation from the teacher; 0 for none."""
     ramp: Ramp = "ASC"
     """Weights of the exits' losses and outputs in the joint phase and in the teacher's ensemble."""
+    teacher: Literal["progressive", "fixed"] = "progressive"
+    """The largest network as each phase finds it (OFAv2), or as the first phase leaves it (OFA)."""
+    sampling: Literal["uniform", "sandwich"] = "uniform"
+    """Random sub-networks in each step, or the largest and the smallest open ones beside them."""
+    corners: int = 0
+    """Networks with every choice at an end, whose mean validation accuracy chooses each phase's epoch; 0: the last."""
     calibration_images: int = 512
     """Training images for batch-norm statistics, at most as many as there are."""
 
@@ -165,7 +195,7 @@ class ShrinkSettings:
         """
         _check_at_least(self, "the shrinking", _PAIR, "batch_size", "calibration_images")
         _check_share(self, "the shrinking", "label_smoothing")
-        _check_not_negative(self, "the shrinking", "weight_decay", "kd_ratio")
+        _check_not_negative(self, "the shrinking", "weight_decay", "kd_ratio", "corners")
 
 
 @dataclass(frozen=True, kw_only=True)

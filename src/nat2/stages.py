@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from nat2.allocator import keep_freed_memory
-from nat2.config import PHASES, RunConfig, macros_for, parse_resolutions, resolutions_for
+from nat2.config import RunConfig, macros_for, parse_resolutions, parse_widths, resolutions_for
 from nat2.data.dataset import Dataset, read_dataset
 from nat2.data.sources import native_side
 from nat2.data.transform import Pipeline, ResizedImages, steps_per_epoch
@@ -33,14 +33,15 @@ from nat2.search.objectives import parse_objectives
 from nat2.search.select import non_dominated, recommend
 from nat2.search.task import Search
 from nat2.seeds import torch_generator
+from nat2.settings import SCHEDULES
 from nat2.space import Arch, CostTable, Macro, SearchSpace, cost
 from nat2.supernet import StaticNetwork, Statistics, SuperNetwork, SuperNetworks, calibrate, extract, normalize_by
-from nat2.supernet.checkpoint import load_weights
+from nat2.supernet.checkpoint import load_pretrained, load_weights, read_checkpoint
 from nat2.supernet.static import channels_last
 from nat2.training.adapt import Adaptation
 from nat2.training.finetune import finetune
 from nat2.training.optimise import accuracy
-from nat2.training.shrink import calibration_images, largest_as_teacher, phases_for, shrink
+from nat2.training.shrink import PhaseOutcome, calibration_images, largest_as_teacher, phases_for, shrink
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,15 @@ def prepare(config: RunConfig) -> tuple[RunConfig, Dataset, tuple[Macro, ...]]:
         width=",".join(str(macro.width) for macro in macros),
         stem_stride=macros[0].stem_stride,
         augmentation=augmentation,
-        phases=config.phases or PHASES[config.preset],
+        phases=config.phases or SCHEDULES[config.schedule],
     )
+    phases_for(SearchSpace.of(macros, sides), settled.phases)
+    if config.pretrained:
+        files = config.pretrained.count(",") + 1
+        if files != len(macros):
+            raise ConfigError(f"--pretrained needs a file for each width; got {files} for {len(macros)} widths")
+        for macro in macros:
+            _new_supernet(settled, macro)  # whether the files fit is known before the run folder is touched
     return settled, dataset, macros
 
 
@@ -174,13 +182,24 @@ def train_supernets(job: Job, lap: Callable[[], None]) -> SuperNetworks:
     epochs = sum(phase.epochs for phase in phases_for(job.space, config.phases))
     if not all(job.folder.trained(macro.width).exists() for macro in job.macros):
         job.progress.stage("train", epochs * steps * len(job.macros))
-    return SuperNetworks(_train_supernet(job, macro, epochs * steps, lap) for macro in job.macros)
+    networks = [_new_supernet(job.config, macro, job.progress.say) for macro in job.macros]
+    return SuperNetworks(_train_supernet(job, network, epochs * steps, lap) for network in networks)
 
 
-def _train_supernet(job: Job, macro: Macro, steps: int, lap: Callable[[], None]) -> SuperNetwork:
-    config, trained = job.config, job.folder.trained(macro.width)
+def _new_supernet(config: RunConfig, macro: Macro, say: Callable[[str], None] = lambda line: None) -> SuperNetwork:
+    """The super-network of a width with random or given weights."""
     generator = torch_generator(config.seed, "weights")
     network = channels_last(SuperNetwork(macro, dropout=config.dropout, generator=generator))
+    if config.pretrained:
+        path = config.pretrained.split(",")[parse_widths(config.width).index(macro.width)]
+        for note in load_pretrained(network, read_checkpoint(path, width=macro.width)):
+            say(f"{path}: {note}")
+    return network
+
+
+def _train_supernet(job: Job, network: SuperNetwork, steps: int, lap: Callable[[], None]) -> SuperNetwork:
+    config, macro = job.config, network.macro
+    trained = job.folder.trained(macro.width)
     if trained.exists():
         load_weights(network, load_tensors(trained)[0])
         job.progress.step(steps)
@@ -188,10 +207,12 @@ def _train_supernet(job: Job, macro: Macro, steps: int, lap: Callable[[], None])
     space = dataclasses.replace(job.space, widths=(macro.width,))
     name_of = "train" if len(job.macros) == 1 else f"train width {macro.width}"
 
-    def report(phase: str, loss: float, network: SuperNetwork) -> None:
+    def report(outcome: PhaseOutcome, network: SuperNetwork) -> None:
         largest, smallest = (1 - job.error(network, arch) for arch in (space.largest, space.smallest))
+        kept = f", epoch {outcome.kept} kept" if outcome.kept < outcome.phase.epochs else ""
         job.progress.say(
-            f"{name_of}: {phase} done, loss {loss:.3f}, validation accuracy {100 * largest:.1f} % (largest network), "
+            f"{name_of}: {outcome.phase.name} done{kept}, learning rate {outcome.learning_rate:.3g}, loss "
+            f"{outcome.loss:.3f}, validation accuracy {100 * largest:.1f} % (largest network), "
             f"{100 * smallest:.1f} % (smallest)"
         )
         lap()
@@ -205,6 +226,8 @@ def _train_supernet(job: Job, macro: Macro, steps: int, lap: Callable[[], None])
         config.shrink,
         state=job.folder.state / f"shrink-w{macro.width}.safetensors",
         seed=config.seed,
+        supported=space.expands if config.pretrained else (),
+        validate=lambda network, arch: 1 - job.error(network, arch),
         report=report,
         tick=job.progress.step,
     )

@@ -16,6 +16,7 @@ from nat2.files import save_tensors
 from nat2.space import SearchSpace
 from nat2.supernet import SuperNetwork, extract, normalize_by_stored
 from nat2.supernet.checkpoint import (
+    load_pretrained,
     load_published,
     load_weights,
     published_names,
@@ -176,6 +177,19 @@ def test_another_family_is_refused() -> None:
     single = published_state(random_network(FAMILIES["SE_B"]), layout="ofav2")
     with pytest.raises(CheckpointError, match=r"missing.*exit_stages\.0"):
         load_published(random_network(FAMILIES["EE_B"]), single)
+
+
+def test_pretrained_weights_are_read_under_either_names() -> None:
+    source = random_network(FAMILIES["EE_D"])
+    macro = dataclasses.replace(source.macro, classes=7, channels=1)
+    targets = [random_network(macro, seed=1) for _ in range(2)]
+    notes = [
+        load_pretrained(target, state)
+        for target, state in zip(targets, (source.state_dict(), published_state(source)), strict=True)
+    ]
+    assert notes[0] == notes[1]
+    assert len(notes[0]) == 6
+    assert equal(*targets)
 
 
 # -- files

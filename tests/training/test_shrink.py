@@ -5,18 +5,26 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from nat2.data import Split
 from nat2.errors import ConfigError
-from nat2.settings import OFAV2, SHORT, Phase, ShrinkSettings
-from nat2.space import Macro, SearchSpace
+from nat2.settings import OFA, OFAV2, SHORT, Phase, ShrinkSettings
+from nat2.space import Arch, Layer, Macro, SearchSpace
 from nat2.supernet import SuperNetwork, calibrate, normalize_by
 from nat2.supernet.static import channels_last
 from nat2.training import shrink as module
 from nat2.training.optimise import accuracy
-from nat2.training.shrink import calibration_images, opened_by, phases_for, shrink
+from nat2.training.shrink import (
+    PhaseOutcome,
+    calibration_images,
+    corner_networks,
+    opened_by,
+    phases_for,
+    shrink,
+)
 from tests.training.conftest import MACRO, PIPELINE, SPACE, corners, kill_after, same_weights, weights_of
 
 EXITS, DEPTHS, KERNELS = (1, 2, 3, 4, 5), (2, 3, 4), (3, 5, 7)
@@ -37,9 +45,13 @@ def run(network: SuperNetwork, split: Split, state: Path, **extra: object) -> No
 
 
 def test_the_super_network_learns(tmp_path: Path, split: Split) -> None:
-    network, losses = new_network(), {}
-    run(network, split, tmp_path / "s.safetensors", report=lambda name, loss, _: losses.setdefault(name, loss))
-    assert list(losses) == ["full", "height", "expand"]
+    network = new_network()
+    outcomes: list[PhaseOutcome] = []
+    run(network, split, tmp_path / "s.safetensors", report=lambda outcome, _: outcomes.append(outcome))
+    assert [outcome.phase.name for outcome in outcomes] == ["full", "height", "expand"]
+    assert [outcome.kept for outcome in outcomes] == [3, 2, 2]
+    assert outcomes[0].learning_rate == pytest.approx(0.1 * 16 / 64)
+    assert outcomes[-1].loss < 2 * outcomes[0].loss
     unseen = corners(64, seed=1)
     largest = SPACE.largest
     statistics = calibrate(network, largest, [PIPELINE(split.pixels, largest.resolution)])
@@ -76,7 +88,8 @@ def test_channels_are_sorted_before_expand_ratios_open(
         Phase(name="expand 2", epochs=1, lr=0.1, depths=DEPTHS, expands=(3, 4, 6)),
     ]
     state = tmp_path / "s.safetensors"
-    shrink(new_network(), SPACE, split, PIPELINE, phases, SETTINGS, state=state, seed=0)
+    space = dataclasses.replace(SPACE, kernels=(7,), exits=(5,))
+    shrink(new_network(), space, split, PIPELINE, phases, SETTINGS, state=state, seed=0)
     assert calls == [(6,), (4, 6)]
 
 
@@ -101,6 +114,104 @@ def test_single_exit_families_have_no_height_to_open(tmp_path: Path, split: Spli
     before = weights_of(network)
     shrink(network, space, split, PIPELINE, PHASES, SETTINGS, state=tmp_path / "s.safetensors", seed=0)
     assert not same_weights(before, weights_of(network))
+
+
+def test_a_family_without_what_a_phase_opens_is_refused() -> None:
+    with pytest.raises(ConfigError, match="never open levels 1, 2, which the search may choose"):
+        phases_for(SearchSpace.of(dataclasses.replace(MACRO, parallel_blocks=True), (12,)), PHASES)
+    with pytest.raises(ConfigError, match="never open exits 1, 2, 3, 4"):
+        phases_for(SPACE, OFA)
+
+
+def test_parallel_families_open_their_levels() -> None:
+    space = SearchSpace.of(dataclasses.replace(MACRO, parallel_blocks=True), (12, 16))
+    kept = phases_for(space, OFAV2)
+    assert [phase.name for phase in kept[:5]] == ["full", "kernel", "level 1", "level 2", "height 1"]
+    assert [opened_by(phase, space).levels for phase in kept[:4]] == [(3,), (3,), (2, 3), (1, 2, 3)]
+
+
+def test_corner_networks_have_every_choice_at_an_end() -> None:
+    generator = np.random.default_rng(0)
+    corners_ = corner_networks(SPACE, 1000, generator)
+    assert len(corners_) == 2**5  # resolution, kernel, expand ratio, depth, exit
+    for arch in corners_:
+        SPACE.validate(arch)
+        layers = {layer for stage in arch.stages for layer in stage}
+        assert len(layers) == 1
+        assert layers <= {Layer(k, e) for k in (3, 7) for e in (3, 6)}
+    assert {SPACE.smallest, SPACE.largest} <= set(corners_)
+    few = corner_networks(SPACE, 6, generator)
+    assert len(set(few)) == 6
+    assert set(few) <= set(corners_)
+
+
+@pytest.mark.parametrize("killed_at", [None, 9, 14, 22, 30])
+def test_the_best_epoch_of_each_phase_goes_on(
+    tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch, killed_at: int | None
+) -> None:
+    monkeypatch.setattr(module, "SAVE_INTERVAL", 0.0)
+    settings = dataclasses.replace(SETTINGS, corners=2)
+    phases = [dataclasses.replace(phase, epochs=3) for phase in PHASES[:2]]
+    space = dataclasses.replace(SPACE, depths=(4,), expands=(6,))
+
+    def validate(network: SuperNetwork, arch: Arch) -> float:  # depends on the weights alone, and falls and rises
+        return float(torch.sin(1e4 * network.stem.conv.weight.detach().double().sum()))  # type: ignore[union-attr, operator]
+
+    def go(state: Path, **extra: object) -> tuple[dict[str, torch.Tensor], list[PhaseOutcome]]:
+        network, outcomes = new_network(), []
+        shrink(
+            network, space, split, PIPELINE, phases, settings, state=state, seed=0, validate=validate,
+            report=lambda outcome, _: outcomes.append(outcome), **extra,  # type: ignore[arg-type]
+        )  # fmt: skip
+        return weights_of(network), outcomes
+
+    expected, outcomes = go(tmp_path / "whole.safetensors")
+    assert any(outcome.kept < 3 for outcome in outcomes)
+    if killed_at is not None:
+        with pytest.raises(KeyboardInterrupt):
+            go(tmp_path / "killed.safetensors", tick=kill_after(killed_at))
+        resumed, _ = go(tmp_path / "killed.safetensors")
+        assert same_weights(resumed, expected)
+
+
+def test_the_sandwich_has_the_largest_and_the_smallest_in_each_step(
+    tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Arch] = []
+    forward = SuperNetwork.forward
+
+    def recorded(self: SuperNetwork, images: torch.Tensor, arch: Arch, **options: object) -> torch.Tensor:
+        drawn.append(arch)
+        return forward(self, images, arch, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SuperNetwork, "forward", recorded)
+    phases = [Phase(name="all", epochs=1, lr=0.01, kernels=KERNELS, depths=DEPTHS, exits=EXITS, expands=(3, 4, 6))]
+    settings = dataclasses.replace(SETTINGS, sampling="sandwich")
+    shrink(new_network(), SPACE, split, PIPELINE, phases, settings, state=tmp_path / "s.safetensors", seed=0)
+    assert len(drawn) == 3 * 6
+    for largest, smallest, between in zip(drawn[::3], drawn[1::3], drawn[2::3], strict=True):
+        assert largest.stages == SPACE.largest.stages
+        assert smallest.stages == SPACE.smallest.stages
+        assert between.resolution == largest.resolution
+
+
+def test_a_fixed_teacher_is_the_network_behind_the_first_phase(
+    tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teachers: dict[str, list[dict[str, torch.Tensor]]] = {"fixed": [], "progressive": []}
+    build = module.largest_as_teacher
+    for kind, seen in teachers.items():
+
+        def recorded(network: SuperNetwork, *rest: object, seen: list[object] = seen) -> object:  # type: ignore[assignment]
+            seen.append(weights_of(network))
+            return build(network, *rest)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(module, "largest_as_teacher", recorded)
+        settings = dataclasses.replace(SETTINGS, teacher=kind)  # type: ignore[arg-type]
+        state = tmp_path / f"{kind}.safetensors"
+        shrink(new_network(), SPACE, split, PIPELINE, PHASES, settings, state=state, seed=0)
+    assert same_weights(*teachers["fixed"])
+    assert not same_weights(*teachers["progressive"])
 
 
 def test_calibration_images_are_the_same_training_images_every_time() -> None:

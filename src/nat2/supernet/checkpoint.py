@@ -140,6 +140,23 @@ def load_published(network: SuperNetwork | StaticNetwork, state: Mapping[str, Te
     return notes
 
 
+def load_pretrained(network: SuperNetwork, state: Mapping[str, Tensor]) -> list[str]:
+    """Read weights under our own names or published ones; see `load_published` for what may differ.
+
+    Returns:
+        What did not come from `state` as it is, a line each.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown, or of another shape; all of them are named, nothing is read.
+    """
+    if "stem.conv.weight" not in state:
+        return load_published(network, state)
+    given = dict(state)
+    notes = _fit(network, given)
+    load_weights(network, given)
+    return notes
+
+
 def _fit(network: SuperNetwork | StaticNetwork, given: dict[str, Tensor]) -> list[str]:
     """Change what may differ in `given`, in place, and say so."""
     own, notes = network.state_dict(), []

@@ -124,7 +124,7 @@ class Adaptation:
         settings = self._settings
         distributions = estimate_distributions(self._space, good, smoothing=settings.smoothing)
 
-        def sample(generator: np.random.Generator, resolution: int) -> Arch:
+        def sample(generator: np.random.Generator, resolution: int, number: int) -> Arch:
             return sample_from(self._space, distributions, generator, resolution=resolution)
 
         epoch_settings = ElasticEpoch(

@@ -22,8 +22,8 @@ from nat2.supernet.checkpoint import load_weights
 from nat2.supernet.network import SuperNetwork, SuperNetworks
 from nat2.training.distill import Teacher
 
-Sample = Callable[[np.random.Generator, int], Arch]
-"""Draws the sub-network of a training step, given a generator and the batch's resolution."""
+Sample = Callable[[np.random.Generator, int, int], Arch]
+"""Draws a sub-network of a training step, given a generator, the batch's resolution, and its number in the step."""
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Takes logits, labels and the teacher's probabilities."""
 
@@ -122,8 +122,8 @@ def train_epoch(
         labels = epoch.split.labels[indices].to(device)
         targets = epoch.teacher(images) if epoch.teacher is not None else None
         optimizer.zero_grad(set_to_none=True)
-        for _ in range(epoch.subnets):
-            arch = epoch.sample(choices, resolution)
+        for number in range(epoch.subnets):
+            arch = epoch.sample(choices, resolution, number)
             loss = epoch.loss(network(images, arch, exits=epoch.exits), labels, targets)
             loss.backward()  # type: ignore[no-untyped-call]
             if epoch.clip is not None:

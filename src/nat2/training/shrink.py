@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,11 @@ import torch
 
 from nat2.data.dataset import Split
 from nat2.data.transform import Pipeline, ResizedImages, steps_per_epoch
+from nat2.errors import ConfigError
+from nat2.files import load_tensors
+from nat2.seeds import numpy_generator
 from nat2.settings import Phase, ShrinkSettings
-from nat2.space.arch import Arch
+from nat2.space.arch import Arch, Layer
 from nat2.space.space import SearchSpace
 from nat2.supernet.calibrate import calibrate
 from nat2.supernet.extract import extract
@@ -40,7 +45,11 @@ def opened_by(phase: Phase, whole: SearchSpace) -> SearchSpace:
 
 def phases_for(space: SearchSpace, phases: Sequence[Phase]) -> list[Phase]:
     """The phases that mean something to a family: without early exits there is no height to open, nor a level
-    without parallel blocks."""
+    without parallel blocks.
+
+    Raises:
+        ConfigError: something that the space holds is opened by no phase, and would be searched untrained.
+    """
     foreign = {"exits"} if not space.early_exits else set()
     foreign |= {"levels"} if not space.parallel_blocks else set()
     kept: list[Phase] = []
@@ -50,10 +59,31 @@ def phases_for(space: SearchSpace, phases: Sequence[Phase]) -> list[Phase]:
         if before is None or not changed or changed - foreign:
             kept.append(phase)
         before = phase
+    parts = [opened_by(phase, space) for phase in kept]
+    for name in ("kernels", "expands", "depths", "exits", "levels"):
+        never = sorted(set(getattr(space, name)).difference(*(getattr(part, name) for part in parts)))
+        if never:
+            raise ConfigError(
+                f"the phases never open {name} {', '.join(map(str, never))}, which the search may "
+                "choose; open them in a phase, or choose another family or --schedule"
+            )
     return kept
 
 
 _OPENED = ("kernels", "expands", "depths", "exits", "levels", "joint")
+
+
+@dataclass(frozen=True)
+class PhaseOutcome:
+    """What is told of a phase when it is done."""
+
+    phase: Phase
+    learning_rate: float
+    """The base, scaled to the batch."""
+    loss: float
+    """Mean loss of the last epoch."""
+    kept: int
+    """The epoch whose weights go on, counted from 1."""
 
 
 def shrink(
@@ -66,7 +96,9 @@ def shrink(
     *,
     state: Path,
     seed: int,
-    report: Callable[[str, float, SuperNetwork], None] = lambda name, loss, network: None,
+    supported: tuple[int, ...] = (),
+    validate: Callable[[SuperNetwork, Arch], float] | None = None,
+    report: Callable[[PhaseOutcome, SuperNetwork], None] = lambda outcome, network: None,
     tick: Callable[[int], None] = lambda steps: None,
 ) -> None:
     """Train a super-network by extended progressive shrinking (OFAv2), in place.
@@ -83,73 +115,158 @@ def shrink(
         settings: What the phases have in common.
         state: File of the resume point; if it exists, training continues from it.
         seed: The run's seed.
-        report: Called behind each phase with its name, its last epoch's mean loss, and the network.
+        supported: Expand ratios for which the network was trained before, if it was; their channels stay together.
+        validate: Accuracy of a sub-network on validation images; needed if `settings.corners` is not 0.
+        report: Called behind each phase with what came of it, and the network.
         tick: Called with the number of steps just made (or found made).
     """
     phases = phases_for(space, phases)
-    optimizer = sgd(network, weight_decay=settings.weight_decay)
-    teacher_file = state.with_name(f"{state.stem}-teacher{state.suffix}")
-    first, done = 0, 0
-    if state.exists():
-        metadata = load_state(state, network, optimizer)
-        first, done = metadata["phase"], metadata["epochs"]
-    for number, phase in enumerate(phases):
-        steps = steps_per_epoch(len(split), settings.batch_size)
-        if number < first:
-            tick(steps * phase.epochs)
-            continue
+    task = _Shrinking(network, space, split, pipeline, settings, _Files(state), seed, supported, validate, tick)
+    first, done = task.resume()
+    tick(task.steps * (sum(phase.epochs for phase in phases[:first]) + done))
+    for number, phase in enumerate(phases[first:], start=first):
         if done == 0:
-            _begin_phase(network, phases, number)
-            optimizer.state.clear()
-            # The teacher is what this phase begins with; written down, because the network moves on.
-            save_state(teacher_file, network, optimizer, {"phase": number})
-            save_state(state, network, optimizer, {"phase": number, "epochs": 0})
-        teacher = None if number == 0 else _teacher(network, space, split, pipeline, settings, teacher_file)
-        epoch_settings = _epoch_of(phase, space, split, pipeline, settings, teacher)
-        tick(steps * done)
-        saved = time.monotonic()
-        scale = epoch_settings.batch_size / 64
-        schedule = Schedule(
-            phase.lr * scale, steps * phase.epochs, round(steps * phase.warmup_epochs), 0.1 * phase.lr * scale
-        )
-        loss = float("nan")
+            task.begin(number, phases)
+        report(task.train(number, phase, done), network)
+        done = 0
+
+
+class _Shrinking:
+    """A super-network on its way through the phases."""
+
+    def __init__(
+        self,
+        network: SuperNetwork,
+        space: SearchSpace,
+        split: Split,
+        pipeline: Pipeline,
+        settings: ShrinkSettings,
+        files: _Files,
+        seed: int,
+        supported: tuple[int, ...],
+        validate: Callable[[SuperNetwork, Arch], float] | None,
+        tick: Callable[[int], None],
+    ) -> None:
+        self.network, self.space, self.split, self.pipeline = network, space, split, pipeline
+        self.settings, self.files, self.seed = settings, files, seed
+        self.supported, self.validate, self.tick = supported, validate, tick
+        self.optimizer = sgd(network, weight_decay=settings.weight_decay)
+        self.steps = steps_per_epoch(len(split), settings.batch_size)
+
+    def resume(self) -> tuple[int, int]:
+        """The phase to go on with and how many of its epochs are done."""
+        if not self.files.state.exists():
+            return 0, 0
+        metadata = load_state(self.files.state, self.network, self.optimizer)
+        return metadata["phase"], metadata["epochs"]
+
+    def save(self, path: Path, **metadata: float) -> None:
+        """Write down weights and optimiser."""
+        save_state(path, self.network, self.optimizer, metadata)
+
+    def begin(self, number: int, phases: Sequence[Phase]) -> None:
+        """Sort the channels if expand ratios open, and keep what will teach."""
+        before = phases[number - 1].expands if number else phases[0].expands
+        if phases[number].expands != before:
+            sort_channels(self.network, supported={*before, *self.supported})
+        self.optimizer.state.clear()
+        if number == 1 or (number and self.settings.teacher == "progressive"):
+            self.save(self.files.teacher, phase=number)  # written down, because the network moves on
+        self.save(self.files.state, phase=number, epochs=0)
+
+    def train(self, number: int, phase: Phase, done: int) -> PhaseOutcome:
+        """The epochs of a phase that are not done yet."""
+        opened = opened_by(phase, self.space)
+        teacher = self.teacher() if number and self.settings.kd_ratio else None
+        epoch_settings = _epoch_of(phase, opened, self.split, self.pipeline, self.settings, teacher)
+        rate = phase.lr * epoch_settings.batch_size / 64
+        warmup = round(self.steps * phase.warmup_epochs)
+        schedule = Schedule(rate, self.steps * phase.epochs, warmup, 0.1 * rate)
+        corners = corner_networks(opened, self.settings.corners, numpy_generator(self.seed, "corners", number))
+        best = _Best.read(self.files.best, number, done)
+        saved, loss = time.monotonic(), float("nan")
         for epoch in range(done, phase.epochs):
             loss = train_epoch(
-                network,
-                optimizer,
+                self.network,
+                self.optimizer,
                 epoch_settings,
-                seed=seed,
+                seed=self.seed,
                 purpose=("shrink", number, epoch),
                 schedule=schedule,
-                first_step=epoch * steps,
-                tick=lambda: tick(1),
+                first_step=epoch * self.steps,
+                tick=lambda: self.tick(1),
             )
+            if self.validate is not None and corners:
+                accuracy = float(np.mean([self.validate(self.network, arch) for arch in corners]))
+                if accuracy > best.accuracy:
+                    best = _Best(number, epoch + 1, accuracy)
+                    self.save(self.files.best, **asdict(best))
             if time.monotonic() - saved > SAVE_INTERVAL and epoch + 1 < phase.epochs:
-                save_state(state, network, optimizer, {"phase": number, "epochs": epoch + 1})
+                self.save(self.files.state, phase=number, epochs=epoch + 1)
                 saved = time.monotonic()
-        done = 0
-        save_state(state, network, optimizer, {"phase": number + 1, "epochs": 0})
-        report(phase.name, loss, network)
+        if 0 < best.epoch < phase.epochs:
+            load_state(self.files.best, self.network, self.optimizer)
+        self.save(self.files.state, phase=number + 1, epochs=0)
+        return PhaseOutcome(phase, rate, loss, best.epoch or phase.epochs)
+
+    def teacher(self) -> Teacher:
+        """The largest network with all its exits, as it was when it was written down."""
+        source = channels_last(SuperNetwork(self.network.macro), self.pipeline.device)
+        load_state(self.files.teacher, source, sgd(source, weight_decay=0))
+        return largest_as_teacher(source, self.space, self.split, self.pipeline, self.settings)
 
 
-def _begin_phase(network: SuperNetwork, phases: Sequence[Phase], number: int) -> None:
-    before = phases[number - 1].expands if number else ()
-    if number and phases[number].expands != before:
-        sort_channels(network, supported=before)
+@dataclass(frozen=True)
+class _Files:
+    """Where a training that was interrupted finds what it needs."""
+
+    state: Path
+
+    @property
+    def teacher(self) -> Path:
+        return self.state.with_name(f"{self.state.stem}-teacher{self.state.suffix}")
+
+    @property
+    def best(self) -> Path:
+        return self.state.with_name(f"{self.state.stem}-best{self.state.suffix}")
 
 
-def _teacher(
-    network: SuperNetwork,
-    space: SearchSpace,
-    split: Split,
-    pipeline: Pipeline,
-    settings: ShrinkSettings,
-    weights: Path,
-) -> Teacher:
-    """The largest network with all its exits, as it was when the phase began."""
-    source = channels_last(SuperNetwork(network.macro), pipeline.device)
-    load_state(weights, source, sgd(source, weight_decay=0))
-    return largest_as_teacher(source, space, split, pipeline, settings)
+@dataclass(frozen=True)
+class _Best:
+    """The best epoch of a phase so far, counted from 1; 0 if there is none."""
+
+    phase: int
+    epoch: int = 0
+    accuracy: float = -1.0
+
+    @staticmethod
+    def read(path: Path, phase: int, done: int) -> _Best:
+        """What was written in this phase, unless the epochs behind the resume point wrote it: those are repeated."""
+        if path.exists():
+            written = _Best(**load_tensors(path)[1])
+            if written.phase == phase and written.epoch <= done:
+                return written
+        return _Best(phase)
+
+
+def corner_networks(space: SearchSpace, count: int, generator: np.random.Generator) -> list[Arch]:
+    """Networks with each choice at its smallest or largest, the same in all layers; at most `count`, by lot (OFA)."""
+
+    def ends(values: Sequence[int]) -> list[int]:
+        return sorted({values[0], values[-1]})
+
+    blocks = [layer.blocks for layer in space.settings]
+    layers = [Layer(*choice) for choice in itertools.product(ends(space.kernels), ends(space.expands), ends(blocks))]
+    archs = [
+        Arch(resolution, width, ((layer,) * depth,) * exit_number)
+        for resolution in ends(space.resolutions)
+        for width in sorted({space.widths[0], space.widths[-1]})
+        for layer in layers
+        for depth in ends(space.depths)
+        for exit_number in ends(space.exits)
+    ]
+    distinct = list(dict.fromkeys(archs))
+    return [distinct[index] for index in sorted(generator.permutation(len(distinct))[:count])]
 
 
 def largest_as_teacher(
@@ -170,14 +287,13 @@ def calibration_images(split: Split, count: int) -> Split:
 
 def _epoch_of(
     phase: Phase,
-    space: SearchSpace,
+    opened: SearchSpace,
     split: Split,
     pipeline: Pipeline,
     settings: ShrinkSettings,
     teacher: Teacher | None,
 ) -> ElasticEpoch:
-    opened = opened_by(phase, space)
-    exits = opened.largest.exit if phase.joint and space.early_exits else None
+    exits = opened.largest.exit if phase.joint and opened.early_exits else None
     losses, _ = exit_weights(settings.ramp, exits or 1)
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
@@ -187,19 +303,23 @@ def _epoch_of(
             logits, labels, targets, ratio=settings.kd_ratio, label_smoothing=settings.label_smoothing
         )
 
-    def sample(generator: np.random.Generator, resolution: int) -> Arch:
+    def sample(generator: np.random.Generator, resolution: int, number: int) -> Arch:
+        ends = [opened.largest, opened.smallest] if settings.sampling == "sandwich" else []
         if phase.joint:
             return dataclasses.replace(opened.largest, resolution=resolution)
+        if number < len(ends):
+            return dataclasses.replace(ends[number], resolution=resolution)
         return opened.sample_elastic(generator, resolution=resolution)
 
+    sandwich = settings.sampling == "sandwich" and not phase.joint
     return ElasticEpoch(
         split=split,
         pipeline=pipeline,
         batch_size=min(settings.batch_size, len(split)),
-        resolutions=space.resolutions,
+        resolutions=opened.resolutions,
         sample=sample,
         loss=loss,
-        subnets=phase.subnets,
+        subnets=phase.subnets + 2 * sandwich,
         exits=tuple(range(1, exits + 1)) if exits else None,
-        teacher=teacher if settings.kd_ratio else None,
+        teacher=teacher,
     )
