@@ -96,6 +96,8 @@ class Phase:
         Raises:
             ConfigError: a number is not positive, or a choice does not exist.
         """
+        for name in ("kernels", "expands", "depths", "exits", "levels"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         _check_positive(self, f"phase {self.name!r}", "epochs", "lr", "subnets")
         _check_not_negative(self, f"phase {self.name!r}", "warmup_epochs")
         # The search space knows which choices exist.
@@ -219,7 +221,7 @@ class AdaptSettings:
     clip: float = 5.0
     """Largest norm of the gradient."""
     smoothing: float = 1.0
-    """Added to the count of every value of a gene, so that none dies out."""
+    """Added to the count of every value of a gene that says something of its own, so that none dies out."""
 
     def __post_init__(self) -> None:
         """Check the ranges.

@@ -180,10 +180,11 @@ def train_supernets(job: Job, lap: Callable[[], None]) -> SuperNetworks:
     config = job.config
     steps = steps_per_epoch(len(job.dataset.train), config.shrink.batch_size)
     epochs = sum(phase.epochs for phase in phases_for(job.space, config.phases))
-    if not all(job.folder.trained(macro.width).exists() for macro in job.macros):
-        job.progress.stage("train", epochs * steps * len(job.macros))
+    missing = sum(not job.folder.trained(macro.width).exists() for macro in job.macros)
+    if missing:
+        job.progress.stage("train", epochs * steps * missing)
     networks = [_new_supernet(job.config, macro, job.progress.say) for macro in job.macros]
-    return SuperNetworks(_train_supernet(job, network, epochs * steps, lap) for network in networks)
+    return SuperNetworks(_train_supernet(job, network, lap) for network in networks)
 
 
 def _new_supernet(config: RunConfig, macro: Macro, say: Callable[[str], None] = lambda line: None) -> SuperNetwork:
@@ -197,12 +198,11 @@ def _new_supernet(config: RunConfig, macro: Macro, say: Callable[[str], None] = 
     return network
 
 
-def _train_supernet(job: Job, network: SuperNetwork, steps: int, lap: Callable[[], None]) -> SuperNetwork:
+def _train_supernet(job: Job, network: SuperNetwork, lap: Callable[[], None]) -> SuperNetwork:
     config, macro = job.config, network.macro
     trained = job.folder.trained(macro.width)
     if trained.exists():
         load_weights(network, load_tensors(trained)[0])
-        job.progress.step(steps)
         return network.eval()
     space = dataclasses.replace(job.space, widths=(macro.width,))
     name_of = "train" if len(job.macros) == 1 else f"train width {macro.width}"

@@ -97,7 +97,23 @@ def test_ragged_lists_of_active_layers_are_read() -> None:
     assert Arch.from_ofa({**ragged, "r": 224, "w": 1.0}) == full
 
 
-@pytest.mark.parametrize("key", ["", "r64", "r64-w1.0-k3", "w1.0-r64-k3e3", "r64-w1.0-k3e3.", "rx-w1.0-k3e3"])
+def test_the_width_is_a_number_whatever_it_was_given_as() -> None:
+    assert Arch(64, 1, ((Layer(3, 3),),)).key == Arch(64, 1.0, ((Layer(3, 3),),)).key  # type: ignore[arg-type]
+    data = {"ks": 3, "e": 3, "d": 2, "r": 64, "w": None}
+    assert Arch.from_ofa(data, width=1).width == 1.0
+
+
+@pytest.mark.parametrize("change", [{"resolution": 64.5}, {"resolution": 0}, {"width": -1.0}, {"width": float("inf")},
+    {"stages": [["k3e3"]] * 6}, {"stages": [["k3e3"] * 5]}, {"stages": [["k0e3"]]}])  # fmt: skip
+def test_what_no_super_network_holds_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ArchError):
+        Arch.from_json({"resolution": 64, "width": 1.0, "stages": [["k3e3"]], **change})
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", "r64", "r64-w1.0-k3", "w1.0-r64-k3e3", "r64-w1.0-k3e3.", "rx-w1.0-k3e3", "r6_4-w1.0-k3e3", "r64-w1.0-k٣e3"],
+)
 def test_a_malformed_key_is_refused(key: str) -> None:
     with pytest.raises(ArchError, match="architecture"):
         Arch.from_key(key)
@@ -119,6 +135,10 @@ def test_malformed_json_is_refused(data: dict[str, object]) -> None:
         ({"nd": 6}, "`nd` lies in 1..5"),
         ({"d": [5, 2, 2, 2, 2]}, "`d` in 1..4"),
         ({"nw": [0] * 20}, "`nw` in 1..7"),
+        ({"ks": [3.9] * 20}, "whole numbers"),
+        ({"e": [-1] * 20}, "expand ratio of at least 1"),
+        ({"r": "abc"}, "whole numbers"),
+        ({"d": [float("inf")] * 5}, "whole numbers"),
     ],
 )
 def test_a_malformed_ofa_dictionary_is_refused(change: dict[str, object], message: str) -> None:

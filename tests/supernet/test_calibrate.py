@@ -47,3 +47,8 @@ def test_statistics_cover_exactly_the_active_norms(network: SuperNetwork) -> Non
 def test_no_batches_are_refused(network: SuperNetwork) -> None:
     with pytest.raises(ConfigError, match="at least one batch"):
         calibrate(network, some_archs(network)[0], [])
+
+
+def test_batches_of_one_image_are_refused(network: SuperNetwork) -> None:
+    with pytest.raises(ConfigError, match="at least two images"):
+        calibrate(network, some_archs(network)[0], [images(4), images(1)])

@@ -89,7 +89,7 @@ def test_what_is_written_is_read_by_every_family(network: SuperNetwork, tmp_path
     assert equal(network, copy)
 
 
-@pytest.mark.parametrize("family", ["EE_D", "SE_P"])
+@pytest.mark.parametrize("family", ["EE_D", "SE_D", "SE_P"])
 def test_the_ofa_layout_has_no_place_for_the_extensions(family: str) -> None:
     with pytest.raises(CheckpointError, match=f"no place for the family {family}; use `ofav2`"):
         published_state(SuperNetwork(FAMILIES[family]), layout="ofa")
@@ -161,6 +161,39 @@ def test_missing_unknown_and_misshapen_tensors_are_named_as_published() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())  # nothing by half
 
 
+def test_dense_skips_begin_with_ofas_weights() -> None:
+    source, target = random_network(FAMILIES["SE_B"]), random_network(FAMILIES["SE_D"], seed=1)
+    assert load_published(target, published_state(source, layout="ofa")) == []
+    assert equal(source, target)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"first_conv.conv.weight": torch.zeros(8, 0, 3, 3)}, "first_conv.conv.weight has shape"),
+        ({"blocks.1.conv.depth_conv.conv.conv.weight": torch.zeros(48, 1, 1, 49)}, "has shape (48, 1, 1, 49)"),
+        ({"first_conv.bn.weight": torch.full((8,), float("nan"))}, "first_conv.bn.weight is not of finite numbers"),
+        ({"first_conv.bn.weight": torch.ones(8, dtype=torch.int8)}, "first_conv.bn.weight is not of finite numbers"),
+        ({"module.first_conv.bn.weight": torch.ones(8)}, "module.first_conv.bn.weight under two spellings"),
+        ({"classifier.linear.bias": torch.ones(3)}, "classifier.linear.bias has shape (3,)"),
+    ],
+)
+def test_odd_tensors_are_refused(change: dict[str, Tensor], message: str) -> None:
+    source, target = random_network(FAMILIES["SE_B"]), random_network(FAMILIES["SE_B"], seed=1)
+    with pytest.raises(CheckpointError) as error:
+        load_published(target, published_state(source) | change)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_read(kind: torch.dtype) -> None:
+    source, target = random_network(FAMILIES["SE_B"]), random_network(FAMILIES["SE_B"], seed=1)
+    state = {name: t.to(kind) if t.is_floating_point() else t for name, t in published_state(source).items()}
+    assert load_published(target, state) == []
+    torch.testing.assert_close(target.state_dict()["stem.conv.weight"], source.state_dict()["stem.conv.weight"],
+        rtol=1e-2, atol=1e-2)  # fmt: skip
+
+
 def test_missing_unknown_and_misshapen_tensors_of_our_own_are_named() -> None:
     network = random_network(FAMILIES["EE_D"])
     state = dict(network.state_dict())
@@ -204,7 +237,7 @@ def wrapped(tensors: dict[str, Tensor]) -> dict[str, object]:
 def test_weights_are_found_in_every_form_of_file(form: str, tmp_path: Path) -> None:
     tensors = {"first_conv.conv.weight": torch.randn(2, 3)}
     torch.save(wrapped(tensors)[form], tmp_path / "net.pth")
-    read = read_checkpoint(tmp_path / "net.pth", width=1.0)
+    read = read_checkpoint(tmp_path / "net.pth", width=1)
     assert read.keys() == tensors.keys()
     assert torch.equal(read["first_conv.conv.weight"], tensors["first_conv.conv.weight"])
 
@@ -236,7 +269,11 @@ def test_code_in_a_file_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ({"epoch": 3}, "holds no weights"),
         ([1, 2], "holds no weights"),
         ({}, "holds no weights"),
-        ({"model_w1.0_state_dict": {"a": torch.ones(1)}, "model_w1.2_state_dict": {"a": torch.ones(1)}}, "which width"),
+        ({1: torch.ones(1)}, "holds no weights"),
+        (
+            {"model_w1.0_state_dict": {"a": torch.ones(1)}, "model_w1.2_state_dict": {"a": torch.ones(1)}},
+            "of width 1.0, 1.2; name one; got None",
+        ),
     ],
 )
 def test_files_without_weights_are_refused(content: object, message: str, tmp_path: Path) -> None:

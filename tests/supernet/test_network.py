@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from nat2.space import Arch, Layer, SearchSpace
+from nat2.errors import ArchError, ConfigError
+from nat2.space import Arch, Layer, SearchSpace, cost
 from nat2.supernet import SuperNetwork, SuperNetworks, calibrate, extract, normalize_by, normalize_by_stored
 from nat2.supernet.layers import ElasticDepthwise
 from nat2.supernet.static import dense_sum
@@ -184,3 +185,59 @@ def test_stored_statistics_are_used_when_asked_for(network: SuperNetwork) -> Non
         whole = network(images(), arch, normalize=normalize_by_stored)
         one = network(images()[:1], arch, normalize=normalize_by_stored)
     torch.testing.assert_close(one, whole[:1])
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("r32-w0.5-k3e3", "of width 0.5, the super-network of width 0.35"),
+        ("r32-w0.35-k9e3", "kernel of 3, 5 or 7"),
+        ("r32-w0.35-k4e3", "kernel of 3, 5 or 7"),
+        ("r32-w0.35-k3e8", "expand ratio of 2..6"),
+        ("r32-w0.35-k3e1", "expand ratio of 2..6"),
+        ("r32-w0.35-k3e3c", "parallel blocks"),
+        ("r32-w0.35-t", "parallel blocks"),
+    ],
+)
+def test_architectures_of_other_super_networks_are_refused_everywhere(key: str, message: str) -> None:
+    network, arch = random_network(FAMILIES["EE_D"]), Arch.from_key(key)
+    for use in (
+        lambda: network(images(), arch),
+        lambda: calibrate(network, arch, [images()]),
+        lambda: extract(network, arch),
+        lambda: cost(network.macro, arch),
+    ):
+        with pytest.raises(ArchError, match=message):
+            use()
+
+
+@pytest.mark.parametrize("exits", [(), (1, 3), (3,), (0,)])
+def test_exits_that_an_architecture_does_not_reach_are_refused(exits: tuple[int, ...]) -> None:
+    network, arch = random_network(FAMILIES["EE_D"]), Arch.from_key("r32-w0.35-k3e3.k3e3-k3e3.k3e3")
+    for use in (
+        lambda: network(images(), arch, exits=exits),
+        lambda: extract(network, arch, exits=exits),
+        lambda: cost(network.macro, arch, exits=exits),
+    ):
+        with pytest.raises(ArchError, match="can answer at exits 1, 2 of EE_D"):
+            use()
+    single = random_network(FAMILIES["SE_B"])
+    with pytest.raises(ArchError, match="can answer at exits none of SE_B; got 2"):
+        single(images(), arch)
+
+
+def test_exits_answer_in_ascending_order_and_once() -> None:
+    network = random_network(FAMILIES["EE_D"])
+    largest = SearchSpace.of(network.macro, (32,)).largest
+    with torch.no_grad():
+        expected = network(images(), largest, exits=(1, 3))
+        assert torch.equal(network(images(), largest, exits=(3, 1, 3)), expected)
+        assert extract(network, largest, exits=(3, 1, 3))(images()).shape == expected.shape
+
+
+def test_super_networks_side_by_side_differ_in_width() -> None:
+    network = random_network(FAMILIES["EE_D"])
+    with pytest.raises(ConfigError, match="different widths"):
+        SuperNetworks([network, network])
+    with pytest.raises(ArchError, match=r"of width 0.35; got 0.5"):
+        SuperNetworks([network])[0.5]

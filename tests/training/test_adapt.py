@@ -122,3 +122,11 @@ def test_only_the_widths_that_are_drawn_learn(tmp_path: Path, network: SuperNetw
     task.advance(1, only)
     assert same_weights(before[0], weights_of(network))
     assert not same_weights(before[1], weights_of(wide))
+
+
+def test_values_that_stand_for_the_layer_of_another_are_never_drawn() -> None:
+    space = SearchSpace.of(dataclasses.replace(MACRO, parallel_blocks=True), (12, 16))
+    good = space.encode_all([space.largest] * 20)
+    shares = estimate_distributions(space, good, smoothing=1.0)[space.first_layer_gene]
+    assert np.flatnonzero(shares).tolist() == sorted(code - 1 for code in space.codes.values())
+    assert shares[-1] == pytest.approx(21 / (20 + 39))

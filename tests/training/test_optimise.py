@@ -45,7 +45,7 @@ def epoch(split: Split, **changes: object) -> ElasticEpoch:
             "pipeline": PIPELINE,
             "batch_size": 16,
             "resolutions": SPACE.resolutions,
-            "sample": lambda generator, resolution: SPACE.sample_elastic(generator, resolution=resolution),
+            "sample": lambda generator, resolution, number: SPACE.sample_elastic(generator, resolution=resolution),
             "loss": distillation_loss,
             **changes,
         }
@@ -73,7 +73,7 @@ def test_an_epoch_is_decided_by_seed_and_purpose(network: SuperNetwork, split: S
 def test_all_sub_networks_of_a_batch_share_its_resolution(network: SuperNetwork, split: Split) -> None:
     seen: list[int] = []
 
-    def sample(generator: object, resolution: int) -> object:
+    def sample(generator: object, resolution: int, number: int) -> object:
         seen.append(resolution)
         return SPACE.smallest
 

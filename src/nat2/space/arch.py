@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from nat2.errors import ArchError
 
-_LAYER = re.compile(r"(?:k(\d+)e(\d+))?(c?)(t?)")
+_LAYER = re.compile(r"(?:k([0-9]+)e([0-9]+))?(c?)(t?)")
+_KEY = re.compile(r"r([0-9]+)-w([0-9.]+)-(.+)")
 
 MBCONV, CONVOLUTION, TRANSFORMATION = 4, 2, 1
 """Bits of `Layer.blocks`: which of the parallel blocks of a layer are active, their outputs summed (OFAv2)."""
@@ -52,8 +55,24 @@ class Arch:
     """The active layers of each stage that is executed."""
 
     def __post_init__(self) -> None:
-        """Take kernel size and expand ratio from layers whose inverted bottleneck is not active."""
-        if any(not layer.blocks & MBCONV for stage in self.stages for layer in stage):
+        """Check the form, and take kernel size and expand ratio from layers without an inverted bottleneck.
+
+        Raises:
+            ArchError: there is no network of this form in any super-network.
+        """
+        object.__setattr__(self, "width", float(self.width))
+        layers = [layer for stage in self.stages for layer in stage]
+        if not 1 <= len(self.stages) <= 5 or not all(1 <= len(stage) <= 4 for stage in self.stages):
+            raise ArchError(f"an architecture has 1 to 5 stages of 1 to 4 layers; got {list(map(len, self.stages))}")
+        if self.resolution < 1 or not 0 < self.width < math.inf:
+            raise ArchError(f"resolution and width must be above 0; got {self.resolution} and {self.width}")
+        for layer in layers:
+            if not 1 <= layer.blocks <= 7 or (layer.blocks & MBCONV and (layer.kernel < 1 or layer.expand < 1)):
+                raise ArchError(
+                    "a layer has active blocks 1..7, and with an inverted bottleneck (4) a kernel size and an expand "
+                    f"ratio of at least 1; got {tuple(layer)}"
+                )
+        if not all(layer.blocks & MBCONV for layer in layers):
             stages = tuple(tuple(layer.canonical for layer in stage) for stage in self.stages)
             object.__setattr__(self, "stages", stages)
 
@@ -101,8 +120,8 @@ class Arch:
             layers = tuple(tuple(_parse_layer(text) for text in stage) for stage in stages)
             if isinstance(stages, str) or not layers or not all(layers):
                 raise ValueError("`stages` must be lists of at least one layer each")
-            return Arch(resolution=int(resolution), width=float(width), stages=layers)
-        except (KeyError, TypeError, ValueError) as error:
+            return Arch(resolution=operator.index(resolution), width=float(width), stages=layers)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ArchError(
                 "an architecture is an object with `resolution`, `width` and `stages` (lists of layers like "
                 f'"k3e4"); got {data!r} ({type(error).__name__}: {error})'
@@ -115,14 +134,14 @@ class Arch:
         Raises:
             ArchError: the string is not an architecture's key.
         """
-        resolution, _, rest = key.partition("-")
-        width, _, stages = rest.partition("-")
-        if not (resolution.startswith("r") and width.startswith("w")):
+        match = _KEY.fullmatch(key)
+        if match is None:
             raise ArchError(f"an architecture's key looks like r64-w1.0-k3e4.k5e6; got {key!r}")
+        resolution, width, stages = match.groups()
         return Arch.from_json(
             {
-                "resolution": resolution[1:],
-                "width": width[1:],
+                "resolution": int(resolution),
+                "width": width,
                 "stages": [stage.split(".") for stage in stages.split("-")],
             }
         )
@@ -152,21 +171,24 @@ class Arch:
         Raises:
             ArchError: a key is absent, a list has the wrong length, or a value is not a whole number in its range.
         """
-        resolution = data.get("r", resolution)
-        width = data.get("w", width)
+        resolution = resolution if data.get("r") is None else data["r"]
+        width = width if data.get("w") is None else data["w"]
         if resolution is None or width is None:
             raise ArchError("the OFA dictionary has no `r` or no `w`; pass `resolution=` and `width=`")
         try:
-            exit_number = int(data.get("nd", 5))
+            resolution, width = operator.index(resolution), float(width)
+            exit_number = operator.index(data.get("nd", 5))
             d = _broadcast(data["d"], 5)
             ks, e, nw = (_broadcast(data.get(key, MBCONV) if key == "nw" else data[key], 20) for key in _OFA_LISTS)
         except (KeyError, TypeError, ValueError) as error:
-            raise ArchError(f"an OFA dictionary holds whole numbers in `ks`, `e` and `d`; got {data!r}") from error
+            raise ArchError(
+                f"an OFA dictionary holds whole numbers in `ks`, `e`, `d`, `nd` and `nw`; got {data!r}"
+            ) from error
         active = sum(d[:exit_number])
         if len(d) != 5 or not {len(ks), len(e), len(nw)} <= {20, active, sum(d)}:
             raise ArchError(
-                "an OFA dictionary holds `d` of 5 values, and `ks` and `e` of 20 values or of one an active layer; "
-                f"got {len(d)}, {len(ks)} and {len(e)}"
+                "an OFA dictionary holds `d` of 5 values, and `ks`, `e` and `nw` of 20 values or of one an active "
+                f"layer; got {len(d)}, {len(ks)}, {len(e)} and {len(nw)}"
             )
         if not 1 <= exit_number <= 5 or not all(1 <= depth <= 4 for depth in d) or not set(nw) <= set(range(1, 8)):
             raise ArchError(f"`nd` lies in 1..5, `d` in 1..4 and `nw` in 1..7; got {exit_number}, {d} and {nw}")
@@ -176,7 +198,7 @@ class Arch:
             return Layer(*(values[4 * stage + position if len(values) == 20 else ragged] for values in (ks, e, nw)))
 
         stages = tuple(tuple(layer(stage, position) for position in range(d[stage])) for stage in range(exit_number))
-        return Arch(resolution=int(resolution), width=float(width), stages=stages)
+        return Arch(resolution=resolution, width=width, stages=stages)
 
     @staticmethod
     def from_nat(text: str, *, resolutions: Sequence[int], widths: Sequence[float] = (1.0, 1.2)) -> Arch:
@@ -240,6 +262,8 @@ def _parse_layer(text: str) -> Layer:
 _OFA_LISTS = ("ks", "e", "nw")
 
 
-def _broadcast(value: int | Sequence[int], count: int) -> list[int]:
+def _broadcast(value: int | Iterable[int], count: int) -> list[int]:
     """A list of whole numbers; a single one stands for `count` of them."""
-    return [int(each) for each in value] if isinstance(value, Sequence) else [int(value)] * count
+    if isinstance(value, Iterable):
+        return [operator.index(each) for each in value]
+    return [operator.index(value)] * count

@@ -114,10 +114,14 @@ def held_by_skips(macro: Macro, position: int, shape: LayerShape, size: int) -> 
 
 
 def cost(macro: Macro, arch: Arch, *, exits: tuple[int, ...] | None = None) -> Cost:
-    """Cost of one network, with its own exit or with those in `exits`."""
+    """Cost of one network, with its own exit or with those in `exits`.
+
+    Raises:
+        ArchError: it is not a network of this macro-architecture, or does not reach an exit.
+    """
+    wanted, held = macro.check(arch, exits), 0
     sizes = macro.feature_sizes(arch.resolution)
     total = stem_cost(macro, arch.resolution)
-    wanted, held = exits or (arch.exit,), 0
     for number, layers in enumerate(arch.stages[: max(wanted)], start=1):
         for position, (shape, layer) in enumerate(zip(macro.layer_shapes[number - 1], layers, strict=False)):
             size = sizes[number - 1] if position == 0 else sizes[number]

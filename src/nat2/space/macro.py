@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from nat2.errors import ConfigError
+from nat2.errors import ArchError, ConfigError
+from nat2.space.arch import MBCONV, Arch
 
 Activation = Literal["relu", "hswish"]
 
 STAGES = 5
 MAX_DEPTH = 4
-MAX_KERNEL = 7
+KERNELS = (3, 5, 7)
+MAX_KERNEL = KERNELS[-1]
 MAX_EXPAND = 6
 
 
@@ -109,6 +112,7 @@ class Macro:
         Raises:
             ConfigError: a value is outside its range.
         """
+        object.__setattr__(self, "width", float(self.width))
         if self.classes < 2:
             raise ConfigError(f"a classifier needs at least 2 classes; got {self.classes}")
         if self.channels < 1:
@@ -117,6 +121,28 @@ class Macro:
             raise ConfigError(f"the width multiplier must be above 0 and at most 8; got {self.width}")
         if self.stem_stride not in (1, 2):
             raise ConfigError(f"the stem's stride must be 1 or 2; got {self.stem_stride}")
+
+    def check(self, arch: Arch, exits: Iterable[int] | None = None) -> tuple[int, ...]:
+        """The exits that answer, ascending and each once: those asked for, or the architecture's own.
+
+        Raises:
+            ArchError: the architecture is not a part of this super-network, or does not reach an exit.
+        """
+        if arch.width != self.width:
+            raise ArchError(f"{arch} is of width {arch.width}, the super-network of width {self.width}")
+        for layer in set().union(*arch.stages):
+            mbconv = layer.blocks & MBCONV
+            if mbconv and (layer.kernel not in KERNELS or not 1 < layer.expand <= MAX_EXPAND):
+                raise ArchError(f"{arch}: a layer has a kernel of 3, 5 or 7 and an expand ratio of 2..6; got {layer}")
+            if layer.blocks != MBCONV and not self.parallel_blocks:
+                raise ArchError(f"{arch} has parallel blocks ({layer}), which the family {self.family} has not")
+        wanted = tuple(sorted({arch.exit} if exits is None else set(exits)))
+        if not wanted or not set(wanted) <= {*self.exits[: arch.exit]} or wanted[-1] > arch.exit:
+            raise ArchError(
+                f"{arch} can answer at exits {', '.join(str(n) for n in self.exits if n <= arch.exit) or 'none'} of "
+                f"{self.family}; got {', '.join(map(str, wanted)) or 'none'}"
+            )
+        return wanted
 
     @property
     def family(self) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from nat2.errors import ArchError, ConfigError
 from nat2.space.arch import MBCONV, Arch, Layer
-from nat2.space.macro import MAX_DEPTH, MAX_EXPAND, MAX_KERNEL, STAGES, Macro
+from nat2.space.macro import KERNELS, MAX_DEPTH, MAX_EXPAND, MAX_KERNEL, STAGES, Macro
 
 Genomes = NDArray[np.int64]
 Sampling = Literal["balanced", "uniform"]
@@ -60,14 +61,17 @@ class SearchSpace:
         Raises:
             ConfigError: a list of choices is empty, unsorted, or has a value that the super-network does not hold.
         """
+        for name in ("resolutions", "widths", "kernels", "expands", "depths", "exits", "levels"):
+            kind = float if name == "widths" else operator.index
+            object.__setattr__(self, name, tuple(map(kind, getattr(self, name))))
         if not self.exits:
             object.__setattr__(self, "exits", tuple(range(1, STAGES + 1)) if self.early_exits else (STAGES,))
         if not self.levels:
             object.__setattr__(self, "levels", (1, 2, 3) if self.parallel_blocks else (1,))
         _check_choices("resolutions", self.resolutions, minimum=8, maximum=None)
         _check_choices("widths", self.widths, minimum=0.1, maximum=8)
-        _check_choices("kernels", self.kernels, minimum=3, maximum=MAX_KERNEL, allowed=(3, 5, 7))
-        _check_choices("expands", self.expands, minimum=1, maximum=MAX_EXPAND)
+        _check_choices("kernels", self.kernels, minimum=3, maximum=MAX_KERNEL, allowed=KERNELS)
+        _check_choices("expands", self.expands, minimum=2, maximum=MAX_EXPAND)
         _check_choices("depths", self.depths, minimum=1, maximum=MAX_DEPTH, allowed=range(1, MAX_DEPTH + 1))
         _check_choices("exits", self.exits, minimum=1, maximum=STAGES, allowed=range(1, STAGES + 1))
         for name in ("depths", "exits"):
@@ -85,12 +89,13 @@ class SearchSpace:
         """The whole space of a super-network, or of several that differ in width, at the given resolutions.
 
         Raises:
-            ConfigError: the super-networks differ in their family, or have equal widths.
+            ConfigError: the super-networks differ in more than their width, or the widths do not ascend.
         """
         macros = [macros] if isinstance(macros, Macro) else list(macros)
-        families = sorted({macro.family for macro in macros})
-        if len(families) != 1:
-            raise ConfigError(f"super-networks side by side must be of one family; got {', '.join(families) or 'none'}")
+        kinds = {replace(macro, width=1.0) for macro in macros}
+        if len(kinds) != 1:
+            shown = ", ".join(sorted(macro.family for macro in kinds)) or "none"
+            raise ConfigError(f"super-networks side by side must differ in nothing but their width; got {shown}")
         return SearchSpace(
             resolutions=tuple(resolutions),
             widths=tuple(macro.width for macro in macros),
@@ -133,8 +138,8 @@ class SearchSpace:
         return {layer: code for code, layer in reversed(tuple(enumerate(self.settings, start=1)))}
 
     @cached_property
-    def _canonical_codes(self) -> Genomes:
-        """For each layer gene the smallest that stands for the same layer, shape (1 + settings,)."""
+    def canonical_codes(self) -> Genomes:
+        """For each value of a layer gene the smallest that stands for the same layer, shape (1 + settings,)."""
         return np.array([0, *(self.codes[layer] for layer in self.settings)])
 
     @property
@@ -196,7 +201,7 @@ class SearchSpace:
         genes that stand for the same layer the smallest is taken.
         """
         genomes = genomes.copy()
-        stages = self._canonical_codes[self.stage_genes(genomes)]
+        stages = self.canonical_codes[self.stage_genes(genomes)]
         if repair == "push":
             order = np.argsort(stages == 0, axis=2, kind="stable")
             stages[:] = np.take_along_axis(stages, order, axis=2)

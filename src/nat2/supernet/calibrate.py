@@ -30,13 +30,16 @@ def calibrate(
         exits: Exits to measure, if not the architecture's own.
 
     Raises:
-        ConfigError: there are no batches.
+        ConfigError: there are no batches, or one of a single image.
+        ArchError: it is not a sub-network of this network, or does not reach an exit.
     """
     sums: dict[str, tuple[Tensor, Tensor]] = {}
     images_seen = 0
 
     for images in batches:
         size = len(images)
+        if size < 2:
+            raise ConfigError("calibration needs batches of at least two images; one has no batch statistics")
 
         def record(norm: ElasticBatchNorm, x: Tensor, size: int = size) -> Tensor:
             c = x.shape[1]

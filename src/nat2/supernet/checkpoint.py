@@ -73,19 +73,46 @@ def read_checkpoint(path: Path | str, *, width: float | None = None) -> dict[str
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is damaged, or holds more than tensors and plain data, which to read would run its code "
-            f"({str(error).splitlines()[0]}). If you trust the file, save its state_dict alone, or as safetensors"
+            f"({_first_line(error)}). If you trust the file, save its state_dict alone, or as safetensors"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is not a readable checkpoint ({error})") from error
-    if isinstance(content, Mapping):
-        sets = [key for key in content if str(key).endswith("state_dict") and not str(key).startswith("optimizer")]
-        wanted = [key for key in sets if width is not None and f"_w{width}_" in str(key)] or sets
-        if len(wanted) > 1:
-            raise CheckpointError(f"{path} holds {', '.join(sets)}; say which width to read")
-        content = content[wanted[0]] if wanted else content
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(f"{path} holds no weights: a dictionary of tensors, or one under `state_dict`, is needed")
+    except Exception as error:  # torch raises almost anything on damaged files
+        raise CheckpointError(f"{path} is not a readable checkpoint ({_first_line(error)})") from error
+    if not _is_weights(content):
+        content = _chosen(path, content if isinstance(content, Mapping) else {}, width)
     return dict(content)
+
+
+def _chosen(path: Path, content: Mapping[Any, Any], width: float | None) -> Mapping[str, Tensor]:
+    """The weights of a width among what a file holds."""
+    bare: Mapping[str, Tensor] = content.get("state_dict", {})
+    if _is_weights(bare):
+        return bare
+    by_width = {
+        float(match[1]): weights
+        for key, weights in content.items()
+        if _is_weights(weights) and (match := re.fullmatch(r"model_w([0-9.]+)_state_dict", str(key)))
+    }
+    if by_width and width not in by_width:
+        raise CheckpointError(
+            f"{path} holds weights of width {', '.join(map(str, sorted(by_width)))}; name one; got {width}"
+        )
+    found: Mapping[str, Tensor] = by_width[width] if width in by_width else content.get("model_state_dict", {})
+    if not _is_weights(found):
+        raise CheckpointError(f"{path} holds no weights: a dictionary of tensors, or one under `state_dict`, is needed")
+    return found
+
+
+def _is_weights(content: object) -> bool:
+    return (
+        isinstance(content, Mapping)
+        and len(content) > 0
+        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # torch colours its advice
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def write_published(path: Path | str, network: SuperNetwork | StaticNetwork, *, layout: Layout | None = None) -> None:
@@ -99,13 +126,14 @@ def write_published(path: Path | str, network: SuperNetwork | StaticNetwork, *, 
 
 
 def published_state(network: SuperNetwork | StaticNetwork, *, layout: Layout | None = None) -> dict[str, Tensor]:
-    """The weights under their published names and shapes, in the OFA layout if it can hold the family.
+    """The weights under their published names and shapes, in the OFA layout if the network is one of OFA's.
 
     Raises:
         CheckpointError: the layout cannot hold the family.
     """
     weights, published = network.state_dict(), {}
-    for ours, name in published_names(network, layout=layout or _layouts(network)[0]).items():
+    default: Layout = "ofa" if _is_ofa(network) else "ofav2"
+    for ours, name in published_names(network, layout=layout or default).items():
         tensor = weights[ours].detach().contiguous()
         published[name] = tensor[:, :, None, None] if ".mix." in ours else tensor
         if name.endswith("running_var"):
@@ -126,17 +154,25 @@ def load_published(network: SuperNetwork | StaticNetwork, state: Mapping[str, Te
     Raises:
         CheckpointError: a tensor is missing, unknown, or of another shape; all of them are named, nothing is read.
     """
-    names = {ours: name for layout in reversed(_layouts(network)) for ours, name in _names(network, layout)}
-    ours_of = {_plain(name): ours for layout in _layouts(network) for ours, name in _names(network, layout)}
+    layouts: tuple[Layout, ...] = ("ofav2",)
+    if len(network.exits) == 1 and not network.macro.parallel_blocks:  # dense skips have no weights of their own
+        layouts = ("ofav2", "ofa")
+    plain = {_plain(name) for name in state}
+    layout = max(layouts, key=lambda each: sum(_plain(name) in plain for _, name in _names(network, each)))
+    names = dict(_names(network, layout))
+    ours_of = {_plain(name): ours for ours, name in names.items()}
     given: dict[str, Tensor] = {}
-    unknown = []
+    problems = []
     for name, tensor in state.items():
-        if _plain(name) in ours_of:
-            given[ours_of[_plain(name)]] = tensor
+        ours = ours_of.get(_plain(name))
+        if ours in given:
+            problems.append(f"{name} under two spellings")
+        elif ours is not None:
+            given[ours] = tensor
         elif not name.endswith(_COUNTER):
-            unknown.append(name)
+            problems.append(f"unknown {name}")
     notes = _fit(network, given)
-    load_weights(network, given, names=names, unknown=unknown)
+    load_weights(network, given, names=names, problems=problems)
     return notes
 
 
@@ -166,19 +202,17 @@ def _fit(network: SuperNetwork | StaticNetwork, given: dict[str, Tensor]) -> lis
         notes.append("kernel transforms: absent (a static network), set to the identity")
     stem = given.get("stem.conv.weight")
     channels = network.macro.channels
-    if stem is not None and stem.dim() == 4 and stem.shape[1] != channels:
+    if stem is not None and stem.dim() == 4 and stem.shape[1] not in (0, channels):
         scale = stem.shape[1] / channels
-        given["stem.conv.weight"] = stem.mean(1, keepdim=True).expand(-1, channels, -1, -1) * scale
+        given["stem.conv.weight"] = stem.float().mean(1, keepdim=True).expand(-1, channels, -1, -1) * scale
         notes.append(f"first convolution: adapted from {stem.shape[1]} to {channels} input channels")
     classes = network.macro.classes
-    for name, tensor in list(given.items()):
-        if ".classifier." in name and tensor.dim() > 0 and len(tensor) != classes:
-            given[name] = own[name]
-            if name.endswith("weight"):
-                exit_number = name.split(".")[1]
-                notes.append(
-                    f"classifier of exit {exit_number}: {len(tensor)} classes, not {classes}; left as initialised"
-                )
+    for number in network.exits:
+        pair = [f"exits.{number}.classifier.{field}" for field in ("weight", "bias")]
+        rows = {given[name].shape[:1] for name in pair if name in given}
+        if len(rows) == 1 and rows != {(classes,)} and all(name in given for name in pair):
+            given |= {name: own[name] for name in pair}
+            notes.append(f"classifier of exit {number}: {rows.pop()[0]} classes, not {classes}; left as initialised")
     return notes
 
 
@@ -187,7 +221,7 @@ def load_weights(
     state: Mapping[str, Tensor],
     *,
     names: Mapping[str, str] | None = None,
-    unknown: Iterable[str] = (),
+    problems: Iterable[str] = (),
 ) -> None:
     """Read weights under our own names; a 1x1 kernel fits the linear layer of its size.
 
@@ -195,23 +229,26 @@ def load_weights(
         network: Changed in place.
         state: A tensor for each of its own.
         names: What to call our tensors in an error, if not by their own names.
-        unknown: Names that were given beside `state` and mean nothing.
+        problems: What is wrong beside that; told with the rest.
 
     Raises:
-        CheckpointError: a tensor is missing, unknown, or of another shape; all of them are named, nothing is read.
+        CheckpointError: a tensor is missing, unknown, of another shape, or not of finite numbers; all of them are
+            named, nothing is read.
     """
     names = names or {}
     expected = network.state_dict()
     given = {name: tensor for name, tensor in state.items() if name in expected or not name.endswith(_COUNTER)}
     missing = [name for name in expected.keys() - given.keys() if not name.endswith(_COUNTER)]
-    problems = [f"missing {names.get(name, name)}" for name in missing]
-    problems += [f"unknown {name}" for name in (given.keys() - expected.keys()) | set(unknown)]
+    problems = [*problems, *(f"missing {names.get(name, name)}" for name in missing)]
+    problems += [f"unknown {name}" for name in given.keys() - expected.keys()]
     for name in expected.keys() & given.keys():
-        if expected[name].numel() != given[name].numel() or expected[name].shape[:2] != given[name].shape[:2]:
-            problems.append(
-                f"{names.get(name, name)} has shape {tuple(given[name].shape)}, the network's is "
-                f"{tuple(expected[name].shape)}"
-            )
+        shape, wanted = tuple(given[name].shape), tuple(expected[name].shape)
+        if shape != wanted and shape != (*wanted, 1, 1) and wanted != (*shape, 1, 1):
+            problems.append(f"{names.get(name, name)} has shape {shape}, the network's is {wanted}")
+        elif expected[name].is_floating_point() and not (
+            given[name].is_floating_point() and bool(torch.isfinite(given[name]).all())
+        ):
+            problems.append(f"{names.get(name, name)} is not of finite numbers")
     if problems:
         shown = "; ".join(sorted(problems)[:10]) + ("; ..." if len(problems) > 10 else "")
         raise CheckpointError(f"the weights do not fit the network in {len(problems)} tensors: {shown}")
@@ -226,14 +263,15 @@ def published_names(network: SuperNetwork | StaticNetwork, *, layout: Layout) ->
     Raises:
         CheckpointError: the layout cannot hold the family.
     """
-    if layout not in _layouts(network):
-        raise CheckpointError(f"the layout `{layout}` has no place for the family {network.macro.family}; use `ofav2`")
+    if layout == "ofa" and not _is_ofa(network):
+        raise CheckpointError(f"the layout `ofa` has no place for the family {network.macro.family}; use `ofav2`")
     return dict(_names(network, layout))
 
 
-def _layouts(network: SuperNetwork | StaticNetwork) -> tuple[Layout, ...]:
-    """The layouts that can hold a network; OFA's has one exit and no parallel blocks."""
-    return ("ofa", "ofav2") if _single_exit(network) and not network.macro.parallel_blocks else ("ofav2",)
+def _is_ofa(network: SuperNetwork | StaticNetwork) -> bool:
+    """Whether OFA's tools would build the same function: the last exit alone, no skips, no parallel blocks."""
+    macro = network.macro
+    return list(network.exits) == [str(STAGES)] and not macro.dense_skips and not macro.parallel_blocks
 
 
 def _single_exit(network: SuperNetwork | StaticNetwork) -> bool:

@@ -21,7 +21,7 @@ _CHUNK = 2**21
 """Values of the input worked on at once, so that they are still in the cache for the next columns."""
 
 
-def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+def depthwise(x: Tensor, weight: Tensor, *, stride: int) -> Tensor:
     """Depthwise convolution padded by half the kernel, shape (N, C, H, W), kernels (C, 1, k, k).
 
     On a map of H pixels only the 2H - 1 central taps ever meet a pixel; the others would multiply padding, and the
@@ -43,6 +43,7 @@ def _columns_pay(x: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype == torch.float32
         and torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
@@ -73,7 +74,7 @@ def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, pa
 
 
 def _weights_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    size, images = weight.shape[-1], max(1, _CHUNK // x[0].numel())
+    size, images = weight.shape[-1], max(1, _CHUNK // max(1, x.shape[1:].numel()))
     below, beside = (stride * (g - 1) - have - padding for g, have in zip(gradient.shape[2:], x.shape[2:], strict=True))
     by_hand = stride > 1 or x.shape[2] < size  # where the depthwise form does not pad rows itself
     rows = (padding, below + size) if by_hand else (0, 0)

@@ -103,7 +103,7 @@ class ElasticDepthwise(nn.Module):
 
     def forward(self, x: Tensor, size: int) -> Tensor:
         """Convolve (N, C, H, W) with kernels of `size`."""
-        return depthwise(x, self.kernel(size, x.shape[1]), self.stride)
+        return depthwise(x, self.kernel(size, x.shape[1]), stride=self.stride)
 
 
 class ElasticSqueezeExcite(SqueezeExcite):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from nat2.errors import ArchError, ConfigError
 from nat2.space.arch import Arch
 from nat2.space.macro import Macro
 from nat2.supernet.layers import (
@@ -67,9 +68,12 @@ class SuperNetwork(nn.Module):
             exits: Answer at these exits (counted from 1, none beyond the architecture's) instead of its own.
 
         Returns:
-            Logits of shape (N, classes), or (exits, N, classes) if `exits` is given.
+            Logits of shape (N, classes), or (exits, N, classes) if `exits` is given, in ascending order.
+
+        Raises:
+            ArchError: it is not a sub-network of this network, or does not reach an exit.
         """
-        wanted = (arch.exit,) if exits is None else tuple(exits)
+        wanted = self.macro.check(arch, exits)
         logits = []
         x = self.stem(images, normalize)
         executed = arch.stages[: max(wanted)]
@@ -89,12 +93,26 @@ class SuperNetworks(nn.Module):
     """Super-networks of different widths side by side; the architecture's width chooses among them."""
 
     def __init__(self, networks: Iterable[SuperNetwork]) -> None:
-        """Hold them; no two have the same width."""
+        """Hold them.
+
+        Raises:
+            ConfigError: two have the same width.
+        """
         super().__init__()
+        networks = list(networks)
         self.by_width = nn.ModuleDict({_width_key(network.macro.width): network for network in networks})
+        if len(self.by_width) < len(networks):
+            raise ConfigError("super-networks side by side must have different widths")
 
     def __getitem__(self, width: float) -> SuperNetwork:
-        """The super-network of a width multiplier."""
+        """The super-network of a width multiplier.
+
+        Raises:
+            ArchError: there is none of this width.
+        """
+        if _width_key(width) not in self.by_width:
+            widths = ", ".join(str(network.macro.width) for network in self)
+            raise ArchError(f"there are super-networks of width {widths}; got {width}")
         network = self.by_width[_width_key(width)]
         assert isinstance(network, SuperNetwork)
         return network
@@ -117,7 +135,7 @@ class SuperNetworks(nn.Module):
 
 
 def _width_key(width: float) -> str:
-    return f"w{width}".replace(".", "_")  # torch admits no points in the names of modules
+    return f"w{float(width)}".replace(".", "_")  # torch admits no points in the names of modules
 
 
 @torch.no_grad()

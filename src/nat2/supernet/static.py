@@ -72,7 +72,7 @@ class MBConv(nn.Module):
         y = x
         if self.expand is not None:
             y = activate(self.expand_bn(self.expand(y)))
-        y = depthwise(y, self.depthwise.weight, self.stride)
+        y = depthwise(y, self.depthwise.weight, stride=self.stride)
         y = activate(self.depthwise_bn(y))
         if self.se is not None:
             y = self.se(y)
@@ -174,11 +174,15 @@ class StaticNetwork(nn.Module):
     """The network of one architecture, with its own exit or with several."""
 
     def __init__(self, macro: Macro, arch: Arch, *, exits: tuple[int, ...] | None = None) -> None:
-        """Build with random weights; `exits` are counted from 1 and none lies beyond the architecture's."""
+        """Build with random weights; `exits` are counted from 1 and none lies beyond the architecture's.
+
+        Raises:
+            ArchError: there is no such network in the super-network, or it does not reach an exit.
+        """
         super().__init__()
         self.macro = macro
         self.arch = arch
-        self.exit_numbers = exits or (arch.exit,)
+        self.exit_numbers = macro.check(arch, exits)
         build = ParallelBlocks if macro.parallel_blocks else MBConv
         self.stem = Stem(macro)
         self.stages = nn.ModuleList(

@@ -32,13 +32,15 @@ def estimate_distributions(space: SearchSpace, genomes: Genomes, *, smoothing: f
     Args:
         space: The search space.
         genomes: Canonical genomes of the good networks, shape (n, genes).
-        smoothing: Added to every count.
+        smoothing: Added to the count of every value; values that stand for the layer of a smaller one count with it.
     """
     expressed = space.expressed(genomes)
+    distinct = space.canonical_codes == np.arange(len(space.canonical_codes))
     distributions = []
     for gene, (low, high) in enumerate(zip(space.lower, space.upper, strict=True)):
         values = genomes[expressed[:, gene], gene] - low
-        counts = np.bincount(values, minlength=high - low + 1) + smoothing
+        possible = distinct[low : high + 1] if gene >= space.first_layer_gene else np.ones(high - low + 1)
+        counts = np.bincount(values, minlength=high - low + 1) + smoothing * possible
         distributions.append(counts / counts.sum())
     return distributions
 
