@@ -94,12 +94,13 @@ class ElasticDepthwise(nn.Module):
 
     def kernel(self, size: int, channels: int) -> Tensor:
         """The kernels of a size for the leading channels, shape (channels, 1, size, size)."""
-        weight = self.weight[:channels]
-        for smaller, matrix in ((5, self.matrix_7to5), (3, self.matrix_5to3)):
-            if size <= smaller:
-                centre = weight[:, :, 1:-1, 1:-1].reshape(channels, smaller**2)
-                weight = F.linear(centre, matrix).view(channels, 1, smaller, smaller)
-        return weight
+        if size == MAX_KERNEL:
+            return self.weight[:channels]
+        matrix: Tensor = self.matrix_7to5
+        if size == 3:  # one map in place of two: the rows of the first that the second reads
+            matrix = self.matrix_5to3 @ matrix.view(5, 5, 25)[1:-1, 1:-1].reshape(9, 25)
+        centre = self.weight[:channels, 0, 1:-1, 1:-1].reshape(channels, 25)
+        return F.linear(centre, matrix).view(channels, 1, size, size)
 
     def forward(self, x: Tensor, size: int) -> Tensor:
         """Convolve (N, C, H, W) with kernels of `size`."""
