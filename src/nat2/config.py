@@ -28,7 +28,8 @@ class RunConfig:
     """From labelled images to networks ready to ship."""
 
     data: str = "digits"
-    """Folder of class folders (optionally under train/, val/, test/), or `digits`: scikit-learn's 1,797 images."""
+    """Folder of class folders (optionally under train/, val/, test/), .npz file (images and labels, or x_train,
+    y_train, ...), CIFAR-10 or CIFAR-100 in its binary version, or `digits`: scikit-learn's 1,797 images."""
     objectives: str = "error,params"
     """What to minimise, separated by commas: error, params, macs."""
     networks: int = 6
@@ -80,7 +81,7 @@ class RunConfig:
             ConfigError: a value is outside its range.
         """
         if not isinstance(self.data, str) or not self.data:
-            raise ConfigError(f"--data must name a folder, or digits; got {self.data!r}")
+            raise ConfigError(f"--data must name a folder, a file, or digits; got {self.data!r}")
         parse_objectives(self.objectives)
         if self.resolutions != "auto":
             parse_resolutions(self.resolutions)

@@ -16,8 +16,7 @@ import torch
 
 from nat2.allocator import keep_freed_memory
 from nat2.config import RunConfig, macros_for, parse_resolutions, parse_widths, resolutions_for
-from nat2.data.dataset import Dataset, read_dataset
-from nat2.data.sources import native_side
+from nat2.data.dataset import Dataset, name_of, native_side, read_dataset
 from nat2.data.transform import Pipeline, ResizedImages, steps_per_epoch
 from nat2.deploy.export import export
 from nat2.errors import ConfigError
@@ -87,7 +86,7 @@ def run(config: RunConfig, *, out: Path | None = None, fresh: bool = False, quie
     """
     keep_freed_memory()
     with Progress(quiet=quiet) as progress:
-        out = out or Path("runs") / ("digits" if config.data == "digits" else Path(config.data).resolve().name)
+        out = out or Path("runs") / name_of(config.data)
         if config.data != "digits" and out.resolve().is_relative_to(Path(config.data).resolve()):
             raise ConfigError(
                 f"the run folder {out} lies inside the images in {config.data} and would be read as one of their "

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nat2.data.sources import decode, digits, folder, list_images, native_side
+from nat2.data.dataset import native_side
+from nat2.data.sources import decode, digits, folder, list_images
 from nat2.errors import DataError
 
 

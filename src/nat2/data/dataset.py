@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nat2.data.sources import Pixels, Source, digits, folder
+from nat2.data.arrays import cifar, npz, side_of_arrays
+from nat2.data.sources import Pixels, Source, digits, folder, side_of_files
 from nat2.data.splits import stratified
 from nat2.errors import DataError
 from nat2.seeds import numpy_generator
@@ -77,7 +78,8 @@ def read_dataset(
     """Read and split images.
 
     Args:
-        data: ``digits``, or the path of a folder of class folders (optionally under train/, val/, test/).
+        data: ``digits``; a folder of class folders (optionally under train/, val/, test/); a ``.npz`` file of arrays;
+            the binary version of CIFAR-10 or CIFAR-100, archive or folder.
         side: Side at which images are stored: the largest resolution that is searched.
         seed: Decides which images go to which split, where the folder does not.
         val_fraction: Share of the images (of those under train/, if it exists) for validation, unless there is val/.
@@ -87,7 +89,7 @@ def read_dataset(
     Raises:
         DataError: the images cannot be used; the message says which and why.
     """
-    source = digits(side) if data == "digits" else folder(Path(data), side=side, skip_bad_images=skip_bad_images)
+    source = _read(data, side, skip_bad_images)
     splits = _split(source, seed, val_fraction, test_fraction)
     train = splits["train"][0]
     mean, std = _statistics(train)
@@ -97,7 +99,7 @@ def read_dataset(
         digest.update(pixels.tobytes())
         digest.update(labels.tobytes())
     return Dataset(
-        name=data if data == "digits" else Path(data).resolve().name,
+        name=name_of(data),
         classes=source.classes,
         mean=mean,
         std=std,
@@ -109,6 +111,32 @@ def read_dataset(
             for name, (pixels, labels) in splits.items()
         },
     )
+
+
+def name_of(data: str) -> str:
+    """What to call a data set: its folder's or file's name."""
+    path = Path(data).resolve()
+    return path.name.partition(".")[0] if path.is_file() else path.name
+
+
+def native_side(data: str) -> int:
+    """The usual length of the images' shorter sides, in pixels.
+
+    Raises:
+        DataError: the images cannot be used.
+    """
+    if data == "digits":
+        return 8
+    return side_of_arrays(Path(data)) or side_of_files(Path(data))
+
+
+def _read(data: str, side: int, skip_bad_images: bool) -> Source:
+    if data == "digits":
+        return digits(side)
+    path = Path(data)
+    if path.suffix == ".npz":
+        return npz(path, side=side)
+    return cifar(path, side=side) or folder(path, side=side, skip_bad_images=skip_bad_images)
 
 
 def _split(

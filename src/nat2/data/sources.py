@@ -80,7 +80,7 @@ def folder(root: Path, *, side: int, skip_bad_images: bool = False) -> Source:
             cannot be read and `skip_bad_images` is not set (all of them are named).
     """
     paths, classes, ignored = list_images(root)
-    _check_memory(sum(map(len, paths.values())), side)
+    check_memory(sum(map(len, paths.values())), side)
     notes = [f"{ignored} files are not images by their extension and are left out"] if ignored else []
     decoded: dict[str, Pixels] = {}
     labels: dict[str, NDArray[np.int64]] = {}
@@ -161,8 +161,12 @@ def list_images(root: Path) -> tuple[dict[str, list[tuple[Path, int]]], tuple[st
     )
 
 
-def _check_memory(count: int, side: int) -> None:
-    """Raise DataError if the images at this side would take more than half of the machine's memory."""
+def check_memory(count: int, side: int) -> None:
+    """Refuse what does not fit.
+
+    Raises:
+        DataError: the images at this side would take more than half of the machine's memory.
+    """
     needed = count * side**2 * 3
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > available / 2:
@@ -244,15 +248,13 @@ def decode(image: Image.Image, side: int, *, grey: bool | None = None) -> Pixels
     return np.expand_dims(pixels, 2) if pixels.ndim == 2 else pixels
 
 
-def native_side(data: str) -> int:
+def side_of_files(root: Path) -> int:
     """Median length of the images' shorter sides, in pixels, from the headers of at most a thousand files.
 
     Raises:
         DataError: the folder cannot be used.
     """
-    if data == "digits":
-        return 8
-    files = [path for paths in list_images(Path(data))[0].values() for path, _ in paths]
+    files = [path for paths in list_images(root)[0].values() for path, _ in paths]
     sides = []
     for path in files[:: max(1, len(files) // 1000)]:
         try:
