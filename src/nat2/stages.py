@@ -377,6 +377,11 @@ def _introduction(job: Job) -> list[tuple[str, str]]:
     widths = " and ".join(str(macro.width) for macro in job.macros)
     return [
         ("images", f"{counts} images ({kind}) of {len(dataset.classes)} classes"),
+        (
+            "pixels",
+            f"mean {', '.join(f'{mean:.3f}' for mean in dataset.mean)} and standard deviation "
+            f"{', '.join(f'{deviation:.3f}' for deviation in dataset.std)} of the training images, in 0..1",
+        ),
         *(("note", note) for note in dataset.notes),
         (
             "networks",

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nat2.data import read_dataset
+from nat2.data.dataset import remarks
 from tests.data.test_sources import write_images
 
 
@@ -51,3 +52,26 @@ def test_joined_splits_hold_the_images_of_both() -> None:
     joined = dataset.train.joined(dataset.val)
     assert len(joined) == 1438
     np.testing.assert_array_equal(joined.pixels[1079:], dataset.val.pixels)
+
+
+def part(*labels: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    images = np.random.default_rng(seed).integers(0, 256, (len(labels), 4, 4, 1), dtype=np.uint8)
+    return images, np.array(labels)
+
+
+def test_unequal_and_tiny_classes_are_told() -> None:
+    splits = {"train": part(*[0] * 30, *[1] * 9), "val": part(0, 1, seed=1), "test": part(0, 1, seed=2)}
+    told = remarks(splits, ("cat", "dog"))
+    assert len(told) == 2
+    assert told[0].startswith("classes differ in size: 9 training images of dog, 30 of cat")
+    assert told[1] == "fewer than 10 training images of dog (9)"
+    equal = splits | {"train": part(*[0, 1] * 20)}
+    assert remarks(equal, ("cat", "dog")) == []
+
+
+def test_images_in_two_splits_are_told() -> None:
+    train, test = part(*[0, 1] * 10), part(0, 1, 0, seed=1)
+    test[0][1] = train[0][7]
+    told = remarks({"train": train, "val": part(0, 1, seed=2), "test": test}, ("a", "b"))
+    assert len(told) == 1
+    assert told[0].startswith("1 of the 3 images in test are in train too")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +67,10 @@ class Dataset:
         return self.train.pixels.shape[2]
 
 
+_UNEQUAL = 3  # times as many images as another class has
+_FEW = 10  # training images of a class
+
+
 def read_dataset(
     data: str,
     *,
@@ -105,12 +110,37 @@ def read_dataset(
         std=std,
         fingerprint=digest.hexdigest(),
         flip=source.flip,
-        notes=source.notes,
+        notes=(*source.notes, *remarks(splits, source.classes)),
         **{
             name: Split(torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))), torch.from_numpy(labels))
             for name, (pixels, labels) in splits.items()
         },
     )
+
+
+def remarks(splits: Mapping[str, tuple[Pixels, NDArray[np.int64]]], classes: Sequence[str]) -> list[str]:
+    """What a user should know of the splits: unequal and tiny classes, images that are in more than one split."""
+    counts = np.bincount(splits["train"][1], minlength=len(classes))
+    least, most = int(counts.argmin()), int(counts.argmax())
+    found = []
+    if counts[most] >= _UNEQUAL * counts[least]:
+        found.append(
+            f"classes differ in size: {counts[least]} training images of {classes[least]}, {counts[most]} of "
+            f"{classes[most]}; accuracy counts images, not classes"
+        )
+    tiny = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True) if count < _FEW]
+    if tiny:
+        found.append(f"fewer than {_FEW} training images of {', '.join(tiny[:10])}{', ...' * (len(tiny) > 10)}")
+    digests = {name: [hashlib.blake2b(image.tobytes()).digest() for image in splits[name][0]] for name in splits}
+    for earlier, later in (("train", "val"), ("train", "test"), ("val", "test")):
+        known = set(digests[earlier])
+        twice = sum(digest in known for digest in digests[later])
+        if twice:
+            found.append(
+                f"{twice} of the {len(digests[later])} images in {later} are in {earlier} too, pixel by pixel; what is "
+                f"measured on {later} is too good by that"
+            )
+    return found
 
 
 def name_of(data: str) -> str:
