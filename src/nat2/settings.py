@@ -220,6 +220,9 @@ class AdaptSettings:
     """Weight of the distillation from the largest network."""
     clip: float = 5.0
     """Largest norm of the gradient."""
+    distributions: Literal["histogram", "best-fit", "uniform"] = "histogram"
+    """Sub-networks are drawn gene by gene: from the smoothed histogram of the good networks, from SciPy's best-fitting
+    distribution (what NAT intended), or every value alike."""
     smoothing: float = 1.0
     """Added to the count of every value of a gene that says something of its own, so that none dies out."""
 

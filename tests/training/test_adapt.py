@@ -15,7 +15,13 @@ from nat2.space import SearchSpace
 from nat2.supernet import SuperNetwork, SuperNetworks, extract
 from nat2.supernet.static import channels_last
 from nat2.training import adapt as module
-from nat2.training.adapt import Adaptation, estimate_distributions, sample_from
+from nat2.training.adapt import (
+    Adaptation,
+    estimate_distributions,
+    fit_distributions,
+    sample_from,
+    uniform_distributions,
+)
 from nat2.training.distill import Teacher
 from tests.training.conftest import MACRO, PIPELINE, SPACE, kill_after, same_weights, weights_of
 
@@ -130,3 +136,37 @@ def test_values_that_stand_for_the_layer_of_another_are_never_drawn() -> None:
     shares = estimate_distributions(space, good, smoothing=1.0)[space.first_layer_gene]
     assert np.flatnonzero(shares).tolist() == sorted(code - 1 for code in space.codes.values())
     assert shares[-1] == pytest.approx(21 / (20 + 39))
+
+
+def test_without_an_archive_every_value_is_as_likely() -> None:
+    for low, high, shares in zip(SPACE.lower, SPACE.upper, uniform_distributions(SPACE), strict=True):
+        np.testing.assert_allclose(shares, 1 / (high - low + 1))
+
+
+def test_the_best_fitting_distribution_is_near_the_histogram() -> None:
+    generator = np.random.default_rng(0)
+    good = SPACE.canonical(SPACE.sample(300, generator))
+    gene = SPACE.gene_names.index("stage 1 layer 1")
+    good[:, gene] = np.clip(np.round(generator.normal(4, 1, 300)), 1, 9).astype(int)
+    fitted = fit_distributions(SPACE, good)
+    for low, high, shares in zip(SPACE.lower, SPACE.upper, fitted, strict=True):
+        assert len(shares) == high - low + 1
+        assert shares.sum() == pytest.approx(1)
+        assert (shares >= 0).all()
+    counts = np.bincount(good[:, gene] - 1, minlength=9) / 300
+    assert np.abs(fitted[gene] - counts).max() < 0.1
+    only = fit_distributions(SPACE, SPACE.encode_all([SPACE.largest] * 5))
+    assert sample_from(SPACE, only, generator, resolution=16).stages == SPACE.largest.stages
+
+
+@pytest.mark.parametrize("distributions", ["best-fit", "uniform"])
+def test_adaptation_draws_as_asked(tmp_path: Path, network: SuperNetwork, split: Split, distributions: str) -> None:
+    before = weights_of(network)
+    settings = AdaptSettings(epochs=1, batch_size=16, lr=0.02, distributions=distributions)  # type: ignore[arg-type]
+    teacher = Teacher(extract(network, SPACE.largest, exits=MACRO.exits), "UNIF")
+    task = Adaptation(
+        SuperNetworks([network]), SPACE, split, PIPELINE, teacher, settings,
+        generations=1, state=tmp_path / "s.safetensors", seed=0,
+    )  # fmt: skip
+    task.advance(1, genomes(30))
+    assert not same_weights(before, weights_of(network))
