@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 _COLUMNS = {(5, 1): (3, 2), (5, 2): (3, 2), (7, 1): (3, 1, 3), (7, 2): (3, 2, 2)}
 """How the columns of a kernel are split, by its size and stride: at most three at a time, no fewer than the stride."""
+_SMALLEST = 2**16
+"""Values of an input below which the additional calls cost more than they gain."""
 _CHUNK = 2**21
 """Values of the input worked on at once, so that they are still in the cache for the next columns."""
 
@@ -40,7 +42,8 @@ def depthwise(x: Tensor, weight: Tensor, *, stride: int) -> Tensor:
 
 def _columns_pay(x: Tensor) -> bool:
     return (
-        x.device.type == "cpu"
+        x.numel() >= _SMALLEST
+        and x.device.type == "cpu"
         and x.dtype == torch.float32
         and torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
