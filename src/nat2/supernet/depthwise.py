@@ -42,14 +42,14 @@ def depthwise(x: Tensor, weight: Tensor, *, stride: int) -> Tensor:
 
 def _columns_pay(x: Tensor) -> bool:
     return (
-        x.numel() >= _SMALLEST
+        not torch.compiler.is_compiling()  # first: while a network is exported its sizes are not numbers
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+        and x.numel() >= _SMALLEST
     )
 
 
