@@ -155,8 +155,11 @@ def test_the_best_epoch_of_each_phase_goes_on(
     phases = [dataclasses.replace(phase, epochs=3) for phase in PHASES[:2]]
     space = dataclasses.replace(SPACE, depths=(4,), expands=(6,))
 
-    def validate(network: SuperNetwork, arch: Arch) -> float:  # depends on the weights alone, and falls and rises
-        return float(torch.sin(1e4 * network.stem.conv.weight.detach().double().sum()))  # type: ignore[union-attr, operator]
+    scores: dict[bytes, float] = {}
+
+    def validate(network: SuperNetwork, arch: Arch) -> float:  # depends on the weights alone, and rises and falls
+        weights = network.stem.conv.weight.detach().numpy().tobytes()  # type: ignore[union-attr, operator]
+        return scores.setdefault(weights, (0.2, 0.9, 0.4)[len(scores) % 3])
 
     def go(state: Path, **extra: object) -> tuple[dict[str, torch.Tensor], list[PhaseOutcome]]:
         network, outcomes = new_network(), []
@@ -167,7 +170,7 @@ def test_the_best_epoch_of_each_phase_goes_on(
         return weights_of(network), outcomes
 
     expected, outcomes = go(tmp_path / "whole.safetensors")
-    assert any(outcome.kept < 3 for outcome in outcomes)
+    assert [outcome.kept for outcome in outcomes] == [2, 2]
     if killed_at is not None:
         with pytest.raises(KeyboardInterrupt):
             go(tmp_path / "killed.safetensors", tick=kill_after(killed_at))
