@@ -155,7 +155,7 @@ def load_published(network: SuperNetwork | StaticNetwork, state: Mapping[str, Te
         CheckpointError: a tensor is missing, unknown, or of another shape; all of them are named, nothing is read.
     """
     layouts: tuple[Layout, ...] = ("ofav2",)
-    if len(network.exits) == 1 and not network.macro.parallel_blocks:  # dense skips have no weights of their own
+    if _single_exit(network) and not network.macro.parallel_blocks:  # dense skips have no weights of their own
         layouts = ("ofav2", "ofa")
     plain = {_plain(name) for name in state}
     layout = max(layouts, key=lambda each: sum(_plain(name) in plain for _, name in _names(network, each)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +36,11 @@ def estimate_distributions(space: SearchSpace, genomes: Genomes, *, smoothing: f
         genomes: Canonical genomes of the good networks, shape (n, genes).
         smoothing: Added to the count of every value; values that stand for the layer of a smaller one count with it.
     """
-    expressed = space.expressed(genomes)
     distinct = space.canonical_codes == np.arange(len(space.canonical_codes))
     distributions = []
-    for gene, (low, high) in enumerate(zip(space.lower, space.upper, strict=True)):
-        values = genomes[expressed[:, gene], gene] - low
+    for gene, (values, low, high) in enumerate(_expressed_values(space, genomes)):
         possible = distinct[low : high + 1] if gene >= space.first_layer_gene else np.ones(high - low + 1)
-        counts = np.bincount(values, minlength=high - low + 1) + smoothing * possible
+        counts = np.bincount(values - low, minlength=high - low + 1) + smoothing * possible
         distributions.append(counts / counts.sum())
     return distributions
 
@@ -62,17 +60,22 @@ def fit_distributions(space: SearchSpace, genomes: Genomes) -> Distributions:
         space: The search space.
         genomes: Canonical genomes of the good networks, shape (n, genes).
     """
-    expressed = space.expressed(genomes)
     fitted = []
-    for gene, (low, high) in enumerate(zip(space.lower, space.upper, strict=True)):
-        values = genomes[expressed[:, gene], gene]
+    for values, low, high in _expressed_values(space, genomes):
         shares = np.bincount(values - low, minlength=high - low + 1) / max(1, len(values))
         if np.count_nonzero(shares) > 1:
-            shares = _best_fit(values, int(low), int(high))
+            shares = _best_fit(values, low, high)
         elif not len(values):  # no good network reaches this place
             shares = np.full(high - low + 1, 1 / (high - low + 1))
         fitted.append(shares)
     return fitted
+
+
+def _expressed_values(space: SearchSpace, genomes: Genomes) -> Iterator[tuple[Genomes, int, int]]:
+    """For each gene its values in the networks that express it, and its smallest and largest value."""
+    expressed = space.expressed(genomes)
+    for gene, (low, high) in enumerate(zip(space.lower, space.upper, strict=True)):
+        yield genomes[expressed[:, gene], gene], int(low), int(high)
 
 
 def _best_fit(values: Genomes, low: int, high: int) -> NDArray[np.float64]:

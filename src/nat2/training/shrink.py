@@ -55,12 +55,14 @@ def phases_for(space: SearchSpace, phases: Sequence[Phase]) -> list[Phase]:
     kept: list[Phase] = []
     before: Phase | None = None
     for phase in phases:
-        changed = {name for name in _OPENED if before is None or getattr(phase, name) != getattr(before, name)}
+        changed = {
+            name for name in (*_DIMENSIONS, "joint") if before is None or getattr(phase, name) != getattr(before, name)
+        }
         if before is None or not changed or changed - foreign:
             kept.append(phase)
         before = phase
     parts = [opened_by(phase, space) for phase in kept]
-    for name in ("kernels", "expands", "depths", "exits", "levels"):
+    for name in _DIMENSIONS:
         never = sorted(set(getattr(space, name)).difference(*(getattr(part, name) for part in parts)))
         if never:
             raise ConfigError(
@@ -70,7 +72,7 @@ def phases_for(space: SearchSpace, phases: Sequence[Phase]) -> list[Phase]:
     return kept
 
 
-_OPENED = ("kernels", "expands", "depths", "exits", "levels", "joint")
+_DIMENSIONS = ("kernels", "expands", "depths", "exits", "levels")
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class _Shrinking:
 
     def begin(self, number: int, phases: Sequence[Phase]) -> None:
         """Sort the channels if expand ratios open, and keep what will teach."""
-        before = phases[number - 1].expands if number else phases[0].expands
+        before = phases[max(0, number - 1)].expands
         if phases[number].expands != before:
             sort_channels(self.network, supported={*before, *self.supported})
         self.optimizer.state.clear()
