@@ -43,7 +43,7 @@ def budget(phases: tuple[Phase, ...], *, early_exits: bool, factor: float) -> li
         if phase.name == "level":
             continue
         if phase.name == "height" and not early_exits:
-            phase = dataclasses.replace(phase, name="kernel again", exits=(5,))
+            phase = dataclasses.replace(phase, name="kernel again", exits=(5,), levels=(3,))
         kept.append(dataclasses.replace(phase, epochs=max(1, round(factor * phase.epochs))))
     return kept
 
@@ -93,7 +93,7 @@ def train(family: str, teacher: str, dataset: Dataset, folder: Path, options: di
     pipeline = Pipeline(dataset.mean, dataset.std, Augmentation())
     seed = int(options["seed"])
     network = channels_last(SuperNetwork(macro, dropout=0.1, generator=torch_generator(seed, "weights")))
-    settings = ShrinkSettings(teacher=teacher)  # type: ignore[arg-type]
+    settings = ShrinkSettings(teacher=teacher, ramp="ASC")  # type: ignore[arg-type]
     calibration = ResizedImages(calibration_images(dataset.train, settings.calibration_images), pipeline)
     validation = ResizedImages(dataset.val, pipeline)
     rows: list[dict[str, object]] = []
@@ -109,7 +109,7 @@ def train(family: str, teacher: str, dataset: Dataset, folder: Path, options: di
         row: dict[str, object] = {"phase": outcome.phase.name}
         for name, arch in (("smallest", opened.smallest), ("median", median_of(opened)), ("largest", opened.largest)):
             row[name] = measure(network, arch, calibration, validation)
-        best = max(corners, key=lambda arch: (measure(network, arch, calibration, validation)))
+        best = max(corners, key=lambda arch: measure(network, arch, calibration, validation))
         row["best"] = measure(network, best, calibration, validation)
         rows.append(row | {"seconds": round(seconds)})
         write_json(folder / "rows.json", [rows, seconds])
@@ -117,7 +117,8 @@ def train(family: str, teacher: str, dataset: Dataset, folder: Path, options: di
         began = time.monotonic()
 
     phases = budget(SHORT, early_exits=macro.early_exits, factor=options["factor"])
-    shrink(network, space, dataset.train, pipeline, phases, settings, state=folder / "s.safetensors", seed=seed, report=report)
+    state = folder / "s.safetensors"
+    shrink(network, space, dataset.train, pipeline, phases, settings, state=state, seed=seed, report=report)
     save_tensors(folder / "supernet.safetensors", network.state_dict())
     result = {"family": family, "teacher": teacher, "rows": rows, "seconds": seconds}
     write_json(done, result)
@@ -129,7 +130,12 @@ def part_of(split: Split, count: int) -> Split:
     classes = int(split.labels.max()) + 1
     each = [torch.nonzero(split.labels == label)[: count // classes, 0] for label in range(classes)]
     indices = torch.cat(each).sort().values
-    return Split(split.pixels[indices], split.labels[indices])
+    return split.part(indices)
+
+
+def cell(row: dict[str, float]) -> str:
+    best, *ends = (100 * row[name] for name in ("best", "smallest", "median", "largest"))
+    return f"{best:.1f} ({ends[0]:.0f} / {ends[1]:.0f} / {ends[2]:.0f})"
 
 
 def main() -> None:
@@ -161,10 +167,7 @@ def main() -> None:
     best = {}
     for result in results:
         rows = result["rows"]
-        cells = [
-            f"{100 * row['best']:.1f} ({100 * row['smallest']:.0f} / {100 * row['median']:.0f} / {100 * row['largest']:.0f})"
-            for row in rows  # type: ignore[attr-defined]
-        ]
+        cells = [cell(row) for row in rows]  # type: ignore[attr-defined]
         name = f"{result['family']}{'-pet' if result['teacher'] == 'progressive' else ''}"
         table.add_row(name, *cells, f"{result['seconds']:.0f}")
         best[name] = 100 * rows[-1]["best"]  # type: ignore[index]
@@ -175,8 +178,14 @@ def main() -> None:
             Row("EE_D with a re-extracted teacher over OFA", best["EE_D-pet"] - best["SE_B"], 0, "higher", "points"),
             Row("EE_B with a re-extracted teacher over OFA", best["EE_B-pet"] - best["SE_B"], 0, "higher", "points"),
             *(
-                Row(f"re-extracted over fixed teacher, {family}", best[f"{family}-pet"] - best[family], None, "higher", "points")
-                for family in FAMILIES
+                Row(
+                    f"re-extracted over fixed teacher, {each}",
+                    best[f"{each}-pet"] - best[each],
+                    None,
+                    "higher",
+                    "points",
+                )
+                for each in FAMILIES
             ),
         ],
         given.json,

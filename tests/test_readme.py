@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from nat2.cli import build_parser
 
@@ -77,3 +78,14 @@ def _small_run(config: object, *, out: Path | None = None, **options: object) ->
     folder = (out or Path("runs/digits")) / "networks" / arch.id
     export(network, Pipeline((0.5,), (0.2,)), ["a", "b"], folder, side=16, facts={})
     return [Result(arch.id, arch.key, 0.1, *cost(macro, arch)[:2], 0.9, 0.95, 0.94, 3)]
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_are_understood_and_say_what_they_cost(recipe: Path) -> None:
+    preset = yaml.safe_load(recipe.read_text())["preset"]
+    given = build_parser(preset).parse_args(["run", "--config", str(recipe)]).run
+    assert given.data
+    assert {"# Cost:", "# Expected:", f"#   nat2 run --config recipes/{recipe.name}"} <= {
+        line[: len(start)] for line in recipe.read_text().splitlines()
+        for start in ("# Cost:", "# Expected:", f"#   nat2 run --config recipes/{recipe.name}")
+    }  # fmt: skip

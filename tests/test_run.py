@@ -90,7 +90,7 @@ def test_the_run_folder_explains_itself(whole: tuple[Path, str]) -> None:
     names = {path.name for path in out.iterdir()}
     assert names == {
         ".lock", "archive.db", "config.yaml", "data.json", "environment.json", "log.csv", "networks", "pareto.csv",
-        "pareto.png", "report.html", "results.json", "seconds.json", "supernet-w0.25.safetensors",
+        "pareto.png", "report.html", "results.json", "seconds.json", "splits.csv", "supernet-w0.25.safetensors",
     }  # fmt: skip
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["search"]["archive"] == 8
@@ -187,7 +187,7 @@ def test_parallel_blocks_and_two_widths_go_the_whole_way_and_survive_a_kill(
         archs = [row[0] for row in archive.execute("SELECT arch FROM evaluations")]
     assert {Arch.from_key(arch).width for arch in archs} == {0.15, 0.25}
     assert len({layer.blocks for arch in archs for layer in Arch.from_key(arch).stages[0]}) > 3
-    kill(command(*place, tmp_path / "killed", *options), "train width 0.25: full")
+    kill(command(*place, tmp_path / "killed", *options), "train width 0.15: full")
     code, _, errors = finish(command(*place, tmp_path / "killed", *options))
     assert code == 0, errors
     assert_same_outcome(tmp_path / "killed", tmp_path / "whole")

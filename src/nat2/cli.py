@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -48,18 +49,24 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         verbs = {"run": _run, "predict": _predict}
         verbs[given.subcommand](given[given.subcommand])
     except Nat2Error as error:
-        print(f"nat2: {error}", file=sys.stderr)
+        _complain(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
-        print("nat2: interrupted; give the same command again to continue", file=sys.stderr)
+        _complain("interrupted; give the same command again to continue")
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
     except OSError as error:
-        print(f"nat2: {error}", file=sys.stderr)
+        _complain(str(error))
         sys.exit(2)
     sys.exit(0)
+
+
+def _complain(message: str) -> None:
+    """Say what is wrong; of processes that a launcher started only the first, because all of them find the same."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"nat2: {message}", file=sys.stderr)
 
 
 def build_parser(preset: Preset = "quick") -> ArgumentParser:

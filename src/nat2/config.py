@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -9,10 +10,12 @@ from typing import Any, Literal
 from nat2.errors import ConfigError
 from nat2.search.objectives import parse_objectives
 from nat2.settings import (
+    Accelerator,
     AdaptSettings,
     Augmentation,
     FinetuneSettings,
     Phase,
+    Precision,
     ScheduleName,
     SearchSettings,
     ShrinkSettings,
@@ -29,7 +32,8 @@ class RunConfig:
 
     data: str = "digits"
     """Folder of class folders (optionally under train/, val/, test/), .npz file (images and labels, or x_train,
-    y_train, ...), CIFAR-10 or CIFAR-100 in its binary version, or `digits`: scikit-learn's 1,797 images."""
+    y_train, ...), CIFAR-10, CIFAR-100 or Tiny ImageNet as downloaded, `hub:NAME` for one of the Hugging Face hub, or
+    `digits`: scikit-learn's 1,797 images."""
     objectives: str = "error,params"
     """What to minimise, separated by commas: error, params, macs."""
     networks: int = 6
@@ -49,12 +53,19 @@ class RunConfig:
     """Stride of the first convolution, 1 or 2; 0 chooses 1 for images below 48 pixels."""
     dropout: float = 0.1
     """Dropout in front of the classifiers while the super-network is trained, from 0 to below 1."""
-    val_fraction: float = 0.2
-    """Share of the images (of those under train/, if it exists) kept for validation, unless there is val/."""
+    val_fraction: float | None = None
+    """Share of the images (of those under train/, if it exists) kept for validation, unless there is val/; by default
+    what was published for the data set, or 0.2."""
     test_fraction: float = 0.2
     """Share of the images (of those under train/, if it exists) kept for the test, unless there is test/."""
     skip_bad_images: bool = False
     """Leave unreadable images out instead of refusing the folder."""
+    memory: float | None = None
+    """GiB that the images may take, by default half of the machine's; image files that do not fit are decoded when they
+    are needed."""
+    center: float | None = None
+    """Share of the side of an image that evaluation looks at, in its middle, above 0 and at most 1; by default what was
+    published for the data set, or 1."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random changes of training images."""
     pretrained: str = ""
@@ -73,6 +84,15 @@ class RunConfig:
     """Adaptation of the super-network between generations."""
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
     """Post-processing of the returned networks."""
+    devices: int = 1
+    """Processes on this machine, each with a GPU, or with its share of the CPU's cores; batches and evaluations are
+    divided among them. Several machines: see `torchrun`."""
+    accelerator: Accelerator = "auto"
+    """`cuda`, `cpu`, or a GPU if there is one."""
+    precision: Precision = "auto"
+    """Of the super-network's training: bfloat16 where a GPU can (`bf16-mixed`), else float32 (`32-true`)."""
+    checkpoint_seconds: float = 5.0
+    """Seconds of training behind which the end of an epoch is written down; 0 for every epoch."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without the images.
@@ -99,9 +119,17 @@ class RunConfig:
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"--dropout must be at least 0 and below 1; got {self.dropout}")
         for name in ("val_fraction", "test_fraction"):
-            if not 0 < getattr(self, name) < 1:
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"--{name} must be above 0 and below 1; got {getattr(self, name)}")
-        if self.val_fraction + self.test_fraction >= 1:
+        if self.memory is not None and not self.memory > 0:
+            raise ConfigError(f"--memory must be above 0 (GiB); got {self.memory}")
+        if self.center is not None and not 0 < self.center <= 1:
+            raise ConfigError(f"--center must be above 0 and at most 1; got {self.center}")
+        if self.devices < 1:
+            raise ConfigError(f"--devices must be at least 1; got {self.devices}")
+        if not 0 <= self.checkpoint_seconds < math.inf:
+            raise ConfigError(f"--checkpoint_seconds must be 0 or more; got {self.checkpoint_seconds}")
+        if (self.val_fraction or 0.0) + self.test_fraction >= 1:
             raise ConfigError(
                 "--val_fraction and --test_fraction must leave images for training; "
                 f"got {self.val_fraction} and {self.test_fraction}"
@@ -224,7 +252,7 @@ def macros_for(config: RunConfig, *, classes: int, channels: int, resolutions: t
 
 _PUBLISHED: dict[str, Any] = {
     "schedule": "ofav2",
-    "shrink": {"corners": 32},
+    "shrink": {"corners": 32, "calibration_images": 1000, "ramp": "ASC"},
     "width": "1.0",
     "networks": 4,
     "adapt": {"epochs": 5, "lr": 2.5e-3, "warmup_epochs": 5.0, "subnets": 4, "batch_size": 256},

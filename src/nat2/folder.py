@@ -21,7 +21,7 @@ import yaml
 from nat2.config import RunConfig, flat
 from nat2.data.dataset import Dataset
 from nat2.errors import CheckpointError, RunError
-from nat2.files import unwritable, write_json, write_text
+from nat2.files import unwritable, write_csv, write_json, write_text
 from nat2.report.results import Result
 
 _PACKAGES = ("nat2", "torch", "numpy", "scipy", "scikit-learn", "lightgbm", "pymoo", "onnx", "onnxruntime")
@@ -30,18 +30,26 @@ _PACKAGES = ("nat2", "torch", "numpy", "scipy", "scikit-learn", "lightgbm", "pym
 class RunFolder:
     """One run's files. A context manager: while it is open, no other process can run in the same folder."""
 
-    def __init__(self, path: Path, *, fresh: bool = False) -> None:
+    def __init__(self, path: Path, *, fresh: str = "", shared: bool = False) -> None:
         """Create the folder if need be and lock it.
 
         Args:
             path: The folder.
-            fresh: Remove what an earlier run left in it.
+            fresh: Remove what an earlier run left in it; names the command that says so, which is obeyed once.
+            shared: Another process of the same run has done so, and writes.
 
         Raises:
             RunError: it cannot be written, another process uses it, or it holds files that are not a run's.
         """
         self.path = path
         self._lock: IO[str] | None = None
+        if shared:
+            if not self.config.exists():
+                raise RunError(
+                    f"{path} does not hold the run that another process began; it must be on storage that all machines "
+                    "share: name it with --out"
+                )
+            return
         if path.is_dir():
             self._refuse_foreign()
         try:
@@ -56,8 +64,10 @@ class RunFolder:
             raise unwritable(path, error) from error
         for unfinished in path.glob(".*.tmp"):  # a file that was being written when its run was killed
             unfinished.unlink()
-        if fresh or (path / _CLEARING).exists():
+        if (path / _CLEARING).exists() or (fresh and not was_cleared(path, fresh)):
             self._clear()
+            if fresh:
+                write_text(path / _FRESH, fresh)
 
     def _refuse_foreign(self) -> None:
         names = {entry.name for entry in self.path.iterdir()}
@@ -124,6 +134,10 @@ class RunFolder:
         """Weights of the super-network of a width before the search."""
         return self.state / f"trained-w{width}.safetensors"
 
+    def shrinking(self, width: float) -> Path:
+        """Resume point of the training of a width."""
+        return self.state / f"shrink-w{width}.safetensors"
+
     def network(self, identity: str) -> Path:
         """The files of one returned network."""
         return self.path / "networks" / identity
@@ -141,6 +155,7 @@ class RunFolder:
             return
         write_json(self.path / "data.json", _describe(dataset))
         write_json(self.path / "environment.json", environment())
+        write_csv(self.path / "splits.csv", _splits(dataset))
         write_text(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
 
     def _compare(self, config: RunConfig, dataset: Dataset) -> None:
@@ -151,11 +166,10 @@ class RunFolder:
         except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError) as error:
             raise self._damaged(error) from error
         given = dict(flat(config.to_dict()))
-        # Where the images lie does not matter as long as they are the same ones, and that the fingerprint tells.
         different = [
             f"{key} ({stored.get(key)} there, {given.get(key)} now)"
             for key in dict.fromkeys([*stored, *given])
-            if stored.get(key) != given.get(key) and key not in ("data", "skip_bad_images")
+            if stored.get(key) != given.get(key) and key not in _FREE
         ]
         if different:
             raise RunError(
@@ -246,13 +260,24 @@ class RunFolder:
         return found
 
 
+# Where the images lie does not matter as long as they are the same ones, and that the fingerprint tells; how many
+# processes divide the work changes results by rounding only.
+_FREE = ("data", "skip_bad_images", "memory", "devices", "accelerator", "checkpoint_seconds")
 NETWORK_FILES = ("model.onnx", "model.safetensors", "arch.json", "result.json")
-_CLEARING = ".clearing"
+_CLEARING, _FRESH = ".clearing", ".fresh"
 _OWN = {
-    ".lock", _CLEARING, "archive.db", "archive.db-shm", "archive.db-wal", "config.yaml", "data.json",
+    ".lock", _CLEARING, _FRESH, "archive.db", "archive.db-shm", "archive.db-wal", "config.yaml", "data.json",
     "environment.json", "log.csv", "networks", "pareto.csv", "pareto.png", "report.html", "results.json",
-    "seconds.json", "state",
+    "seconds.json", "splits.csv", "state",
 }  # fmt: skip
+
+
+def was_cleared(path: Path, fresh: str) -> bool:
+    """Whether a folder was cleared for this command before."""
+    try:
+        return (path / _FRESH).read_text() == fresh
+    except OSError:
+        return False
 
 
 def _is_own(name: str) -> bool:
@@ -269,6 +294,15 @@ def environment() -> dict[str, Any]:
         "packages": {name: version(name) for name in _PACKAGES},
         "command": sys.argv,
     }
+
+
+def _splits(dataset: Dataset) -> list[dict[str, str]]:
+    """Which image is in which split."""
+    return [
+        {"split": name, "class": dataset.classes[label], "image": image}
+        for name, split in (("train", dataset.train), ("val", dataset.val), ("test", dataset.test))
+        for image, label in zip(split.names, split.labels.tolist(), strict=True)
+    ]
 
 
 def _describe(dataset: Dataset) -> dict[str, Any]:

@@ -11,6 +11,9 @@ from nat2.space.space import FeatureKind, Sampling, SearchSpace
 
 Ramp = Literal["DESC", "ASC", "MIX", "UNIF"]
 """AEP's weights over the exits: descending, ascending, descending for losses and ascending for outputs, uniform."""
+Accelerator = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "32-true", "bf16-mixed"]
+Policy = Literal["none", "autoaugment", "randaugment"]
 ScheduleName = Literal["short", "ofa", "ofav2", "transfer", "short-transfer"]
 
 
@@ -48,19 +51,33 @@ def _check_share(settings: object, of: str, name: str) -> None:
 class Augmentation:
     """Random changes of training images."""
 
-    crop_scale: float = 0.75
-    """Smallest share of the image's area that a random crop keeps, above 0 and at most 1."""
+    crop_scale: float | None = None
+    """Smallest share of the image's area that a random crop keeps, above 0 and at most 1; by default what was published
+    for the data set, or 0.75."""
     flip: bool = True
     """Mirror half of the images."""
+    policy: Policy | None = None
+    """Further changes of shape and colour: `autoaugment` (pairs found for CIFAR-10), `randaugment` (two at random) or
+    `none`; by default what was published for the data set, or none."""
+    magnitude: float = 9.0
+    """Strength of RandAugment, from 0 to 30."""
+    cutout: float = 0.0
+    """Side of a square that is cut out, relative to the image's, from 0 (none) to below 1; 0.5 is usual for CIFAR."""
+    mixup: float = 0.0
+    """Mix pairs of images in shares drawn from Beta(`mixup`, `mixup`); 0 for none."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
 
         Raises:
-            ConfigError: `crop_scale` is outside its range.
+            ConfigError: a number is outside its range.
         """
-        if not 0 < self.crop_scale <= 1:
+        if self.crop_scale is not None and not 0 < self.crop_scale <= 1:
             raise ConfigError(f"`crop_scale` of the augmentation must be above 0 and at most 1; got {self.crop_scale}")
+        if not 0 <= self.magnitude <= 30:
+            raise ConfigError(f"`magnitude` of the augmentation must be from 0 to 30; got {self.magnitude}")
+        _check_share(self, "the augmentation", "cutout")
+        _check_not_negative(self, "the augmentation", "mixup")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,10 +195,15 @@ class ShrinkSettings:
     """Smoothing of the labels' cross entropy, from 0 to below 1."""
     kd_ratio: float = 1.0
     """Weight of the distillation from the teacher; 0 for none."""
-    ramp: Ramp = "ASC"
-    """Weights of the exits' losses and outputs in the joint phase and in the teacher's ensemble."""
-    teacher: Literal["progressive", "fixed"] = "progressive"
-    """The largest network as each phase finds it (OFAv2), or as the first phase leaves it (OFA)."""
+    ramp: Ramp = "DESC"
+    """Weights of the exits' losses and outputs in the joint phase and in the teacher's ensemble: descending from the
+    first exit, which needs it when training is short, or ascending (published for OFAv2)."""
+    teacher: Literal["progressive", "fixed", "widest"] | None = None
+    """The largest network as each phase finds it (OFAv2), as the first phase leaves it (OFA), or, for all widths, that
+    of the widest behind its first phase (NAT's warm-up); by default `widest` in a transfer, else `progressive`."""
+    clip: float | None = None
+    """Largest norm of the gradient, applied behind each sub-network, 0 for none; by default 5 in a transfer
+    (published), else none."""
     sampling: Literal["uniform", "sandwich"] = "uniform"
     """Random sub-networks in each step, or the largest and the smallest open ones beside them."""
     corners: int = 0
@@ -198,6 +220,8 @@ class ShrinkSettings:
         _check_at_least(self, "the shrinking", _PAIR, "batch_size", "calibration_images")
         _check_share(self, "the shrinking", "label_smoothing")
         _check_not_negative(self, "the shrinking", "weight_decay", "kd_ratio", "corners")
+        if self.clip is not None:
+            _check_not_negative(self, "the shrinking", "clip")
 
 
 @dataclass(frozen=True, kw_only=True)

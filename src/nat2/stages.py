@@ -6,7 +6,8 @@ import dataclasses
 import math
 import shlex
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,15 @@ import torch
 
 from nat2.allocator import keep_freed_memory
 from nat2.config import RunConfig, macros_for, parse_resolutions, parse_widths, resolutions_for
-from nat2.data.dataset import Dataset, name_of, native_side, read_dataset
+from nat2.data.augment import DEFAULT_CROP
+from nat2.data.dataset import Dataset, name_of, open_source, read_dataset
+from nat2.data.known import Known
 from nat2.data.transform import Pipeline, ResizedImages, steps_per_epoch
 from nat2.deploy.export import export
 from nat2.errors import ConfigError
 from nat2.files import load_tensors, save_tensors, write_csv
-from nat2.folder import RunFolder
+from nat2.folder import RunFolder, was_cleared
+from nat2.parallel import ALONE, Processes, connect, disconnected, launch, launched, may_restart, restarted
 from nat2.progress import Progress, duration
 from nat2.report.page import write_page
 from nat2.report.plots import plot_pareto
@@ -39,8 +43,16 @@ from nat2.supernet.checkpoint import load_pretrained, load_weights, read_checkpo
 from nat2.supernet.static import channels_last
 from nat2.training.adapt import Adaptation
 from nat2.training.finetune import finetune
-from nat2.training.optimise import accuracy
-from nat2.training.shrink import PhaseOutcome, calibration_images, largest_as_teacher, phases_for, shrink
+from nat2.training.optimise import accuracy, has_state
+from nat2.training.shrink import (
+    PhaseOutcome,
+    TeacherSource,
+    calibration_images,
+    largest_as_teacher,
+    phases_for,
+    shrink,
+    teacher_file,
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,7 @@ class Job:
     macros: tuple[Macro, ...]
     space: SearchSpace
     progress: Progress
+    processes: Processes
     calibration: ResizedImages
     validation: ResizedImages
 
@@ -84,133 +97,219 @@ def run(config: RunConfig, *, out: Path | None = None, fresh: bool = False, quie
     Raises:
         Nat2Error: something the user can mend; nothing that was computed is lost.
     """
+    if fresh and may_restart():
+        raise ConfigError(
+            "--fresh would discard the run again whenever torchrun starts its processes again; leave out --fresh or "
+            "--max-restarts, or remove the run folder yourself"
+        )
+    token = uuid.uuid4().hex if fresh else ""
+    if config.devices > 1 and not launched():
+        return launch(_run_here, config, out, token, quiet, devices=config.devices)
+    return _run_here(config, out, token, quiet)
+
+
+def _run_here(config: RunConfig, out: Path | None, fresh: str, quiet: bool) -> list[Result]:
+    """What each process of a run does; `fresh` names the command that discards what there is."""
     keep_freed_memory()
-    with Progress(quiet=quiet) as progress:
-        out = out or Path("runs") / name_of(config.data)
+    processes = connect(accelerator=config.accelerator, precision=config.precision)
+    out = out or Path("runs") / name_of(config.data)
+    with Progress(quiet=quiet or not processes.first) as progress, disconnected():
+        if restarted():
+            progress.say("a process was lost; all were started again and go on")
         if config.data != "digits" and out.resolve().is_relative_to(Path(config.data).resolve()):
             raise ConfigError(
                 f"the run folder {out} lies inside the images in {config.data} and would be read as one of their "
                 "classes; choose another folder with --out"
             )
         progress.say(f"reading {config.data}")
-        config, dataset, macros = prepare(config)
-        with RunFolder(out, fresh=fresh) as folder:
-            folder.claim(config, dataset)
-            if folder.finished:
+        config, dataset, macros = prepare(config, processes)
+        # Whether weights to begin with are there and fit is known before the run folder is touched.
+        begun = (out / "config.yaml").exists() and (not fresh or was_cleared(out, fresh))
+        notes: list[str] = []
+        networks = () if begun else tuple(_new_supernet(config, macro, processes, notes.append) for macro in macros)
+        with _open_folder(out, fresh, config, dataset, processes) as folder:
+            if processes.once(lambda: folder.finished):
                 progress.say(f"{out} holds the finished run of this configuration; --fresh starts over")
             else:
-                results = _stages(config, dataset, macros, folder, progress)
-                folder.finish(results)
-            results = folder.results()
+                job = _job(config, dataset, macros, folder, progress, processes)
+                for name, text in (*_introduction(job), *(("weights", note) for note in notes)):
+                    progress.say(f"{name}: {text}")
+                results = _stages(job, networks)
+                processes.once(lambda: folder.finish(results))
+            results = processes.once(folder.results)
             progress.rest()
-            _tell(results, folder, progress)
+            if processes.first:
+                _tell(results, folder, progress)
             return results
 
 
-def prepare(config: RunConfig) -> tuple[RunConfig, Dataset, tuple[Macro, ...]]:
+def _open_folder(out: Path, fresh: str, config: RunConfig, dataset: Dataset, processes: Processes) -> RunFolder:
+    """The run folder, claimed by the first process and seen by the others."""
+    opened: list[RunFolder] = []
+
+    def claim() -> None:
+        opened.append(RunFolder(out, fresh=fresh))
+        opened[0].claim(config, dataset)
+
+    processes.once(claim)
+    return opened[0] if opened else RunFolder(out, shared=True)
+
+
+def prepare(config: RunConfig, processes: Processes = ALONE) -> tuple[RunConfig, Dataset, tuple[Macro, ...]]:
     """Read the images and settle what the configuration leaves open; a macro-architecture for each width."""
-    if config.resolutions == "auto":
-        sides = resolutions_for(native_side(config.data))
-    else:
-        sides = parse_resolutions(config.resolutions)
+    source = open_source(config.data, skip_bad_images=config.skip_bad_images, memory=config.memory)
+    sides = resolutions_for(source.side) if config.resolutions == "auto" else parse_resolutions(config.resolutions)
     dataset = read_dataset(
         config.data,
         side=sides[-1],
+        source=source,
         seed=config.seed,
         val_fraction=config.val_fraction,
         test_fraction=config.test_fraction,
-        skip_bad_images=config.skip_bad_images,
     )
     macros = macros_for(config, classes=len(dataset.classes), channels=dataset.channels, resolutions=sides)
-    augmentation = dataclasses.replace(config.augmentation, flip=config.augmentation.flip and dataset.flip)
+    known = dataset.known or Known(crop_scale=DEFAULT_CROP)
+    asked = config.augmentation
+    transfers = config.schedule.endswith("transfer") and not config.phases
+    shrink, clip = config.shrink, 5.0 if transfers else 0.0
     settled = dataclasses.replace(
         config,
         resolutions=",".join(map(str, sides)),
         width=",".join(str(macro.width) for macro in macros),
         stem_stride=macros[0].stem_stride,
-        augmentation=augmentation,
+        center=known.center if config.center is None else config.center,
+        augmentation=dataclasses.replace(
+            asked,
+            flip=asked.flip and dataset.flip,
+            crop_scale=known.crop_scale if asked.crop_scale is None else asked.crop_scale,
+            policy=known.policy if asked.policy is None else asked.policy,
+        ),
+        shrink=dataclasses.replace(
+            shrink,
+            teacher=shrink.teacher or ("widest" if transfers else "progressive"),
+            clip=clip if shrink.clip is None else shrink.clip,
+        ),
         phases=config.phases or SCHEDULES[config.schedule],
     )
     phases_for(SearchSpace.of(macros, sides), settled.phases)
+    for size in (config.shrink.batch_size, config.adapt.batch_size):
+        processes.check_batch(min(size, len(dataset.train)))
     if config.pretrained:
         files = config.pretrained.count(",") + 1
         if files != len(macros):
             raise ConfigError(f"--pretrained needs a file for each width; got {files} for {len(macros)} widths")
-        for macro in macros:
-            _new_supernet(settled, macro)  # whether the files fit is known before the run folder is touched
     return settled, dataset, macros
 
 
-def _stages(
-    config: RunConfig, dataset: Dataset, macros: tuple[Macro, ...], folder: RunFolder, progress: Progress
-) -> list[Result]:
-    pipeline = Pipeline(dataset.mean, dataset.std, config.augmentation)
-    space = SearchSpace.of(macros, parse_resolutions(config.resolutions))
+def _job(
+    config: RunConfig,
+    dataset: Dataset,
+    macros: tuple[Macro, ...],
+    folder: RunFolder,
+    progress: Progress,
+    processes: Processes,
+) -> Job:
+    pipeline = Pipeline(
+        dataset.mean, dataset.std, config.augmentation, device=processes.device, center=config.center or 1.0
+    )
     calibration = calibration_images(dataset.train, config.shrink.calibration_images)
-    job = Job(
+    return Job(
         config=config,
         folder=folder,
         dataset=dataset,
         pipeline=pipeline,
         macros=macros,
-        space=space,
+        space=SearchSpace.of(macros, parse_resolutions(config.resolutions)),
         progress=progress,
+        processes=processes,
         calibration=ResizedImages(calibration, pipeline),
         validation=ResizedImages(dataset.val, pipeline),
     )
-    for name, text in _introduction(job):
-        progress.say(f"{name}: {text}")
+
+
+def _stages(job: Job, networks: tuple[SuperNetwork, ...]) -> list[Result]:
     with _timed(job, "train") as lap:
-        networks = train_supernets(job, lap)
-    with Archive(folder.archive) as archive:
+        trained = train_supernets(job, networks, lap)
+    with _open_archive(job) as archive:
         with _timed(job, "search") as lap:
-            found = search_networks(job, networks, archive, lap)
+            found = search_networks(job, trained, archive, lap)
         with _timed(job, "fine-tune and export") as lap:
-            results = [
-                polish(job, networks[evaluation.arch.width], evaluation, lap) for evaluation in _returned(job, found)
-            ]
+            results = polish_networks(job, trained, found, lap)
         with _timed(job, "report"):
-            _report(job, found, results, archive.generations())
+            job.processes.once(lambda: _report(job, found, results, archive.generations()))
     return results
 
 
-def train_supernets(job: Job, lap: Callable[[], None]) -> SuperNetworks:
-    """Stage 1: progressive shrinking of the super-network of each width; reads those that were trained before."""
+def _open_archive(job: Job) -> Archive:
+    """The archive on disk in the first process, a copy in memory in the others."""
+    opened: list[Archive] = []
+
+    def open_file() -> bytes:
+        opened.append(Archive(job.folder.archive))
+        return opened[0].content() if job.processes.size > 1 else b""
+
+    content = job.processes.once(open_file)
+    return opened[0] if opened else Archive.copy(content)
+
+
+def train_supernets(job: Job, networks: Sequence[SuperNetwork], lap: Callable[[], None]) -> SuperNetworks:
+    """Stage 1: progressive shrinking of the super-network of each width; reads those that were trained before.
+
+    Args:
+        job: What the stages share.
+        networks: Those to begin with, narrowest first; none if the run was begun before.
+        lap: Called behind each phase.
+    """
     config = job.config
     steps = steps_per_epoch(len(job.dataset.train), config.shrink.batch_size)
     epochs = sum(phase.epochs for phase in phases_for(job.space, config.phases))
     missing = sum(not job.folder.trained(macro.width).exists() for macro in job.macros)
     if missing:
         job.progress.stage("train", epochs * steps * missing)
-    networks = [_new_supernet(job.config, macro, job.progress.say) for macro in job.macros]
-    return SuperNetworks(_train_supernet(job, network, lap) for network in networks)
+    given: Sequence[SuperNetwork | None] = networks or [None] * len(job.macros)
+    # The widest first: it may teach the others.
+    pairs = list(zip(job.macros, given, strict=True))[::-1]
+    trained = [_train_supernet(job, macro, network, lap) for macro, network in pairs]
+    return SuperNetworks(trained[::-1])
 
 
-def _new_supernet(config: RunConfig, macro: Macro, say: Callable[[str], None] = lambda line: None) -> SuperNetwork:
+def _new_supernet(
+    config: RunConfig, macro: Macro, processes: Processes, say: Callable[[str], None] = lambda line: None
+) -> SuperNetwork:
     """The super-network of a width with random or given weights."""
     generator = torch_generator(config.seed, "weights")
-    network = channels_last(SuperNetwork(macro, dropout=config.dropout, generator=generator))
+    network = SuperNetwork(macro, dropout=config.dropout, generator=generator)
     if config.pretrained:
         path = config.pretrained.split(",")[parse_widths(config.width).index(macro.width)]
         for note in load_pretrained(network, read_checkpoint(path, width=macro.width)):
             say(f"{path}: {note}")
-    return network
+    return channels_last(network, processes.device)
 
 
-def _train_supernet(job: Job, network: SuperNetwork, lap: Callable[[], None]) -> SuperNetwork:
-    config, macro = job.config, network.macro
-    trained = job.folder.trained(macro.width)
+def _train_supernet(job: Job, macro: Macro, network: SuperNetwork | None, lap: Callable[[], None]) -> SuperNetwork:
+    config, processes = job.config, job.processes
+    trained, state = job.folder.trained(macro.width), job.folder.shrinking(macro.width)
     if trained.exists():
+        network = channels_last(SuperNetwork(macro, dropout=config.dropout), processes.device)
         load_weights(network, load_tensors(trained)[0])
         return network.eval()
+    if network is None:
+        begun = dataclasses.replace(config, pretrained="") if has_state(state) else config
+        network = _new_supernet(begun, macro, processes, job.progress.say)
     space = dataclasses.replace(job.space, widths=(macro.width,))
-    name_of = "train" if len(job.macros) == 1 else f"train width {macro.width}"
+    title = "train" if len(job.macros) == 1 else f"train width {macro.width}"
+    teacher_of = None
+    widest = job.macros[-1]
+    if config.shrink.teacher == "widest" and macro is not widest:
+        teacher_of = TeacherSource(widest, teacher_file(job.folder.shrinking(widest.width)))
 
     def report(outcome: PhaseOutcome, network: SuperNetwork) -> None:
-        largest, smallest = (1 - job.error(network, arch) for arch in (space.largest, space.smallest))
+        ends = (space.largest, space.smallest)
+        measured = processes.spread(lambda arch: job.error(network, arch), ends, costs=(1, 1))
+        largest, smallest = (1 - error for _, error, _ in measured)
         kept = f", epoch {outcome.kept} kept" if outcome.kept < outcome.phase.epochs else ""
         job.progress.say(
-            f"{name_of}: {outcome.phase.name} done{kept}, learning rate {outcome.learning_rate:.3g}, loss "
+            f"{title}: {outcome.phase.name} done{kept}, learning rate {outcome.learning_rate:.3g}, loss "
             f"{outcome.loss:.3f}, validation accuracy {100 * largest:.1f} % (largest network), "
             f"{100 * smallest:.1f} % (smallest)"
         )
@@ -223,20 +322,24 @@ def _train_supernet(job: Job, network: SuperNetwork, lap: Callable[[], None]) ->
         job.pipeline,
         config.phases,
         config.shrink,
-        state=job.folder.state / f"shrink-w{macro.width}.safetensors",
+        state=state,
         seed=config.seed,
         supported=space.expands if config.pretrained else (),
+        teacher_of=teacher_of,
+        processes=processes,
+        interval=config.checkpoint_seconds,
         validate=lambda network, arch: 1 - job.error(network, arch),
         report=report,
+        say=job.progress.say,
         tick=job.progress.step,
     )
-    save_tensors(trained, network.state_dict())
+    processes.once(lambda: save_tensors(trained, network.state_dict()))
     return network.eval()
 
 
 def search_networks(job: Job, networks: SuperNetworks, archive: Archive, lap: Callable[[], None]) -> list[Evaluation]:
     """Stage 2: NAT2's loop, with adaptation. Returns the last archive; the networks hold the adapted weights."""
-    config, folder = job.config, job.folder
+    config, folder, processes = job.config, job.folder, job.processes
     widest = networks[job.space.largest.width]
     teacher = largest_as_teacher(widest, job.space, job.dataset.train, job.pipeline, config.shrink)
     objectives = parse_objectives(config.objectives)
@@ -254,11 +357,14 @@ def search_networks(job: Job, networks: SuperNetworks, archive: Archive, lap: Ca
         generations=config.search.generations,
         state=folder.state / "adapt.safetensors",
         seed=config.seed,
+        processes=processes,
+        interval=config.checkpoint_seconds,
+        say=job.progress.say,
         tick=job.progress.step,
     )
 
     def report(generation: Generation) -> None:
-        write_csv(folder.log, [_log_row(each) for each in archive.generations()])
+        processes.once(lambda: write_csv(folder.log, [_log_row(each) for each in archive.generations()]))
         job.progress.say(_generation_line(generation, config.search.generations))
         lap()
 
@@ -272,17 +378,22 @@ def search_networks(job: Job, networks: SuperNetworks, archive: Archive, lap: Ca
             measure=lambda arch: job.error(networks[arch.width], arch),
             adapt=adaptation.advance if adapts else None,
             seed=config.seed,
+            processes=processes,
             tick=job.progress.step,
             report=report,
         )
     )
-    for network in networks:
-        metadata = {"macro": dataclasses.asdict(network.macro)}
-        save_tensors(folder.supernet(network.macro.width), network.state_dict(), metadata)
+
+    def save() -> None:
+        for network in networks:
+            metadata = {"macro": dataclasses.asdict(network.macro)}
+            save_tensors(folder.supernet(network.macro.width), network.state_dict(), metadata)
+
+    processes.once(save)
     return found
 
 
-def _returned(job: Job, found: list[Evaluation]) -> list[Evaluation]:
+def _returned(job: Job, found: Sequence[Evaluation]) -> list[Evaluation]:
     """The networks to polish: of the archive's front, the best in each objective and the high-trade-off ones."""
     names = [objective.name for objective in parse_objectives(job.config.objectives)]
     found = sorted(found, key=lambda evaluation: evaluation.macs)  # of networks that are otherwise equal, the faster
@@ -296,13 +407,44 @@ def _returned(job: Job, found: list[Evaluation]) -> list[Evaluation]:
     return sorted(chosen, key=lambda evaluation: (evaluation.params, evaluation.macs))
 
 
-def polish(job: Job, network: SuperNetwork, evaluation: Evaluation, lap: Callable[[], None]) -> Result:
-    """Stage 3: fine-tune one network, test it once, export it; or read what was done before."""
+def polish_networks(
+    job: Job, networks: SuperNetworks, found: Sequence[Evaluation], lap: Callable[[], None]
+) -> list[Result]:
+    """Stage 3: fine-tune, test and export the networks to return, each by one process."""
+    returned, here = job.processes.once(lambda: _returned(job, found)), set()
+
+    def work(evaluation: Evaluation) -> tuple[Result, float | None]:
+        here.add(evaluation.arch)
+        return polish(job, networks[evaluation.arch.width], evaluation)
+
+    results = []
+    for evaluation, (result, difference), _ in job.processes.spread(
+        work, returned, costs=[evaluation.macs for evaluation in returned]
+    ):
+        results.append(result)
+        if evaluation.arch not in here:
+            job.progress.step(2 * job.config.finetune.epochs)
+        if difference is not None:
+            job.progress.say(
+                f"exported {result.id}: {result.params:,} parameters, {100 * result.test_accuracy:.1f} % on the test "
+                f"images; ONNX Runtime agrees with torch to {difference:.0e}"
+            )
+        lap()
+    return results
+
+
+def polish(job: Job, network: SuperNetwork, evaluation: Evaluation) -> tuple[Result, float | None]:
+    """Fine-tune one network, test it once, export it; or read what was done before.
+
+    Returns:
+        What is told of it, and the largest difference of a logit between ONNX Runtime and torch (None if it was done
+        before).
+    """
     arch = evaluation.arch
     done = job.folder.result(arch.id)
     if done is not None:
         job.progress.step(2 * job.config.finetune.epochs)
-        return done
+        return done, None
     inherited = extract(network, arch, job.statistics(network, arch))
     finetuned = finetune(
         inherited,
@@ -312,6 +454,8 @@ def polish(job: Job, network: SuperNetwork, evaluation: Evaluation, lap: Callabl
         job.config.finetune,
         state=job.folder.state / f"finetune-{arch.id}.safetensors",
         seed=job.config.seed,
+        interval=job.config.checkpoint_seconds,
+        say=job.progress.say,
         tick=job.progress.step,
     )
     test_accuracy = _test(job, finetuned.network)
@@ -337,12 +481,7 @@ def polish(job: Job, network: SuperNetwork, evaluation: Evaluation, lap: Callabl
         finetuned.network, job.pipeline, job.dataset.classes, folder, side=job.dataset.side, facts=facts
     )
     job.folder.keep(result)
-    job.progress.say(
-        f"exported {arch.id}: {params:,} parameters, {100 * test_accuracy:.1f} % on the test images; ONNX Runtime "
-        f"agrees with torch to {difference:.0e}"
-    )
-    lap()
-    return result
+    return result, difference
 
 
 @torch.no_grad()
@@ -418,7 +557,8 @@ def _timed(job: Job, stage: str) -> Iterator[Callable[[], None]]:
     def lap() -> None:
         nonlocal began
         now = time.monotonic()
-        job.folder.add_seconds(stage, now - began)
+        if job.processes.first:
+            job.folder.add_seconds(stage, now - began)
         began = now
 
     try:

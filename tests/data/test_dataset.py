@@ -7,9 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from nat2.data import read_dataset
 from nat2.data.dataset import remarks
+from nat2.data.known import KNOWN, known_as
+from nat2.data.sources import Opened, Source, numbered
+from nat2.errors import ConfigError
 from tests.data.test_sources import write_images
 
 
@@ -54,24 +58,49 @@ def test_joined_splits_hold_the_images_of_both() -> None:
     np.testing.assert_array_equal(joined.pixels[1079:], dataset.val.pixels)
 
 
-def part(*labels: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    images = np.random.default_rng(seed).integers(0, 256, (len(labels), 4, 4, 1), dtype=np.uint8)
-    return images, np.array(labels)
-
-
 def test_unequal_and_tiny_classes_are_told() -> None:
-    splits = {"train": part(*[0] * 30, *[1] * 9), "val": part(0, 1, seed=1), "test": part(0, 1, seed=2)}
-    told = remarks(splits, ("cat", "dog"))
+    none: dict[str, list[bytes]] = {"train": [], "val": [], "test": []}
+    told = remarks(none, np.array([0] * 30 + [1] * 9), ("cat", "dog"))
     assert len(told) == 2
     assert told[0].startswith("classes differ in size: 9 training images of dog, 30 of cat")
     assert told[1] == "fewer than 10 training images of dog (9)"
-    equal = splits | {"train": part(*[0, 1] * 20)}
-    assert remarks(equal, ("cat", "dog")) == []
+    assert remarks(none, np.array([0, 1] * 20), ("cat", "dog")) == []
 
 
-def test_images_in_two_splits_are_told() -> None:
-    train, test = part(*[0, 1] * 10), part(0, 1, 0, seed=1)
-    test[0][1] = train[0][7]
-    told = remarks({"train": train, "val": part(0, 1, seed=2), "test": test}, ("a", "b"))
-    assert len(told) == 1
-    assert told[0].startswith("1 of the 3 images in test are in train too")
+def test_images_in_two_splits_are_told(tmp_path: Path) -> None:
+    for split, seed in (("train", 0), ("val", 1), ("test", 2)):
+        images = np.random.default_rng(seed).integers(0, 256, (20, 8, 8), dtype=np.uint8)
+        for number, image in enumerate(images):
+            folder = tmp_path / split / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{number}.png")
+    (tmp_path / "test" / "a" / "6.png").write_bytes((tmp_path / "train" / "a" / "4.png").read_bytes())
+    (told,) = read_dataset(str(tmp_path), side=8).notes
+    assert told.startswith("1 of the 20 images in test are in train too")
+
+
+def test_published_sets_keep_their_split_and_statistics(tmp_path: Path) -> None:
+    known = KNOWN["cifar-10"]
+    images = np.random.default_rng(0).integers(0, 256, (11_000, 2, 2, 3), dtype=np.uint8)
+    source = Source(
+        classes=("a", "b"), pixels={"train": images, "test": images[:4]},
+        labels={"train": np.arange(11_000) % 2, "test": np.arange(4) % 2},
+        names={"train": numbered(11_000), "test": numbered(4)}, known="cifar-10",
+    )  # fmt: skip
+    dataset = read_dataset("cifar", side=2, source=Opened(2, lambda side: source))
+    assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (6000, 5000, 4)
+    assert (dataset.mean, dataset.std, dataset.known) == (known.mean, known.std, known)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("uoft-cs/cifar10", "cifar-10"), ("cifar100", "cifar-100"), ("zh-plus/tiny-imagenet", "tiny-imagenet"),
+     ("timm/oxford-iiit-pet", "pets"), ("someone/my-birds", ""), ("me/petals", ""), ("u/scars", "")],
+)  # fmt: skip
+def test_names_on_the_hub_mean_published_sets(name: str, known: str) -> None:
+    assert known_as(name) == known
+
+
+def test_fractions_that_leave_nothing_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"must leave images for training; got 0\.2 and 0\.85"):
+        read_dataset("digits", side=8, test_fraction=0.85)

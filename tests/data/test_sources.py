@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from nat2.data.dataset import native_side
+from nat2.data.dataset import open_source, read_dataset
 from nat2.data.sources import decode, digits, folder, list_images
+from nat2.data.stream import StreamedPixels
+from nat2.data.transform import shuffled_batches
 from nat2.errors import DataError
 
 
@@ -149,11 +152,64 @@ def test_native_side_is_the_median_of_the_shorter_sides(tmp_path: Path) -> None:
     write_images(tmp_path, {"a": 2}, side=30)
     write_images(tmp_path, {"b": 3}, side=50)
     (tmp_path / "b" / "broken.png").write_bytes(b"broken")
-    assert native_side(str(tmp_path)) == 50
-    assert native_side("digits") == 8
+    assert open_source(str(tmp_path)).side == 50
+    assert open_source("digits").side == 8
 
 
-def test_images_that_would_fill_the_memory_are_refused_before_they_are_read(tmp_path: Path) -> None:
-    write_images(tmp_path, {"a": 2, "b": 2})
-    with pytest.raises(DataError, match=r"4 images of 200000 x 200000 pixels take 447\.0 GiB"):
-        folder(tmp_path, side=200_000)
+def test_images_that_do_not_fit_into_memory_stay_files(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", {"a": 12, "b": 12})
+    (tmp_path / "images" / "a" / "bad.png").write_bytes(b"broken")
+    kept, streamed = (
+        read_dataset(str(tmp_path / "images"), side=16, skip_bad_images=True, memory=memory) for memory in (None, 1e-6)
+    )
+    assert isinstance(kept.train.pixels, torch.Tensor)
+    assert isinstance(streamed.train.pixels, StreamedPixels)
+    told = "the images do not fit into --memory and are decoded when they are needed"
+    assert set(streamed.notes) == {*kept.notes, told}
+    assert (streamed.fingerprint, streamed.mean, streamed.std) == (kept.fingerprint, kept.mean, kept.std)
+    assert streamed.val.names == kept.val.names
+    order = list(shuffled_batches(len(kept.train), 4, torch.Generator().manual_seed(0)))
+    for ours, theirs in zip(streamed.train.batches(order), kept.train.batches(order), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    ours, theirs = streamed.train.joined(streamed.val), kept.train.joined(kept.val)
+    every = torch.arange(len(theirs))
+    assert torch.equal(ours.part(every).pixels, theirs.pixels)  # type: ignore[arg-type]
+    assert ours.pixels.shape == theirs.pixels.shape
+    (tmp_path / "images" / kept.val.names[0]).unlink()
+    with pytest.raises(DataError, match="could be read when the run began and can no longer be"):
+        ours.part(every)
+
+
+def test_arrays_that_do_not_fit_into_memory_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=np.zeros((8, 16, 16), dtype=np.uint8), labels=np.arange(8) % 2)
+    with pytest.raises(DataError, match=r"8 images of 16 x 16 pixels .* do not fit into --memory"):
+        read_dataset(str(tmp_path / "a.npz"), side=16, memory=1e-6)
+
+
+def write_tiny_imagenet(root: Path) -> Path:
+    """Three classes as downloaded, two of them with the same English name."""
+    write_images(root / "train", {f"n{label}/images": 6 for label in range(3)})
+    write_images(root / "val", {"images": 5})
+    write_images(root / "test", {"images": 2})
+    (root / "wnids.txt").write_text("n2\nn0\nn1\n")
+    (root / "words.txt").write_text("n0\tcrane\nn1\tcrane\nn2\tgoldfish, Carassius auratus\nn9\tother\n")
+    names = sorted(path.name for path in (root / "val" / "images").iterdir())
+    lines = [f"{name}\tn{number % 3}\t0\t0\t9\t9" for number, name in enumerate(names)]
+    (root / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_tiny_imagenet_is_read_as_downloaded(tmp_path: Path) -> None:
+    dataset = read_dataset(str(write_tiny_imagenet(tmp_path)), side=16)
+    assert dataset.classes == ("goldfish", "crane (n0)", "crane (n1)")
+    assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (15, 3, 5)  # 15 % of each class
+    assert dataset.test.labels.tolist() == [1, 2, 0, 1, 2]
+    assert dataset.mean == (0.4802, 0.4481, 0.3975)
+    assert dataset.known is not None
+    assert (dataset.known.center, dataset.known.crop_scale) == (0.875, 0.85)
+
+
+def test_tiny_imagenet_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+    (write_tiny_imagenet(tmp_path) / "words.txt").unlink()
+    with pytest.raises(DataError, match=r"is Tiny ImageNet but not whole .*words\.txt"):
+        read_dataset(str(tmp_path), side=16)

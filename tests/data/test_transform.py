@@ -8,13 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nat2.data import Pipeline, Split
-from nat2.data.transform import ResizedImages, augment, resize, scale, shuffled_batches
+from nat2.data.augment import augment as apply_drawn
+from nat2.data.augment import draw
+from nat2.data.transform import ResizedImages, resize, scale, shuffled_batches
 from nat2.settings import Augmentation
 
 
 def pixels(count: int = 6, side: int = 16, channels: int = 3) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (count, channels, side, side), dtype=torch.uint8, generator=generator)
+
+
+def augment(images: torch.Tensor, augmentation: Augmentation, generator: torch.Generator) -> torch.Tensor:
+    return apply_drawn(images, augmentation, draw(len(images), augmentation, generator))
 
 
 PIPELINE = Pipeline((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))

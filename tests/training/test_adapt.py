@@ -14,7 +14,6 @@ from nat2.settings import AdaptSettings
 from nat2.space import SearchSpace
 from nat2.supernet import SuperNetwork, SuperNetworks, extract
 from nat2.supernet.static import channels_last
-from nat2.training import adapt as module
 from nat2.training.adapt import (
     Adaptation,
     estimate_distributions,
@@ -60,7 +59,7 @@ def adaptation(network: SuperNetwork, split: Split, state: Path, tick: object = 
     settings = AdaptSettings(epochs=epochs, batch_size=16, lr=0.02, warmup_epochs=0.5)
     return Adaptation(
         SuperNetworks([network]), SPACE, split, PIPELINE, teacher, settings,
-        generations=2, state=state, seed=0, tick=tick or (lambda steps: None),  # type: ignore[arg-type]
+        generations=2, state=state, seed=0, interval=0.0, tick=tick or (lambda steps: None),  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -72,9 +71,8 @@ def fresh_copy(network: SuperNetwork) -> SuperNetwork:
 
 @pytest.mark.parametrize("steps_before_kill", [2, 6, 9, 13, 20])
 def test_a_killed_adaptation_ends_with_the_same_weights(
-    tmp_path: Path, network: SuperNetwork, split: Split, monkeypatch: pytest.MonkeyPatch, steps_before_kill: int
+    tmp_path: Path, network: SuperNetwork, split: Split, steps_before_kill: int
 ) -> None:
-    monkeypatch.setattr(module, "SAVE_INTERVAL", 0.0)
     whole = fresh_copy(network)
     task = adaptation(whole, split, tmp_path / "whole.safetensors")
     for generation in (1, 2):
@@ -89,6 +87,20 @@ def test_a_killed_adaptation_ends_with_the_same_weights(
         all_generations(adaptation(fresh_copy(network), split, tmp_path / "killed.safetensors", kill))
     resumed = fresh_copy(network)
     all_generations(adaptation(resumed, split, tmp_path / "killed.safetensors"))
+    assert same_weights(weights_of(resumed), weights_of(whole))
+
+
+def test_a_lost_checkpoint_is_made_again(tmp_path: Path, network: SuperNetwork, split: Split) -> None:
+    state, whole = tmp_path / "s.safetensors", fresh_copy(network)
+    task = adaptation(whole, split, state)
+    for generation in (1, 2):
+        task.advance(generation, genomes(seed=generation))
+    state.write_bytes(state.read_bytes()[:-100])
+    resumed = fresh_copy(network)
+    task = adaptation(resumed, split, state)
+    assert not same_weights(weights_of(resumed), weights_of(whole))
+    for generation in (1, 2):  # what the search does when it goes on
+        task.advance(generation, genomes(seed=generation))
     assert same_weights(weights_of(resumed), weights_of(whole))
 
 

@@ -79,13 +79,12 @@ def test_phase_one_stops_when_the_validation_loss_no_longer_falls(tmp_path: Path
 
 @pytest.mark.parametrize("epochs_before_kill", [1, 3, 4, 5, 7])
 def test_a_killed_fine_tuning_ends_with_the_same_weights(
-    tmp_path: Path, inherited: StaticNetwork, monkeypatch: pytest.MonkeyPatch, epochs_before_kill: int
+    tmp_path: Path, inherited: StaticNetwork, epochs_before_kill: int
 ) -> None:
-    monkeypatch.setattr(module, "SAVE_INTERVAL", 0.0)
     whole = run(inherited, tmp_path / "whole.safetensors")
     kill = kill_after(epochs_before_kill)
     with pytest.raises(KeyboardInterrupt):
-        run(inherited, tmp_path / "killed.safetensors", tick=kill)
+        run(inherited, tmp_path / "killed.safetensors", tick=kill, interval=0.0)
     resumed = run(inherited, tmp_path / "killed.safetensors")
     assert same_weights(weights_of(resumed.network), weights_of(whole.network))
     assert (resumed.epochs, resumed.val_accuracy) == (whole.epochs, whole.val_accuracy)

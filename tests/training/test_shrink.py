@@ -19,11 +19,13 @@ from nat2.training import shrink as module
 from nat2.training.optimise import accuracy
 from nat2.training.shrink import (
     PhaseOutcome,
+    TeacherSource,
     calibration_images,
     corner_networks,
     opened_by,
     phases_for,
     shrink,
+    teacher_file,
 )
 from tests.training.conftest import MACRO, PIPELINE, SPACE, corners, kill_after, same_weights, weights_of
 
@@ -44,6 +46,14 @@ def run(network: SuperNetwork, split: Split, state: Path, **extra: object) -> No
     shrink(network, SPACE, split, PIPELINE, PHASES, SETTINGS, state=state, seed=0, **extra)  # type: ignore[arg-type]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The weights behind a training that nothing interrupted."""
+    network = new_network()
+    run(network, corners(96), tmp_path_factory.mktemp("whole") / "s.safetensors")
+    return weights_of(network)
+
+
 def test_the_super_network_learns(tmp_path: Path, split: Split) -> None:
     network = new_network()
     outcomes: list[PhaseOutcome] = []
@@ -62,18 +72,37 @@ def test_the_super_network_learns(tmp_path: Path, split: Split) -> None:
 
 @pytest.mark.parametrize("steps_before_kill", [1, 7, 18, 19, 31, 41])
 def test_a_killed_training_ends_with_the_same_weights(
-    tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch, steps_before_kill: int
+    tmp_path: Path, split: Split, whole: dict[str, torch.Tensor], steps_before_kill: int
 ) -> None:
-    monkeypatch.setattr(module, "SAVE_INTERVAL", 0.0)
-    whole = new_network()
-    run(whole, split, tmp_path / "whole.safetensors")
     kill = kill_after(steps_before_kill)
     with pytest.raises(KeyboardInterrupt):
-        run(new_network(), split, tmp_path / "killed.safetensors", tick=kill)
+        run(new_network(), split, tmp_path / "killed.safetensors", tick=kill, interval=0.0)
     resumed, ticks = new_network(), []
-    run(resumed, split, tmp_path / "killed.safetensors", tick=ticks.append)
-    assert same_weights(weights_of(resumed), weights_of(whole))
+    run(resumed, split, tmp_path / "killed.safetensors", tick=ticks.append, interval=0.0)
+    assert same_weights(weights_of(resumed), whole)
     assert sum(ticks) == 7 * 6  # what was found made counts as progress too
+
+
+@pytest.mark.parametrize(("steps_before_kill", "damage"), [(7, "cut"), (20, "cut"), (31, "lost"), (31, "cut")])
+def test_a_damaged_checkpoint_is_told_and_costs_nothing_but_time(
+    tmp_path: Path, split: Split, whole: dict[str, torch.Tensor], steps_before_kill: int, damage: str
+) -> None:
+    state, told = tmp_path / "s.safetensors", []
+    with pytest.raises(KeyboardInterrupt):
+        run(new_network(), split, state, tick=kill_after(steps_before_kill), interval=0.0)
+    if damage == "cut":
+        state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
+    else:
+        state.unlink()
+    resumed = new_network()
+    run(resumed, split, state, say=told.append, interval=0.0)
+    assert same_weights(weights_of(resumed), whole)
+    if damage == "cut":
+        assert len(told) == 1
+        assert told[0].startswith("s.safetensors is damaged")
+        assert told[0].endswith("going on from the checkpoint before it")
+    else:
+        assert told == []
 
 
 def test_channels_are_sorted_before_expand_ratios_open(
@@ -147,10 +176,7 @@ def test_corner_networks_have_every_choice_at_an_end() -> None:
 
 
 @pytest.mark.parametrize("killed_at", [None, 9, 14, 22, 30])
-def test_the_best_epoch_of_each_phase_goes_on(
-    tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch, killed_at: int | None
-) -> None:
-    monkeypatch.setattr(module, "SAVE_INTERVAL", 0.0)
+def test_the_best_epoch_of_each_phase_goes_on(tmp_path: Path, split: Split, killed_at: int | None) -> None:
     settings = dataclasses.replace(SETTINGS, corners=2)
     phases = [dataclasses.replace(phase, epochs=3) for phase in PHASES[:2]]
     space = dataclasses.replace(SPACE, depths=(4,), expands=(6,))
@@ -165,7 +191,7 @@ def test_the_best_epoch_of_each_phase_goes_on(
         network, outcomes = new_network(), []
         shrink(
             network, space, split, PIPELINE, phases, settings, state=state, seed=0, validate=validate,
-            report=lambda outcome, _: outcomes.append(outcome), **extra,  # type: ignore[arg-type]
+            report=lambda outcome, _: outcomes.append(outcome), interval=0.0, **extra,  # type: ignore[arg-type]
         )  # fmt: skip
         return weights_of(network), outcomes
 
@@ -216,6 +242,41 @@ def test_a_fixed_teacher_is_the_network_behind_the_first_phase(
         shrink(new_network(), SPACE, split, PIPELINE, PHASES, settings, state=state, seed=0)
     assert same_weights(*teachers["fixed"])
     assert not same_weights(*teachers["progressive"])
+
+
+def test_the_widest_network_teaches_all_widths(tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    teachers: list[tuple[float, dict[str, torch.Tensor]]] = []
+    build = module.largest_as_teacher
+
+    def recorded(network: SuperNetwork, *rest: object) -> object:
+        teachers.append((network.macro.width, weights_of(network)))
+        return build(network, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "largest_as_teacher", recorded)
+    settings = dataclasses.replace(SETTINGS, teacher="widest")
+    wide = dataclasses.replace(MACRO, width=0.3)
+    state = tmp_path / "wide.safetensors"
+    space = dataclasses.replace(SPACE, widths=(0.3,))
+    shrink(new_network(wide), space, split, PIPELINE, PHASES, settings, state=state, seed=0)
+    narrow = new_network()
+    shrink(
+        narrow, SPACE, split, PIPELINE, PHASES, settings, state=tmp_path / "narrow.safetensors", seed=0,
+        teacher_of=TeacherSource(wide, teacher_file(state)),
+    )  # fmt: skip
+    assert [width for width, _ in teachers] == [0.3] * 4
+    assert all(same_weights(weights, teachers[0][1]) for _, weights in teachers)
+
+
+def test_gradients_are_clipped_if_asked(tmp_path: Path, split: Split) -> None:
+    space = dataclasses.replace(SPACE, kernels=(7,), expands=(6,), depths=(4,))
+    ends = []
+    for clip in (0.0, 1e-6):
+        network, state = new_network(), tmp_path / f"{clip}.safetensors"
+        settings = dataclasses.replace(SETTINGS, clip=clip, weight_decay=0.0)
+        before = weights_of(network)
+        shrink(network, space, split, PIPELINE, PHASES[:1], settings, state=state, seed=0)
+        ends.append(max(float((value - before[name]).abs().max()) for name, value in weights_of(network).items()))
+    assert ends[1] < 1e-5 < ends[0]
 
 
 def test_calibration_images_are_the_same_training_images_every_time() -> None:

@@ -1,23 +1,28 @@
-"""Images that come as arrays: ``.npz`` files, and the binary version of CIFAR-10 and CIFAR-100 as downloaded.
+"""Images that come as arrays: ``.npz`` files, and CIFAR-10 and CIFAR-100 as downloaded, in either version.
 
-Nothing here unpickles.
+Nothing here runs code that a file brings: the python version's pickles may hold arrays, numbers, text and containers.
 """
 
 from __future__ import annotations
 
+import functools
+import io
 import os
+import pickle
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nat2.data.sources import Pixels, Source, check_memory, decode
+from nat2.data.sources import Opened, Source, decode, fits, numbered
+from nat2.data.stream import Pixels
 from nat2.errors import DataError
 
 _SPLITS = ("train", "val", "test")
@@ -26,10 +31,21 @@ _CIFAR = {
     "cifar-10": ([f"data_batch_{n}.bin" for n in range(1, 6)], ["test_batch.bin"], 1, "batches.meta.txt"),
     "cifar-100": (["train.bin"], ["test.bin"], 2, "fine_label_names.txt"),
 }
+_CIFAR_PYTHON = {
+    # the same of the python version: files, key of the labels, file and key of the classes' names
+    "cifar-10": ([f"data_batch_{n}" for n in range(1, 6)], ["test_batch"], "labels", "batches.meta", "label_names"),
+    "cifar-100": (["train"], ["test"], "fine_labels", "meta", "fine_label_names"),
+}
+_CIFAR_FOLDERS = ("cifar-10-batches-bin", "cifar-100-binary", "cifar-10-batches-py", "cifar-100-python")
+_CIFAR_FILES = {
+    name
+    for train, test, *_, meta in (*_CIFAR.values(), *(parts[:4] for parts in _CIFAR_PYTHON.values()))
+    for name in (*train, *test, meta)
+}
 _CIFAR_SIDE = 32
 
 
-def npz(path: Path, *, side: int) -> Source:
+def open_npz(path: Path, *, memory: float | None = None) -> Opened:
     """A ``.npz`` file with ``images`` and ``labels``, or by split ``x_train``, ``y_train``, ``x_val``, ..., ``y_test``.
 
     Images are 8-bit, of shape (n, height, width) or (n, height, width, 1 or 3); labels whole numbers from 0, or names;
@@ -37,7 +53,8 @@ def npz(path: Path, *, side: int) -> Source:
     cropped to the centre square.
 
     Raises:
-        DataError: the file cannot be read without running code, an array is missing, or of another type or shape.
+        DataError: the file cannot be read without running code, an array is missing, or of another type or shape; at
+            reading, the images do not fit into `memory` GiB.
     """
     arrays = _load(path)
     names = {"all": ("images", "labels")} if "images" in arrays else {s: (f"x_{s}", f"y_{s}") for s in _SPLITS}
@@ -54,54 +71,143 @@ def npz(path: Path, *, side: int) -> Source:
         if len(images[split]) != len(labels[split]):
             raise DataError(f"{path}: {len(images[split])} images in `{x}`, {len(labels[split])} labels in `{y}`")
     numbers, classes = _numbered(path, labels, arrays.get("classes"))
-    return _source(images, numbers, classes, side)
+    first = next(iter(images.values()))
+    return Opened(min(first.shape[1:3]), lambda side: _source(images, numbers, classes, side, path=path, memory=memory))
 
 
-def cifar(path: Path, *, side: int) -> Source | None:
-    """The binary version of CIFAR-10 or CIFAR-100, the archive or the folder in it; None if it is something else.
+def open_cifar(path: Path, *, memory: float | None = None) -> Opened | None:
+    """CIFAR-10 or CIFAR-100, binary or python version, the archive or the folder in it; None if it is something else.
 
     Raises:
-        DataError: it is one of them, but a file is missing or cut off, or it is a damaged archive.
+        DataError: it is a damaged archive; at reading, a file is missing or cut off, or holds what no CIFAR file does.
     """
     read = _reader(path)
     if read is None:
         return None
+    first = [train[0] for train, *_ in _CIFAR.values()] + [train[0] for train, *_ in _CIFAR_PYTHON.values()]
+    if not any(read(name) is not None for name in first):
+        return None
+
+    def cifar(side: int) -> Source:
+        name, images, labels, classes = _binary(path, read) or _python(path, read)
+        return _source(images, labels, classes, side, path=path, memory=memory, known=name)
+
+    return Opened(_CIFAR_SIDE, cifar)
+
+
+_Parts = tuple[str, dict[str, Pixels], dict[str, NDArray[np.int64]], tuple[str, ...]]
+"""Name of the data set, images and labels by split, and classes."""
+
+
+def _binary(path: Path, read: Callable[[str], bytes | None]) -> _Parts | None:
     for name, (train, test, label_bytes, meta) in _CIFAR.items():
         if read(train[0]) is None:
             continue
-        classes = tuple((read(meta) or b"").decode().split())
+        classes = tuple((read(meta) or b"").decode(errors="replace").split())
         if not classes:
             raise DataError(f"{path} is {name} but lacks {meta}; extract or download it again")
         images, labels = {}, {}
         for split, files in (("train", train), ("test", test)):
             parts = [_records(path, file, read(file), label_bytes) for file in files]
             labels[split] = np.concatenate([part[:, label_bytes - 1] for part in parts]).astype(np.int64)
-            flat = np.concatenate([part[:, label_bytes:] for part in parts])
-            images[split] = flat.reshape(-1, 3, _CIFAR_SIDE, _CIFAR_SIDE).transpose(0, 2, 3, 1)
-        return _source(images, labels, classes, side)
+            if labels[split].max() >= len(classes):
+                raise DataError(
+                    f"{path} is {name} but damaged (label {labels[split].max()} of {len(classes)} classes); extract or "
+                    "download it again"
+                )
+            images[split] = _as_images(np.concatenate([part[:, label_bytes:] for part in parts]))
+        return name, images, labels, classes
     return None
 
 
-def side_of_arrays(path: Path) -> int | None:
-    """The shorter side of the images of a file or archive that this module reads; None for others.
+def _python(path: Path, read: Callable[[str], bytes | None]) -> _Parts:
+    name = "cifar-10" if read(_CIFAR_PYTHON["cifar-10"][0][0]) is not None else "cifar-100"
+    train, test, key, meta, names = _CIFAR_PYTHON[name]
+    images, labels = {}, {}
+    try:
+        classes = tuple(map(_text, _unpickled(path, meta, read(meta))[names]))
+        for split, files in (("train", train), ("test", test)):
+            parts = [_unpickled(path, file, read(file)) for file in files]
+            labels[split] = np.concatenate([np.asarray(part[key], dtype=np.int64) for part in parts])
+            images[split] = _as_images(np.concatenate([_pixels_of(part["data"]) for part in parts]))
+            known = (labels[split] >= 0) & (labels[split] < len(classes))
+            if len(labels[split]) != len(images[split]) or not known.all():
+                raise ValueError(f"{len(images[split])} images and {len(labels[split])} labels in {split} do not fit")
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is {name} but damaged ({error}); extract or download it again") from error
+    return name, images, labels, classes
+
+
+def _as_images(flat: Pixels) -> Pixels:
+    return flat.reshape(-1, 3, _CIFAR_SIDE, _CIFAR_SIDE).transpose(0, 2, 3, 1)
+
+
+class _Inert:
+    """Stands for an array or its type while a pickle is read: keeps what it is given and does nothing."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.given: tuple[object, ...] = arguments
+
+    def __setstate__(self, state: tuple[object, ...]) -> None:
+        self.given = (*self.given, *state)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads pickles of arrays of bytes, numbers, text and containers, and refuses everything else.
+
+    No class that a pickle names is used: NumPy's own would take forged memory.
+    """
+
+    def find_class(self, module_name: str, global_name: str) -> object:
+        """What stands for a class."""
+        if (module_name, global_name) == ("_codecs", "encode"):
+            return lambda text, encoding: text.encode("latin1")
+        if (module_name, global_name) not in _ARRAYS:
+            raise pickle.UnpicklingError(f"it names {module_name}.{global_name}, which no data set needs")
+        return _Inert
+
+
+_ARRAYS = {
+    ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"), ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+}  # fmt: skip
+"""What the pickles of arrays name."""
+
+
+def _pixels_of(value: object) -> Pixels:
+    """The array of bytes that an `_Inert` stands for.
 
     Raises:
-        DataError: it is a ``.npz`` file that cannot be used.
+        ValueError: it stands for something else.
     """
-    if path.suffix == ".npz":
-        arrays = _load(path)
-        name = next((name for name in ("images", "x_train") if name in arrays), None)
-        return min(_checked_images(path, name, arrays[name]).shape[1:3]) if name else None
-    read = _reader(path)
-    known = read is not None and any(read(train[0]) is not None for train, *_ in _CIFAR.values())
-    return _CIFAR_SIDE if known else None
+    try:
+        _, _, _, _, shape, kind, by_column, content = value.given  # type: ignore[attr-defined]
+        if by_column or kind.given[0] not in ("u1", b"u1"):
+            raise ValueError("an array is not one of bytes in row order")
+        return np.frombuffer(content, dtype=np.uint8).reshape(shape)
+    except (AttributeError, TypeError) as error:
+        raise ValueError("there is no array of pixels") from error
+
+
+def _unpickled(path: Path, name: str, content: bytes | None) -> dict[str, Any]:
+    if content is None:
+        raise DataError(f"{path}: {name} is missing; extract or download it again")
+    try:
+        values = _PlainUnpickler(io.BytesIO(content), encoding="bytes").load()
+        return {_text(key): value for key, value in values.items()}
+    except Exception as error:  # a damaged pickle raises almost anything
+        raise DataError(f"{path}: {name} is not a CIFAR file ({error}); extract or download it again") from error
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _load(path: Path) -> dict[str, NDArray[np.generic]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path} cannot be read ({error}); write it with numpy.savez from arrays of numbers or text"
         ) from error
@@ -138,35 +244,55 @@ def _numbered(
 
 
 def _source(
-    images: Mapping[str, Pixels], labels: Mapping[str, NDArray[np.int64]], classes: tuple[str, ...], side: int
+    images: Mapping[str, Pixels],
+    labels: Mapping[str, NDArray[np.int64]],
+    classes: tuple[str, ...],
+    side: int,
+    *,
+    path: Path,
+    memory: float | None,
+    known: str = "",
 ) -> Source:
     if len(classes) < 2:
         raise DataError(f"a classifier needs at least 2 classes; got {', '.join(classes)}")
-    check_memory(sum(map(len, images.values())), side)
+    count = sum(map(len, images.values()))
+    if not fits(count, side, memory):
+        raise DataError(
+            f"{count:,} images of {side} x {side} pixels from {path} do not fit into --memory; use smaller "
+            "--resolutions, or a folder of image files, which need not fit"
+        )
 
     def fitted(image: Pixels) -> Pixels:
         return decode(Image.fromarray(image[..., 0] if image.shape[2] == 1 else image), side)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         pixels = {split: np.stack(list(pool.map(fitted, part))) for split, part in images.items()}
-    return Source(classes=classes, pixels=pixels, labels=dict(labels))
+    channels = max(part.shape[3] for part in pixels.values())
+    pixels = {split: np.broadcast_to(part, (*part.shape[:3], channels)) for split, part in pixels.items()}
+    names = {split: numbered(len(part)) for split, part in images.items()}
+    return Source(classes=classes, pixels=pixels, labels=dict(labels), names=names, known=known)
 
 
 def _reader(path: Path) -> Callable[[str], bytes | None] | None:
     """A function from a file's name to its content, for a folder or a tar archive; None for neither."""
     if path.is_dir():
-        roots = [path, *(path / f"cifar-{n}" for n in ("10-batches-bin", "100-binary"))]
-        return lambda name: next((f.read_bytes() for f in (root / name for root in roots) if f.is_file()), None)
-    if not path.is_file() or not tarfile.is_tarfile(path):
-        return None
+        roots = [path, *(path / name for name in _CIFAR_FOLDERS)]
 
+        @functools.cache
+        def read(name: str) -> bytes | None:
+            return next((f.read_bytes() for f in (root / name for root in roots) if f.is_file()), None)
+
+        return read
     members: dict[str, bytes] = {}
     try:
+        if not path.is_file() or not tarfile.is_tarfile(path):
+            return None
         with tarfile.open(path) as archive:
             for entry in archive:
-                file = archive.extractfile(entry)
+                name = entry.name.rpartition("/")[2]
+                file = archive.extractfile(entry) if entry.isfile() and name in _CIFAR_FILES else None
                 if file is not None:
-                    members[entry.name.rpartition("/")[2]] = file.read()
+                    members[name] = file.read()
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise DataError(f"{path} is damaged ({error}); download it again") from error
     return members.get

@@ -1,9 +1,9 @@
-"""A labelled data set in memory: three splits of 8-bit images."""
+"""A labelled data set: three splits of 8-bit images, in memory or decoded when they are needed."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nat2.data.arrays import cifar, npz, side_of_arrays
-from nat2.data.sources import Pixels, Source, digits, folder, side_of_files
+from nat2.data.arrays import open_cifar, open_npz
+from nat2.data.hub import list_hub
+from nat2.data.known import KNOWN, Known
+from nat2.data.sources import Listing, Opened, Source, digits, list_folder, list_tiny_imagenet, open_listing
 from nat2.data.splits import stratified
-from nat2.errors import DataError
+from nat2.data.stream import Pixels, StreamedPixels
+from nat2.errors import ConfigError, DataError
 from nat2.seeds import numpy_generator
 
 
@@ -23,17 +26,37 @@ from nat2.seeds import numpy_generator
 class Split:
     """Images of one split."""
 
-    pixels: Tensor
+    pixels: Tensor | StreamedPixels
     """8-bit values, shape (n, channels, side, side)."""
     labels: Tensor
     """Class indices, shape (n,)."""
+    names: Sequence[str] = ()
+    """What each image is called in its source."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def batches(self, order: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels of each batch of an order, given by indices."""
+        if isinstance(self.pixels, Tensor):
+            yield from ((self.pixels[indices], self.labels[indices]) for indices in order)
+        else:
+            listed = list(order)
+            yield from zip(self.pixels.batches(listed), (self.labels[indices] for indices in listed), strict=True)
+
+    def part(self, indices: Tensor) -> Split:
+        """Some of the images, in memory."""
+        names = [self.names[number] for number in indices.tolist()] if self.names else ()
+        return Split(self.pixels[indices], self.labels[indices], names)
+
     def joined(self, other: Split) -> Split:
         """The images of both."""
-        return Split(torch.cat([self.pixels, other.pixels]), torch.cat([self.labels, other.labels]))
+        labels, names = torch.cat([self.labels, other.labels]), [*self.names, *other.names]
+        if isinstance(self.pixels, Tensor) and isinstance(other.pixels, Tensor):
+            return Split(torch.cat([self.pixels, other.pixels]), labels, names)
+        assert isinstance(self.pixels, StreamedPixels)
+        assert isinstance(other.pixels, StreamedPixels)
+        return Split(self.pixels.joined(other.pixels), labels, names)
 
 
 @dataclass(frozen=True)
@@ -55,6 +78,8 @@ class Dataset:
     """Whether a mirrored image is as good as the original."""
     notes: tuple[str, ...] = ()
     """What a user should know about how the images were read."""
+    known: Known | None = None
+    """What was published for the data set."""
 
     @property
     def channels(self) -> int:
@@ -67,6 +92,8 @@ class Dataset:
         return self.train.pixels.shape[2]
 
 
+DEFAULT_VAL = 0.2
+_CHUNK = 1024  # images that are looked at together
 _UNEQUAL = 3  # times as many images as another class has
 _FEW = 10  # training images of a class
 
@@ -75,52 +102,84 @@ def read_dataset(
     data: str,
     *,
     side: int,
+    source: Opened | None = None,
     seed: int = 0,
-    val_fraction: float = 0.2,
+    val_fraction: float | None = None,
     test_fraction: float = 0.2,
     skip_bad_images: bool = False,
+    memory: float | None = None,
 ) -> Dataset:
     """Read and split images.
 
     Args:
         data: ``digits``; a folder of class folders (optionally under train/, val/, test/); a ``.npz`` file of arrays;
-            the binary version of CIFAR-10 or CIFAR-100, archive or folder.
+            CIFAR-10 or CIFAR-100 as downloaded, archive or folder; Tiny ImageNet's folder; ``hub:NAME``.
+        source: The same, if it was opened before.
         side: Side at which images are stored: the largest resolution that is searched.
         seed: Decides which images go to which split, where the folder does not.
-        val_fraction: Share of the images (of those under train/, if it exists) for validation, unless there is val/.
+        val_fraction: Share of the images (of those under train/, if it exists) for validation, unless there is val/;
+            by default what was published for the data set, or 0.2.
         test_fraction: Share of the images (of those under train/, if it exists) for the test, unless there is test/.
         skip_bad_images: Leave unreadable images out instead of refusing the folder.
+        memory: GiB that the images may take, by default half of the machine's.
 
     Raises:
         DataError: the images cannot be used; the message says which and why.
     """
-    source = _read(data, side, skip_bad_images)
-    splits = _split(source, seed, val_fraction, test_fraction)
-    train = splits["train"][0]
-    mean, std = _statistics(train)
-    digest = hashlib.sha256(repr((source.classes, side)).encode())
+    opened = source or open_source(data, skip_bad_images=skip_bad_images, memory=memory)
+    read = opened.read(side)
+    known = KNOWN.get(read.known)
+    treated = (f"these are {read.known}'s: split, crops and further augmentation are as published",) if known else ()
+    splits = _split(read, seed, val_fraction, test_fraction, known)
+    digests = {}
+    for name, split in splits.items():
+        digests[name], values = _digests(split.pixels)
+        if name == "train":
+            mean, std = (known.mean, known.std) if known is not None and known.mean else _statistics(values)
+    fingerprint = hashlib.sha256(repr((read.classes, side)).encode())
     for name in ("train", "val", "test"):
-        pixels, labels = splits[name]
-        digest.update(pixels.tobytes())
-        digest.update(labels.tobytes())
+        fingerprint.update(b"".join(digests[name]))
+        fingerprint.update(splits[name].labels.numpy().tobytes())
     return Dataset(
         name=name_of(data),
-        classes=source.classes,
+        classes=read.classes,
         mean=mean,
         std=std,
-        fingerprint=digest.hexdigest(),
-        flip=source.flip,
-        notes=(*source.notes, *remarks(splits, source.classes)),
-        **{
-            name: Split(torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))), torch.from_numpy(labels))
-            for name, (pixels, labels) in splits.items()
-        },
+        fingerprint=fingerprint.hexdigest(),
+        flip=read.flip,
+        notes=(*read.notes, *treated, *remarks(digests, splits["train"].labels.numpy(), read.classes)),
+        known=known,
+        train=splits["train"],
+        val=splits["val"],
+        test=splits["test"],
     )
 
 
-def remarks(splits: Mapping[str, tuple[Pixels, NDArray[np.int64]]], classes: Sequence[str]) -> list[str]:
-    """What a user should know of the splits: unequal and tiny classes, images that are in more than one split."""
-    counts = np.bincount(splits["train"][1], minlength=len(classes))
+def _digests(pixels: Tensor | StreamedPixels) -> tuple[list[bytes], NDArray[np.int64]]:
+    """A digest of each image, and how often each value occurs in each channel, in one pass."""
+    counts = np.zeros((pixels.shape[1], 256), dtype=np.int64)
+    digests = []
+    for part, _ in Split(pixels, torch.zeros(len(pixels))).batches(_in_order(len(pixels))):
+        images = part.numpy()
+        digests += [hashlib.blake2b(image.tobytes()).digest() for image in images]
+        for channel, values in enumerate(images.swapaxes(0, 1)):
+            counts[channel] += np.bincount(values.ravel(), minlength=256)
+    return digests, counts
+
+
+def _in_order(count: int) -> list[Tensor]:
+    return [torch.arange(first, min(first + _CHUNK, count)) for first in range(0, count, _CHUNK)]
+
+
+def remarks(digests: Mapping[str, Sequence[bytes]], labels: NDArray[np.int64], classes: Sequence[str]) -> list[str]:
+    """What a user should know of the splits: unequal and tiny classes, images that are in more than one split.
+
+    Args:
+        digests: Of the images of each split.
+        labels: Of the training images.
+        classes: Their names.
+    """
+    counts = np.bincount(labels, minlength=len(classes))
     least, most = int(counts.argmin()), int(counts.argmax())
     found = []
     if counts[most] >= _UNEQUAL * counts[least]:
@@ -131,7 +190,6 @@ def remarks(splits: Mapping[str, tuple[Pixels, NDArray[np.int64]]], classes: Seq
     tiny = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True) if count < _FEW]
     if tiny:
         found.append(f"fewer than {_FEW} training images of {', '.join(tiny[:10])}{', ...' * (len(tiny) > 10)}")
-    digests = {name: [hashlib.blake2b(image.tobytes()).digest() for image in splits[name][0]] for name in splits}
     for earlier, later in (("train", "val"), ("train", "test"), ("val", "test")):
         known = set(digests[earlier])
         twice = sum(digest in known for digest in digests[later])
@@ -145,53 +203,88 @@ def remarks(splits: Mapping[str, tuple[Pixels, NDArray[np.int64]]], classes: Seq
 
 def name_of(data: str) -> str:
     """What to call a data set: its folder's or file's name."""
+    if data.startswith("hub:"):
+        return data.removeprefix("hub:").replace("/", "-").replace(":", "-")
     path = Path(data).resolve()
     return path.name.partition(".")[0] if path.is_file() else path.name
 
 
-def native_side(data: str) -> int:
-    """The usual length of the images' shorter sides, in pixels.
+def open_source(data: str, *, skip_bad_images: bool = False, memory: float | None = None) -> Opened:
+    """Find images, without reading all of them.
+
+    Args:
+        data: See `read_dataset`.
+        skip_bad_images: Leave unreadable images out instead of refusing the folder.
+        memory: GiB that the images may take, by default half of the machine's; image files that do not fit are decoded
+            when they are needed.
 
     Raises:
         DataError: the images cannot be used.
     """
     if data == "digits":
-        return 8
-    return side_of_arrays(Path(data)) or side_of_files(Path(data))
-
-
-def _read(data: str, side: int, skip_bad_images: bool) -> Source:
-    if data == "digits":
-        return digits(side)
-    path = Path(data)
-    if path.suffix == ".npz":
-        return npz(path, side=side)
-    return cifar(path, side=side) or folder(path, side=side, skip_bad_images=skip_bad_images)
+        return Opened(8, digits)
+    listing: Listing | None
+    if data.startswith("hub:"):
+        listing = list_hub(data.removeprefix("hub:"))
+    else:
+        path = Path(data)
+        if path.suffix == ".npz":
+            return open_npz(path, memory=memory)
+        cifar = open_cifar(path, memory=memory)
+        if cifar is not None:
+            return cifar
+        listing = list_tiny_imagenet(path) or list_folder(path)
+    return open_listing(listing, skip_bad_images=skip_bad_images, memory=memory)
 
 
 def _split(
-    source: Source, seed: int, val_fraction: float, test_fraction: float
-) -> dict[str, tuple[Pixels, NDArray[np.int64]]]:
-    given = {name: (source.pixels[name], source.labels[name]) for name in source.pixels}
+    source: Source, seed: int, val_fraction: float | None, test_fraction: float, known: Known | None
+) -> dict[str, Split]:
+    given = {name: (source.pixels[name], source.labels[name], source.names[name]) for name in source.pixels}
     absent = [name for name in ("val", "test") if name not in given]
     rest = "train" if "train" in given else "all"
     if rest not in given:
         raise DataError("none of the training images could be read")
+    pixels, labels, names = given.pop(rest)
+    if val_fraction is None:
+        val_fraction = _published_val(known, len(labels))
     fractions = [{"val": val_fraction, "test": test_fraction}[name] for name in absent]
-    pixels, labels = given.pop(rest)
+    if sum(fractions) >= 1:
+        raise ConfigError(
+            "--val_fraction and --test_fraction must leave images for training; got "
+            f"{val_fraction:g} and {test_fraction:g}"
+        )
     parts = stratified(labels, source.classes, fractions, numpy_generator(seed, "split"))
-    given["train"] = (pixels[parts[0]], labels[parts[0]])
-    for name, part in zip(absent, parts[1:], strict=True):
-        given[name] = (pixels[part], labels[part])
-    return given
+    for name, part in zip(("train", *absent), parts, strict=True):
+        given[name] = (_subset(pixels, part), labels[part], [names[number] for number in part])
+    return {
+        name: Split(_as_tensor(each), torch.from_numpy(labels), names) for name, (each, labels, names) in given.items()
+    }
 
 
-def _statistics(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation by channel, from a histogram: exact, and no copy in floating point."""
+def _published_val(known: Known | None, count: int) -> float:
+    """The published share for validation, unless there are too few images for it."""
+    if known is None or known.val is None:
+        return DEFAULT_VAL
+    share = known.val if known.val < 1 else known.val / count
+    return share if share < 0.5 else DEFAULT_VAL
+
+
+def _subset(pixels: Pixels | StreamedPixels, part: NDArray[np.int64]) -> Pixels | StreamedPixels:
+    return pixels.subset(part) if isinstance(pixels, StreamedPixels) else pixels[part]
+
+
+def _as_tensor(pixels: Pixels | StreamedPixels) -> Tensor | StreamedPixels:
+    if isinstance(pixels, StreamedPixels):
+        return pixels
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+
+
+def _statistics(counts: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation by channel, from how often each value occurs: exact."""
     values = np.arange(256) / 255
     means, deviations = [], []
-    for channel in range(pixels.shape[3]):
-        share = np.bincount(pixels[..., channel].ravel(), minlength=256) / pixels[..., channel].size
+    for share in counts / counts.sum(1, keepdims=True):
         mean = float(share @ values)
         means.append(mean)
         deviations.append(max(float(share @ (values - mean) ** 2) ** 0.5, 1e-3))

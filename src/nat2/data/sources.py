@@ -1,21 +1,22 @@
-"""Where images come from: the bundled digits, or a folder of class folders."""
+"""Where images come from: the bundled digits, folders of class folders, Tiny ImageNet as downloaded."""
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from nat2.data.stream import Pixels, StreamedPixels
 from nat2.errors import DataError
-
-Pixels = NDArray[np.uint8]
 
 EXTENSIONS = frozenset(
     [
@@ -36,7 +37,8 @@ EXTENSIONS = frozenset(
         ".avif",
     ]
 )
-_SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_CHUNK = 1024  # images that are decoded at a time
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,41 @@ class Source:
     """Images as read, before they are split: everything, or by the split that they came in."""
 
     classes: tuple[str, ...]
-    pixels: Mapping[str, Pixels]
+    pixels: Mapping[str, Pixels | StreamedPixels]
     """By split name (``all`` if the source has no splits), shape (n, side, side, channels)."""
     labels: Mapping[str, NDArray[np.int64]]
     """By split name, shape (n,)."""
+    names: Mapping[str, Sequence[str]]
+    """By split name, what each image is called in the source: its file, or its number."""
     notes: tuple[str, ...] = ()
     """What a user should know about how the images were read."""
     flip: bool = True
     """Whether a mirrored image is as good as the original."""
+    known: str = ""
+    """Name of a published data set (`KNOWN`)."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source that was found and can be read."""
+
+    side: int
+    """Usual length of the images' shorter sides, in pixels."""
+    read: Callable[[int], Source]
+    """Read the images at a side."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Image files, before they are read."""
+
+    items: Mapping[str, Sequence[tuple[Path | Callable[[], bytes], int]]]
+    """By split name (``all`` if there are no splits), each file, or how to get its content, and its class."""
+    names: Mapping[str, Sequence[str]]
+    """What each is called."""
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    known: str = ""
 
 
 def digits(side: int) -> Source:
@@ -65,52 +94,161 @@ def digits(side: int) -> Source:
         classes=tuple(map(str, bunch.target_names)),
         pixels={"all": np.stack(enlarged)[..., None]},
         labels={"all": bunch.target.astype(np.int64)},
+        names={"all": numbered(len(images))},
         flip=False,
     )
 
 
-def folder(root: Path, *, side: int, skip_bad_images: bool = False) -> Source:
-    """A folder of class folders, optionally under ``train/``, ``val/`` and ``test/``.
+def numbered(count: int) -> tuple[str, ...]:
+    """Names for images that have none."""
+    return tuple(map(str, range(count)))
+
+
+def open_listing(listing: Listing, *, skip_bad_images: bool = False, memory: float | None = None) -> Opened:
+    """Image files as a source; see `read_listing`."""
+    return Opened(
+        _median_side(listing),
+        lambda side: read_listing(listing, side=side, skip_bad_images=skip_bad_images, memory=memory),
+    )
+
+
+def read_listing(listing: Listing, *, side: int, skip_bad_images: bool = False, memory: float | None = None) -> Source:
+    """Decode image files, or, if they do not fit into memory, check them and leave them where they are.
 
     Every image is turned upright, reduced or enlarged to `side` along its shorter side and cropped to its centre
     square. Grey images stay grey if all are; palettes are resolved, transparency is laid on white, 16 bits become 8.
 
+    Args:
+        listing: The files.
+        side: Of the result, in pixels.
+        skip_bad_images: Leave unreadable images out.
+        memory: GiB that the images may take (`memory_for_images`).
+
     Raises:
-        DataError: the folder is missing or empty, has one class only, its splits have different classes, or images
-            cannot be read and `skip_bad_images` is not set (all of them are named).
+        DataError: images cannot be read and `skip_bad_images` is not set (all of them are named).
     """
-    paths, classes, ignored = list_images(root)
-    check_memory(sum(map(len, paths.values())), side)
-    notes = [f"{ignored} files are not images by their extension and are left out"] if ignored else []
-    decoded: dict[str, Pixels] = {}
-    labels: dict[str, NDArray[np.int64]] = {}
+    stream = not fits(sum(map(len, listing.items.values())), side, memory)
     bad: list[str] = []
-    read: dict[str, list[tuple[Pixels, int]]] = {}
-    for split, files in paths.items():
+    good: dict[str, list[int]] = {split: [] for split in listing.items}
+    read: dict[str, list[Pixels]] = {split: [] for split in listing.items}
+    grey = True
+    for split, items in listing.items.items():
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            results = pool.map(lambda item: _try_decode(item[0], side), files)
-            read[split] = []
-            for (path, label), result in zip(files, results, strict=True):
-                if isinstance(result, str):
-                    bad.append(f"{path.relative_to(root)}: {result}")
-                else:
-                    read[split].append((result, label))
+            for first in range(0, len(items), _CHUNK):  # in parts, so that what is only checked is not kept
+                results = pool.map(lambda item: _try_decode(item[0], side), items[first : first + _CHUNK])
+                for number, result in enumerate(results, start=first):
+                    if isinstance(result, str):
+                        bad.append(f"{listing.names[split][number]}: {result}")
+                        continue
+                    grey = grey and result.shape[2] == 1
+                    good[split].append(number)
+                    if not stream:
+                        read[split].append(result)
     if bad and not skip_bad_images:
         raise DataError(
             f"{len(bad)} images cannot be read; mend or delete them, or leave them out with --skip-bad-images:\n  "
             + "\n  ".join(bad)
         )
+    notes = list(listing.notes)
     if bad:
         notes.append(
             f"{len(bad)} images cannot be read and are left out: {', '.join(bad[:5])}" + "..." * (len(bad) > 5)
         )
-    grey = all(pixels.shape[2] == 1 for rows in read.values() for pixels, _ in rows)
-    for split, rows in read.items():
-        if rows:
-            arrays = [pixels if grey else np.broadcast_to(pixels, (side, side, 3)) for pixels, _ in rows]
-            decoded[split] = np.stack(arrays)
-            labels[split] = np.array([label for _, label in rows], dtype=np.int64)
-    return Source(classes=classes, pixels=decoded, labels=labels, notes=tuple(notes))
+    if stream:
+        notes.append("the images do not fit into --memory and are decoded when they are needed")
+    channels = 1 if grey else 3
+    pixels: dict[str, Pixels | StreamedPixels] = {}
+    for split, numbers in good.items():
+        if stream and numbers:
+            reader = partial(_read_item, listing.items[split], listing.names[split], side, grey)
+            pixels[split] = StreamedPixels(reader, np.array(numbers), side, channels)
+        elif numbers:
+            pixels[split] = np.stack([np.broadcast_to(each, (side, side, channels)) for each in read.pop(split)])
+    return Source(
+        classes=listing.classes,
+        pixels=pixels,
+        labels={
+            split: np.array([listing.items[split][number][1] for number in good[split]], dtype=np.int64)
+            for split in pixels
+        },
+        names={split: [listing.names[split][number] for number in good[split]] for split in pixels},
+        notes=tuple(notes),
+        known=listing.known,
+    )
+
+
+def _read_item(
+    items: Sequence[tuple[Path | Callable[[], bytes], int]], names: Sequence[str], side: int, grey: bool, number: int
+) -> Pixels:
+    result = _try_decode(items[number][0], side)
+    if isinstance(result, str):
+        raise DataError(f"{names[number]} could be read when the run began and can no longer be: {result}")
+    return result if grey else np.broadcast_to(result, (side, side, 3))
+
+
+def folder(root: Path, *, side: int, skip_bad_images: bool = False, memory: float | None = None) -> Source:
+    """Read a folder of class folders, optionally under ``train/``, ``val/`` and ``test/``; see `read_listing`.
+
+    Raises:
+        DataError: the folder is missing or empty, has one class only, its splits have different classes, or images
+            cannot be read.
+    """
+    return read_listing(list_folder(root), side=side, skip_bad_images=skip_bad_images, memory=memory)
+
+
+def list_folder(root: Path) -> Listing:
+    """The images of a folder of class folders.
+
+    Raises:
+        DataError: see `list_images`.
+    """
+    items, classes, ignored = list_images(root)
+    return Listing(
+        items=items,
+        names={split: [str(path.relative_to(root)) for path, _ in files] for split, files in items.items()},
+        classes=classes,
+        notes=(f"{ignored} files are not images by their extension and are left out",) if ignored else (),
+    )
+
+
+def list_tiny_imagenet(root: Path) -> Listing | None:
+    """The images of Tiny ImageNet as downloaded; None if it is something else. Its validation images are the test.
+
+    The unlabelled images under ``test/`` are left out. Classes have their first English name, where it is unique.
+
+    Raises:
+        DataError: a file or folder that belongs to it is missing or damaged.
+    """
+    if not (root / "wnids.txt").is_file():
+        return None
+    try:
+        numbers = (root / "wnids.txt").read_text().split()
+        rows = [line.split("\t") for line in (root / "words.txt").read_text().splitlines()]
+        words = {row[0]: row[1].split(",")[0] for row in rows if len(row) == 2}
+        marks = [line.split("\t") for line in (root / "val" / "val_annotations.txt").read_text().splitlines()]
+        label = {number: place for place, number in enumerate(numbers)}
+        train = [
+            (path, label[number])
+            for number in numbers
+            for path in sorted((root / "train" / number / "images").iterdir())
+            if path.suffix.lower() in EXTENSIONS
+        ]
+        test = [(root / "val" / "images" / row[0], label[row[1]]) for row in marks]
+    except (OSError, KeyError, IndexError, ValueError) as error:
+        raise DataError(
+            f"{root} is Tiny ImageNet but not whole ({type(error).__name__}: {error}); extract or download it again"
+        ) from error
+    names = [words.get(number, number) for number in numbers]
+    classes = tuple(
+        name if names.count(name) == 1 else f"{name} ({number})" for name, number in zip(names, numbers, strict=True)
+    )
+    items = {"train": train, "test": test}
+    return Listing(
+        items=items,
+        names={split: [str(path.relative_to(root)) for path, _ in files] for split, files in items.items()},
+        classes=classes,
+        known="tiny-imagenet",
+    )
 
 
 def list_images(root: Path) -> tuple[dict[str, list[tuple[Path, int]]], tuple[str, ...], int]:
@@ -123,8 +261,8 @@ def list_images(root: Path) -> tuple[dict[str, list[tuple[Path, int]]], tuple[st
         what = "is a file" if root.exists() else "does not exist"
         raise DataError(f"--data must name a folder of class folders; {root} {what}")
     roots = {"all": root}
-    splits = [p for p in _folders(root) if p.name.lower() in _SPLIT_NAMES]
-    found = {_SPLIT_NAMES[p.name.lower()]: p for p in splits}
+    splits = [p for p in _folders(root) if p.name.lower() in SPLIT_NAMES]
+    found = {SPLIT_NAMES[p.name.lower()]: p for p in splits}
     if len(found) < len(splits):
         raise DataError(f"{root} holds a split twice ({', '.join(p.name for p in splits)}); keep one folder of each")
     others = [p.name for p in _folders(root) if p not in splits]
@@ -161,19 +299,15 @@ def list_images(root: Path) -> tuple[dict[str, list[tuple[Path, int]]], tuple[st
     )
 
 
-def check_memory(count: int, side: int) -> None:
-    """Refuse what does not fit.
+def fits(count: int, side: int, memory: float | None) -> bool:
+    """Whether `count` colour images at a side fit into `memory` GiB, by default half of the machine's.
 
-    Raises:
-        DataError: the images at this side would take more than half of the machine's memory.
+    There are four copies of them for a moment while they are read and split. Where several processes run on a machine,
+    each holds the images.
     """
-    needed = count * side**2 * 3
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > available / 2:
-        raise DataError(
-            f"{count:,} images of {side} x {side} pixels take {needed / 2**30:.1f} GiB, more than half of the "
-            f"{available / 2**30:.1f} GiB of memory; use smaller --resolutions"
-        )
+    if memory is None:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 / 2
+    return 4 * count * side**2 * 3 * int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= memory * 2**30
 
 
 def _check_classes(
@@ -206,13 +340,13 @@ def _folders(root: Path) -> list[Path]:
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _try_decode(path: Path, side: int) -> Pixels | str:
+def _try_decode(item: Path | Callable[[], bytes], side: int) -> Pixels | str:
     """The decoded image, or why it cannot be read."""
     try:
         with warnings.catch_warnings():
             # Worker threads share the filters; a warning about a file's metadata is no reason to stop.
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with Image.open(item if isinstance(item, Path) else io.BytesIO(item())) as image:
                 return decode(image, side)
     except Exception as error:  # PIL raises almost anything on damaged files
         return f"{type(error).__name__}: {error}".removeprefix("UnidentifiedImageError: ").splitlines()[0]
@@ -248,19 +382,15 @@ def decode(image: Image.Image, side: int, *, grey: bool | None = None) -> Pixels
     return np.expand_dims(pixels, 2) if pixels.ndim == 2 else pixels
 
 
-def side_of_files(root: Path) -> int:
-    """Median length of the images' shorter sides, in pixels, from the headers of at most a thousand files.
-
-    Raises:
-        DataError: the folder cannot be used.
-    """
-    files = [path for paths in list_images(root)[0].values() for path, _ in paths]
+def _median_side(listing: Listing) -> int:
+    """Median length of the images' shorter sides, in pixels, from the headers of at most a thousand files."""
+    items = [item for items in listing.items.values() for item, _ in items]
     sides = []
-    for path in files[:: max(1, len(files) // 1000)]:
+    for item in items[:: max(1, len(items) // 1000)]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                with Image.open(path) as image:
+                with Image.open(item if isinstance(item, Path) else io.BytesIO(item())) as image:
                     sides.append(min(image.size))
         except Exception:  # told when the image is decoded
             continue

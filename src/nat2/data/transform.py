@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nat2.data.augment import augment, cut_out, draw
 from nat2.data.dataset import Split
 from nat2.settings import Augmentation
 
@@ -21,9 +22,11 @@ class Pipeline:
     std: tuple[float, ...]
     augmentation: Augmentation = field(default_factory=Augmentation)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    center: float = 1.0
+    """Share of the side of an image that evaluation looks at, in its middle."""
 
     def __call__(self, pixels: Tensor, resolution: int) -> Tensor:
-        """Inputs for evaluation: resized (bilinear, antialiased), scaled to 0..1, normalised.
+        """Inputs for evaluation: centre cropped, resized (bilinear, antialiased), scaled to 0..1, normalised.
 
         Args:
             pixels: 8-bit images, shape (n, channels, side, side).
@@ -32,12 +35,23 @@ class Pipeline:
         Returns:
             Shape (n, channels, resolution, resolution), channels_last.
         """
-        return self.normalize(resize(scale(pixels.to(self.device)), resolution))
+        return self.normalize(resize(scale(central(pixels, self.center).to(self.device)), resolution))
 
-    def augmented(self, pixels: Tensor, resolution: int, generator: torch.Generator) -> Tensor:
-        """Inputs for training: random crop and flip, then as for evaluation."""
-        images = augment(scale(pixels.to(self.device)), self.augmentation, generator)
-        return self.normalize(resize(images, resolution))
+    def augmented(
+        self, pixels: Tensor, resolution: int, generator: torch.Generator, *, count: int = 0, part: slice = slice(None)
+    ) -> Tensor:
+        """Inputs for training: changed at random, then resized and normalised.
+
+        Args:
+            pixels: 8-bit images, shape (n, channels, side, side).
+            resolution: Side of the result.
+            generator: Source of the random changes.
+            count: Images in the batch, if these are a part of it.
+            part: Which part.
+        """
+        draws = draw(count or len(pixels), self.augmentation, generator)[part]
+        images = augment(scale(pixels.to(self.device)), self.augmentation, draws)
+        return cut_out(self.normalize(resize(images, resolution)), self.augmentation, draws)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Subtract the training images' mean and divide by their deviation."""
@@ -59,22 +73,12 @@ def resize(images: Tensor, resolution: int) -> Tensor:
     return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
 
 
-def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Crop a random square of each image, enlarge it to the image's size, and mirror half of them.
-
-    The random numbers are drawn on the CPU, so that every device sees the same crops.
-    """
-    n = len(images)
-    area = torch.empty(n).uniform_(augmentation.crop_scale, 1, generator=generator)
-    side = area.sqrt()
-    shift = (torch.rand(2, n, generator=generator) * 2 - 1) * (1 - side)
-    mirror = torch.ones(n)
-    if augmentation.flip:
-        mirror = torch.randint(0, 2, (n,), generator=generator) * 2.0 - 1
-    zero = torch.zeros(n)
-    matrix = torch.stack([side * mirror, zero, shift[0], zero, side, shift[1]], dim=1).view(n, 2, 3)
-    grid = F.affine_grid(matrix.to(images.device), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+def central(pixels: Tensor, share: float) -> Tensor:
+    """The middle of square images (n, channels, side, side), `share` of their side."""
+    side = pixels.shape[-1]
+    kept = max(1, round(side * share))
+    first = (side - kept) // 2
+    return pixels[..., first : first + kept, first : first + kept]
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -112,9 +116,9 @@ class ResizedImages:
         kept = self._kept.get(resolution)
         if kept is None:
             # Batches of nearly equal size: the statistics of a last batch of one image could not be computed.
-            parts = torch.tensor_split(self._split.pixels, -(-len(self) // self._batch_size))
-            batches = (self._pipeline(part, resolution) for part in parts)
-            values = self._split.pixels.shape[0] * self._split.pixels.shape[1] * resolution**2
+            parts = torch.arange(len(self)).tensor_split(-(-len(self) // self._batch_size))
+            batches = (self._pipeline(pixels, resolution) for pixels, _ in self._split.batches(parts))
+            values = len(self) * self._split.pixels.shape[1] * resolution**2
             if 4 * values * (len(self._kept) + 1) > self._limit:
                 yield from batches
                 return

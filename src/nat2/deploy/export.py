@@ -86,9 +86,11 @@ def export(
                 "channels": "grey" if network.macro.channels == 1 else "red, green, blue",
                 "steps": [
                     f"turn upright, reduce to {side} pixels along the shorter side (bicubic), crop the centre square",
+                    *([f"crop the middle, {pipeline.center:g} of the side"] if pipeline.center < 1 else []),
                     f"divide by 255, resize to {arch.resolution} x {arch.resolution} (bilinear, antialiased)",
                 ],
                 "side": side,
+                "center": pipeline.center,
                 "resolution": arch.resolution,
             },
             **facts,

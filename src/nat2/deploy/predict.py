@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from nat2.data.sources import decode
-from nat2.data.transform import resize, scale
+from nat2.data.transform import central, resize, scale
 from nat2.deploy.export import describe, load
 from nat2.errors import ConfigError, DataError
 
@@ -41,7 +41,7 @@ def predict(network: Path, images: Sequence[Path], *, top: int = 3) -> Iterator[
             continue
         batch = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None]
         with torch.no_grad():
-            shares = model(resize(scale(batch), inputs["resolution"])).softmax(1)[0]
+            shares = model(resize(scale(central(batch, inputs["center"])), inputs["resolution"])).softmax(1)[0]
         best = shares.argsort(descending=True)[:top].tolist()
         yield path, [(classes[label], float(shares[label])) for label in best]
     if bad:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nat2.parallel import ALONE, Processes
 from nat2.search.archive import Archive, Evaluation, Generation
 from nat2.search.evolve import Objectives
 from nat2.search.objectives import Objective
@@ -30,6 +31,8 @@ class Search:
     adapt: Callable[[int, Genomes], None] | None
     """Brings the weights to the version of a generation, given good genomes; None if they are fixed."""
     seed: int
+    processes: Processes = ALONE
+    """Those that share the work; all of them make the same search."""
     tick: Callable[[int], None] = lambda count: None
     report: Callable[[Generation], None] = lambda generation: None
 
@@ -41,6 +44,12 @@ class Search:
     def values(self, evaluations: Sequence[Evaluation]) -> Objectives:
         """The objectives of evaluations, shape (n, objectives)."""
         return np.array([each.values(self.names) for each in evaluations])
+
+    def record(self, write: Callable[[], None]) -> None:
+        """Write to the archive of every process: first to the one on disk, and only if that went well to the copies."""
+        self.processes.once(write)
+        if not self.processes.first:
+            write()
 
     def version(self, generation: int) -> int:
         """The version of the weights behind a generation's adaptation."""

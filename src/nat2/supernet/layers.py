@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,46 @@ def normalize_by_batch(norm: ElasticBatchNorm, x: Tensor) -> Tensor:
     """Use the batch's own statistics, as in training; stores nothing."""
     c = x.shape[1]
     return F.batch_norm(x, None, None, norm.weight[:c], norm.bias[:c], training=True, eps=EPSILON)
+
+
+def normalize_by_joint_batch(add: Callable[[Tensor], Tensor]) -> Normalize:
+    """Use the statistics of a batch that is divided among processes, as if it were not; `add` sums over them."""
+
+    def normalize(norm: ElasticBatchNorm, x: Tensor) -> Tensor:
+        c = x.shape[1]
+        y: Tensor = _JointBatchNorm.apply(x, norm.weight[:c], norm.bias[:c], add)  # type: ignore[no-untyped-call]
+        return y
+
+    return normalize
+
+
+class _JointBatchNorm(torch.autograd.Function):
+    """Batch norm over the images of all processes: one exchange of sums forward, one backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, add: Callable[[Tensor], Tensor]) -> Tensor:
+        var, mean = (each.double() for each in torch.var_mean(x.float(), (0, 2, 3), correction=0))
+        count = mean.new_full((1,), x.numel() / x.shape[1])
+        # In double precision, because a mean that is large beside the deviation would swallow it.
+        sums = add(torch.cat([count * mean, count * (var + mean.square()), count]))
+        mean, square = (sums[:-1] / sums[-1]).chunk(2)
+        var = (square - mean.square()).clamp_(min=0).float()
+        mean, count = mean.float(), sums[-1].float()
+        ctx.save_for_backward(x, weight, mean, (var + EPSILON).rsqrt(), count)
+        ctx.add = add
+        return F.batch_norm(x, mean, var, weight, bias, eps=EPSILON)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, weight, mean, scale, count = ctx.saved_tensors
+        gradient = gradients[0].float()
+        normalized = (x.float() - mean.view(1, -1, 1, 1)) * scale.view(1, -1, 1, 1)
+        by_bias, by_weight = gradient.sum((0, 2, 3)), (gradient * normalized).sum((0, 2, 3))
+        # The gradients of weight and bias stay this process's: they are added with all others behind the pass.
+        bias_mean, weight_mean = (ctx.add(torch.cat([by_bias, by_weight])) / count).chunk(2)
+        inner = gradient - bias_mean.view(1, -1, 1, 1) - normalized * weight_mean.view(1, -1, 1, 1)
+        by_x = inner * (weight * scale).view(1, -1, 1, 1)
+        return by_x.to(x.dtype), by_weight, by_bias, None
 
 
 def normalize_by_stored(norm: ElasticBatchNorm, x: Tensor) -> Tensor:

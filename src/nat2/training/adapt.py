@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,14 @@ from numpy.typing import NDArray
 from nat2.data.dataset import Split
 from nat2.data.transform import Pipeline, steps_per_epoch
 from nat2.errors import CheckpointError
+from nat2.parallel import ALONE, Processes
 from nat2.settings import AdaptSettings
 from nat2.space.arch import Arch
 from nat2.space.space import Genomes, SearchSpace
 from nat2.supernet.network import SuperNetworks
 from nat2.training.distill import Teacher, distillation_loss
-from nat2.training.optimise import ElasticEpoch, Schedule, load_state, save_state, sgd, train_epoch
-from nat2.training.shrink import SAVE_INTERVAL
+from nat2.training.optimise import ElasticEpoch, Schedule, has_state, load_state, save_state, sgd, train_epoch
+from nat2.training.shrink import CHECKPOINT_INTERVAL, is_due
 
 Distributions = list[NDArray[np.float64]]
 """For each gene, the probability of each of its values from the smallest to the largest."""
@@ -137,6 +139,9 @@ class Adaptation:
         generations: int,
         state: Path,
         seed: int,
+        processes: Processes = ALONE,
+        interval: float = CHECKPOINT_INTERVAL,
+        say: Callable[[str], None] = lambda line: None,
         tick: Callable[[int], None] = lambda steps: None,
     ) -> None:
         """Begin, or continue from the resume point in `state`.
@@ -151,6 +156,9 @@ class Adaptation:
             generations: Length of the search, over which the learning rate falls.
             state: File of the resume point.
             seed: The run's seed.
+            processes: Those that divide each batch.
+            interval: Seconds of training behind which an epoch's end is written down.
+            say: Told what a user should know.
             tick: Called with the number of steps just made (or found made).
         """
         self.networks = networks
@@ -161,6 +169,8 @@ class Adaptation:
         self._settings = settings
         self._state = state
         self._seed = seed
+        self._processes = processes
+        self._interval = interval
         self._tick = tick
         # One for all widths is one a width: a weight without a gradient does not move, nor does its momentum.
         self._optimizer = sgd(networks, weight_decay=settings.weight_decay, nesterov=False)
@@ -169,8 +179,8 @@ class Adaptation:
         warmup = min(round(self._steps * settings.warmup_epochs), total // 2)
         self._schedule = Schedule(settings.lr, total, warmup, min(1e-4, settings.lr))
         self._epochs_done = 0
-        if state.exists():
-            self._epochs_done = load_state(state, networks, self._optimizer)["epochs"]
+        if has_state(state):
+            self._epochs_done = load_state(state, networks, self._optimizer, say=say)["epochs"]
         tick(self._steps * self._epochs_done)
 
     def advance(self, generation: int, good: Genomes) -> None:
@@ -224,9 +234,14 @@ class Adaptation:
                 purpose=("adapt", epoch),
                 schedule=self._schedule,
                 first_step=epoch * self._steps,
+                processes=self._processes,
                 tick=lambda: self._tick(1),
             )
             self._epochs_done = epoch + 1
-            if epoch + 1 == generation * settings.epochs or time.monotonic() - saved > SAVE_INTERVAL:
-                save_state(self._state, self.networks, self._optimizer, {"epochs": self._epochs_done})
+            last = epoch + 1 == generation * settings.epochs
+            if last or self._processes.once(partial(is_due, saved, self._interval)):
+                self._processes.once(self._save)
                 saved = time.monotonic()
+
+    def _save(self) -> None:
+        save_state(self._state, self.networks, self._optimizer, {"epochs": self._epochs_done})

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,23 @@ from torch.nn import functional as F
 from nat2.data.dataset import Split
 from nat2.data.transform import Pipeline, ResizedImages, shuffled_batches, steps_per_epoch
 from nat2.errors import RunError
-from nat2.files import load_tensors, save_tensors
-from nat2.seeds import torch_generator
+from nat2.files import save_tensors
+from nat2.seeds import numpy_generator, torch_generator
 from nat2.settings import FinetuneSettings
 from nat2.supernet.static import StaticNetwork
-from nat2.training.optimise import Schedule, accuracy, is_finite, load_state, save_state, set_learning_rate
-from nat2.training.shrink import SAVE_INTERVAL
+from nat2.training.optimise import (
+    Schedule,
+    accuracy,
+    has_state,
+    is_finite,
+    load_state,
+    mix,
+    mixed_loss,
+    read_state,
+    save_state,
+    set_learning_rate,
+)
+from nat2.training.shrink import CHECKPOINT_INTERVAL
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,8 @@ def finetune(
     *,
     state: Path,
     seed: int,
+    interval: float = CHECKPOINT_INTERVAL,
+    say: Callable[[str], None] = lambda line: None,
     tick: Callable[[int], None] = lambda steps: None,
 ) -> Finetuned:
     """Fine-tune in two phases that both start from the inherited weights.
@@ -63,9 +77,11 @@ def finetune(
         settings: How to train.
         state: File of the resume point; if it exists, training continues from it.
         seed: The run's seed.
+        interval: Seconds of training behind which an epoch's end is written down.
+        say: Told what a user should know.
         tick: Called with the number of epochs just made (or found made), twice `settings.epochs` in all.
     """
-    progress = _Progress(state, inherited)
+    progress = _Progress(state, inherited, interval, say)
     images = ResizedImages(val, pipeline)
     if not progress.facts:
         loss, value = _validate(inherited, images)
@@ -106,13 +122,12 @@ def finetune(
 class _Progress:
     """Where the two phases stand, on disk."""
 
-    def __init__(self, path: Path, inherited: StaticNetwork) -> None:
+    def __init__(self, path: Path, inherited: StaticNetwork, interval: float, say: Callable[[str], None]) -> None:
         self._path = path
         self._inherited = inherited
+        self._interval = interval
         self._saved = time.monotonic()
-        self.facts: dict[str, Any] = {}
-        if path.exists():
-            self.facts = load_tensors(path)[1]
+        self.facts: dict[str, Any] = read_state(path, say=say)[1] if has_state(path) else {}
 
     def restart(self) -> None:
         """Forget the weights: the next phase begins with the inherited ones."""
@@ -127,13 +142,13 @@ class _Progress:
             optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9, weight_decay=settings.weight_decay)
         else:
             optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=settings.weight_decay)
-        if self._path.exists() and self.facts["epochs"]:
+        if has_state(self._path) and self.facts["epochs"]:
             load_state(self._path, network, optimizer)
         return network, optimizer
 
     def save(self, network: nn.Module, optimizer: torch.optim.Optimizer, *, now: bool = False) -> None:
         """Write the resume point, if the last one is old enough."""
-        if now or time.monotonic() - self._saved > SAVE_INTERVAL:
+        if now or time.monotonic() - self._saved > self._interval:
             save_state(self._path, network, optimizer, self.facts)
             self._saved = time.monotonic()
 
@@ -153,10 +168,14 @@ def _train(
     crops = torch_generator(seed, "finetune", network.arch.key, epoch)
     network.train()
     total = 0.0
-    for step, indices in enumerate(shuffled_batches(len(split), settings.batch_size, crops)):
-        images = pipeline.augmented(split.pixels[indices], network.arch.resolution, crops)
-        labels = split.labels[indices].to(pipeline.device)
-        loss = F.cross_entropy(network(images), labels, label_smoothing=settings.label_smoothing)
+    order = shuffled_batches(len(split), settings.batch_size, crops)
+    choices = numpy_generator(seed, "finetune", network.arch.key, epoch)
+    for step, (pixels, labels) in enumerate(split.batches(order)):
+        images = pipeline.augmented(pixels, network.arch.resolution, crops)
+        labels = labels.to(pipeline.device)
+        images, kept, others = mix(images, labels, pipeline.augmentation.mixup, choices)
+        logits = network(images)
+        loss = mixed_loss(partial(_loss, logits, settings.label_smoothing), labels, others, kept)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         set_learning_rate(optimizer, schedule(epoch % settings.epochs * steps + step))
@@ -165,6 +184,10 @@ def _train(
     network.eval()
     if not math.isfinite(total) or not is_finite(network):
         raise RunError(f"fine-tuning {network.arch.id} diverged (loss {total / steps}); try a smaller --finetune.lr")
+
+
+def _loss(logits: Tensor, smoothing: float, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
 @torch.no_grad()

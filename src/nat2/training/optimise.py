@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nat2.data.augment import neighbours
 from nat2.data.dataset import Split
 from nat2.data.transform import Pipeline, shuffled_batches
 from nat2.errors import CheckpointError, RunError
 from nat2.files import load_tensors, save_tensors
+from nat2.parallel import ALONE, Processes
 from nat2.seeds import numpy_generator, torch_generator
 from nat2.space.arch import Arch
 from nat2.supernet.checkpoint import load_weights
+from nat2.supernet.layers import normalize_by_batch, normalize_by_joint_batch
 from nat2.supernet.network import SuperNetwork, SuperNetworks
 from nat2.training.distill import Teacher
 
@@ -91,6 +95,7 @@ def train_epoch(
     purpose: tuple[str | int, ...],
     schedule: Schedule,
     first_step: int,
+    processes: Processes = ALONE,
     tick: Callable[[], None] = lambda: None,
 ) -> float:
     """Train a super-network for one epoch and return the mean loss of a sub-network.
@@ -103,6 +108,7 @@ def train_epoch(
         purpose: Names this epoch among all others; decides its random numbers.
         schedule: Learning rate by step.
         first_step: Number of the epoch's first step in the schedule.
+        processes: Those that divide each batch; their number changes the result by rounding only, but for dropout.
         tick: Called behind each step.
 
     Raises:
@@ -110,32 +116,45 @@ def train_epoch(
     """
     device = epoch.pipeline.device
     choices = numpy_generator(seed, *purpose, "archs")
-    torch.manual_seed(int(choices.integers(2**62)))  # dropout
+    torch.manual_seed(int(choices.integers(2**62)) + processes.rank)  # dropout
     order = shuffled_batches(len(epoch.split), epoch.batch_size, torch_generator(seed, *purpose, "order"))
     crops = torch_generator(seed, *purpose, "augmentation")
     total = torch.zeros((), device=device)
     steps = 0
+    normalize = normalize_by_batch if processes.size == 1 else normalize_by_joint_batch(processes.sum)
+    mine = processes.part(epoch.batch_size)
     network.train()
-    for indices in order:
+    processes.share(network.parameters())
+    for pixels, labels in epoch.split.batches(indices[mine] for indices in order):
         resolution = int(choices.choice(epoch.resolutions))
-        images = epoch.pipeline.augmented(epoch.split.pixels[indices], resolution, crops)
-        labels = epoch.split.labels[indices].to(device)
-        targets = epoch.teacher(images) if epoch.teacher is not None else None
+        images = epoch.pipeline.augmented(pixels, resolution, crops, count=epoch.batch_size, part=mine)
+        labels = labels.to(device)
+        share = len(labels) / epoch.batch_size
+        images, kept, others = mix(images, labels, epoch.pipeline.augmentation.mixup, choices)
+        with processes.autocast():
+            targets = epoch.teacher(images) if epoch.teacher is not None else None
         optimizer.zero_grad(set_to_none=True)
         for number in range(epoch.subnets):
             arch = epoch.sample(choices, resolution, number)
-            loss = epoch.loss(network(images, arch, exits=epoch.exits), labels, targets)
+            with processes.autocast():
+                logits = network(images, arch, exits=epoch.exits, normalize=normalize).float()
+            loss = share * mixed_loss(partial(_loss_of, epoch.loss, logits, targets), labels, others, kept)
+            if epoch.clip is not None and number and not processes.first:
+                optimizer.zero_grad(set_to_none=False)  # the first process has what was added before
             loss.backward()  # type: ignore[no-untyped-call]
             if epoch.clip is not None:
+                processes.sum_gradients(network.parameters())
                 trained = network[arch.width] if isinstance(network, SuperNetworks) else network
                 nn.utils.clip_grad_norm_(trained.parameters(), epoch.clip)
             total += loss.detach() / epoch.subnets
+        if epoch.clip is None:
+            processes.sum_gradients(network.parameters())
         set_learning_rate(optimizer, schedule(first_step + steps))
         optimizer.step()
         steps += 1
         tick()
     network.eval()
-    mean = float(total) / steps
+    mean = float(processes.sum(total)) / steps
     if not math.isfinite(mean) or not is_finite(network):
         raise RunError(
             f"training diverged in {'/'.join(map(str, purpose))} (loss {mean}); the last good state is kept. The usual "
@@ -144,28 +163,80 @@ def train_epoch(
     return mean
 
 
+def _loss_of(loss: Loss, logits: Tensor, targets: Tensor | None, labels: Tensor) -> Tensor:
+    return loss(logits, labels, targets)
+
+
+def mix(
+    images: Tensor, labels: Tensor, strength: float, generator: np.random.Generator
+) -> tuple[Tensor, float, Tensor]:
+    """Mix each image with its neighbour in the batch (mixup): the images, the share that they keep, the other labels.
+
+    Neighbours, because the batch is in random order anyway and processes that divide it keep them together.
+    """
+    if not strength:
+        return images, 1.0, labels
+    kept = float(generator.beta(strength, strength))
+    other = neighbours(len(images), images.device)
+    return kept * images + (1 - kept) * images[other], kept, labels[other]
+
+
+def mixed_loss(loss: Callable[[Tensor], Tensor], labels: Tensor, others: Tensor, kept: float) -> Tensor:
+    """The loss with the labels of mixed images, each in its share."""
+    return loss(labels) if kept == 1 else kept * loss(labels) + (1 - kept) * loss(others)
+
+
 def is_finite(network: nn.Module) -> bool:
     """Whether every weight is a finite number."""
     return all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters())
 
 
-def save_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, metadata: Mapping[str, Any]) -> None:
-    """Write weights, optimiser and where training stands: the resume point."""
+def save_state(
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    metadata: Mapping[str, Any],
+    *,
+    keep_previous: bool = True,
+) -> None:
+    """Write weights, optimiser and where training stands: the resume point. The one before is kept beside it."""
     tensors = {f"weights.{name}": tensor for name, tensor in network.state_dict().items()}
     for name, parameter in network.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             if value is not None:
                 tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
-    save_tensors(path, tensors, metadata)
+    following = path.with_name(f"{path.stem}-next{path.suffix}")
+    save_tensors(following, tensors, metadata)
+    if keep_previous and path.exists():
+        path.replace(previous(path))
+    following.replace(path)
 
 
-def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def previous(path: Path) -> Path:
+    """Where the resume point before that of `path` is kept."""
+    return path.with_name(f"{path.stem}-previous{path.suffix}")
+
+
+def has_state(path: Path) -> bool:
+    """Whether there is a resume point."""
+    return path.exists() or previous(path).exists()
+
+
+def load_state(
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
     """Read what `save_state` wrote into a network and its optimiser, and return the metadata.
 
+    If the file cannot be read, the one before is taken, and `say` told.
+
     Raises:
-        CheckpointError: the file is damaged or belongs to another network.
+        CheckpointError: both files are damaged or absent, or the weights belong to another network.
     """
-    tensors, metadata = load_tensors(path)
+    tensors, metadata = read_state(path, say=say)
     load_weights(network, _under("weights.", tensors))
     parameters = dict(network.named_parameters())
     optimizer.state.clear()
@@ -176,6 +247,25 @@ def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
         parameter = parameters[parameter_name]
         optimizer.state[parameter][key] = tensor if key == "step" else tensor.to(parameter)
     return metadata
+
+
+def read_state(
+    path: Path, *, say: Callable[[str], None] = lambda line: None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and metadata of a resume point, or of the one before if it cannot be read.
+
+    Raises:
+        CheckpointError: neither can be read.
+    """
+    try:
+        return load_tensors(path)
+    except CheckpointError as error:
+        if not previous(path).exists():
+            raise
+        found = load_tensors(previous(path))
+        what = f"is damaged ({error.__cause__})" if path.exists() else "is missing"
+        say(f"{path.name} {what}; going on from the checkpoint before it")
+        return found
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,12 @@ from nat2.data.dataset import Split
 from nat2.data.transform import Pipeline, ResizedImages, steps_per_epoch
 from nat2.errors import ConfigError
 from nat2.files import load_tensors
+from nat2.parallel import ALONE, Processes
 from nat2.seeds import numpy_generator
 from nat2.settings import Phase, ShrinkSettings
 from nat2.space.arch import Arch, Layer
+from nat2.space.cost import cost
+from nat2.space.macro import Macro
 from nat2.space.space import SearchSpace
 from nat2.supernet.calibrate import calibrate
 from nat2.supernet.extract import extract
@@ -26,9 +30,14 @@ from nat2.supernet.network import SuperNetwork
 from nat2.supernet.sort import sort_channels
 from nat2.supernet.static import channels_last
 from nat2.training.distill import Teacher, distillation_loss, exit_weights, joint_loss
-from nat2.training.optimise import ElasticEpoch, Schedule, load_state, save_state, sgd, train_epoch
+from nat2.training.optimise import ElasticEpoch, Schedule, has_state, load_state, save_state, sgd, train_epoch
 
-SAVE_INTERVAL = 5.0  # seconds of training that a kill may cost
+CHECKPOINT_INTERVAL = 5.0  # seconds of training that a kill may cost beside the epoch that it interrupts
+
+
+def is_due(since: float, interval: float) -> bool:
+    """Whether more than `interval` seconds have passed since a time of `time.monotonic`."""
+    return time.monotonic() - since > interval
 
 
 def opened_by(phase: Phase, whole: SearchSpace) -> SearchSpace:
@@ -99,8 +108,12 @@ def shrink(
     state: Path,
     seed: int,
     supported: tuple[int, ...] = (),
+    teacher_of: TeacherSource | None = None,
+    processes: Processes = ALONE,
+    interval: float = CHECKPOINT_INTERVAL,
     validate: Callable[[SuperNetwork, Arch], float] | None = None,
     report: Callable[[PhaseOutcome, SuperNetwork], None] = lambda outcome, network: None,
+    say: Callable[[str], None] = lambda line: None,
     tick: Callable[[int], None] = lambda steps: None,
 ) -> None:
     """Train a super-network by extended progressive shrinking (OFAv2), in place.
@@ -118,12 +131,31 @@ def shrink(
         state: File of the resume point; if it exists, training continues from it.
         seed: The run's seed.
         supported: Expand ratios for which the network was trained before, if it was; their channels stay together.
+        teacher_of: Where the network that teaches instead of this one's largest is found, if another does.
+        processes: Those that divide each batch and the validation of corner networks.
+        interval: Seconds of training behind which an epoch's end is written down.
         validate: Accuracy of a sub-network on validation images; needed if `settings.corners` is not 0.
         report: Called behind each phase with what came of it, and the network.
+        say: Told what a user should know.
         tick: Called with the number of steps just made (or found made).
     """
     phases = phases_for(space, phases)
-    task = _Shrinking(network, space, split, pipeline, settings, _Files(state), seed, supported, validate, tick)
+    task = _Shrinking(
+        network=network,
+        space=space,
+        split=split,
+        pipeline=pipeline,
+        settings=settings,
+        files=_Files(state),
+        seed=seed,
+        supported=supported,
+        teacher_of=teacher_of or TeacherSource(network.macro, teacher_file(state)),
+        processes=processes,
+        interval=interval,
+        validate=validate,
+        say=say,
+        tick=tick,
+    )
     first, done = task.resume()
     tick(task.steps * (sum(phase.epochs for phase in phases[:first]) + done))
     for number, phase in enumerate(phases[first:], start=first):
@@ -133,38 +165,53 @@ def shrink(
         done = 0
 
 
+@dataclass(frozen=True)
+class TeacherSource:
+    """Where the weights of a teacher are written down, and of which super-network they are."""
+
+    macro: Macro
+    path: Path
+
+
+def teacher_file(state: Path) -> Path:
+    """Where a training with this resume point writes down what teaches it."""
+    return state.with_name(f"{state.stem}-teacher{state.suffix}")
+
+
+@dataclass(kw_only=True)
 class _Shrinking:
     """A super-network on its way through the phases."""
 
-    def __init__(
-        self,
-        network: SuperNetwork,
-        space: SearchSpace,
-        split: Split,
-        pipeline: Pipeline,
-        settings: ShrinkSettings,
-        files: _Files,
-        seed: int,
-        supported: tuple[int, ...],
-        validate: Callable[[SuperNetwork, Arch], float] | None,
-        tick: Callable[[int], None],
-    ) -> None:
-        self.network, self.space, self.split, self.pipeline = network, space, split, pipeline
-        self.settings, self.files, self.seed = settings, files, seed
-        self.supported, self.validate, self.tick = supported, validate, tick
-        self.optimizer = sgd(network, weight_decay=settings.weight_decay)
-        self.steps = steps_per_epoch(len(split), settings.batch_size)
+    network: SuperNetwork
+    space: SearchSpace
+    split: Split
+    pipeline: Pipeline
+    settings: ShrinkSettings
+    files: _Files
+    seed: int
+    supported: tuple[int, ...]
+    teacher_of: TeacherSource
+    processes: Processes
+    interval: float
+    validate: Callable[[SuperNetwork, Arch], float] | None
+    say: Callable[[str], None]
+    tick: Callable[[int], None]
+
+    def __post_init__(self) -> None:
+        self.optimizer = sgd(self.network, weight_decay=self.settings.weight_decay)
+        self.steps = steps_per_epoch(len(self.split), self.settings.batch_size)
 
     def resume(self) -> tuple[int, int]:
         """The phase to go on with and how many of its epochs are done."""
-        if not self.files.state.exists():
+        if not has_state(self.files.state):
             return 0, 0
-        metadata = load_state(self.files.state, self.network, self.optimizer)
+        metadata = load_state(self.files.state, self.network, self.optimizer, say=self.say)
         return metadata["phase"], metadata["epochs"]
 
     def save(self, path: Path, **metadata: float) -> None:
-        """Write down weights and optimiser."""
-        save_state(path, self.network, self.optimizer, metadata)
+        """Write down weights and optimiser; of the resume point the one before is kept."""
+        kept = path == self.files.state
+        self.processes.once(lambda: save_state(path, self.network, self.optimizer, metadata, keep_previous=kept))
 
     def begin(self, number: int, phases: Sequence[Phase]) -> None:
         """Sort the channels if expand ratios open, and keep what will teach."""
@@ -172,7 +219,8 @@ class _Shrinking:
         if phases[number].expands != before:
             sort_channels(self.network, supported={*before, *self.supported})
         self.optimizer.state.clear()
-        if number == 1 or (number and self.settings.teacher == "progressive"):
+        own = self.teacher_of.path == self.files.teacher or self.settings.teacher != "widest"
+        if own and (number == 1 or (number and self.settings.teacher in (None, "progressive"))):
             self.save(self.files.teacher, phase=number)  # written down, because the network moves on
         self.save(self.files.state, phase=number, epochs=0)
 
@@ -196,14 +244,16 @@ class _Shrinking:
                 purpose=("shrink", number, epoch),
                 schedule=schedule,
                 first_step=epoch * self.steps,
+                processes=self.processes,
                 tick=lambda: self.tick(1),
             )
             if self.validate is not None and corners:
-                accuracy = float(np.mean([self.validate(self.network, arch) for arch in corners]))
+                accuracy = self.mean_accuracy(corners)
                 if accuracy > best.accuracy:
                     best = _Best(number, epoch + 1, accuracy)
                     self.save(self.files.best, **asdict(best))
-            if time.monotonic() - saved > SAVE_INTERVAL and epoch + 1 < phase.epochs:
+            due = self.processes.once(partial(is_due, saved, self.interval))
+            if due and epoch + 1 < phase.epochs:
                 self.save(self.files.state, phase=number, epochs=epoch + 1)
                 saved = time.monotonic()
         if 0 < best.epoch < phase.epochs:
@@ -211,11 +261,20 @@ class _Shrinking:
         self.save(self.files.state, phase=number + 1, epochs=0)
         return PhaseOutcome(phase, rate, loss, best.epoch or phase.epochs)
 
+    def mean_accuracy(self, archs: Sequence[Arch]) -> float:
+        """Of networks on validation images, each measured by one of the processes."""
+        validate = self.validate
+        assert validate is not None
+        costs = [cost(self.network.macro, arch).macs for arch in archs]
+        measured = self.processes.spread(lambda arch: validate(self.network, arch), archs, costs=costs)
+        return float(np.mean([accuracy for _, accuracy, _ in measured]))
+
     def teacher(self) -> Teacher:
         """The largest network with all its exits, as it was when it was written down."""
-        source = channels_last(SuperNetwork(self.network.macro), self.pipeline.device)
-        load_state(self.files.teacher, source, sgd(source, weight_decay=0))
-        return largest_as_teacher(source, self.space, self.split, self.pipeline, self.settings)
+        source = channels_last(SuperNetwork(self.teacher_of.macro), self.pipeline.device)
+        load_state(self.teacher_of.path, source, sgd(source, weight_decay=0))
+        space = dataclasses.replace(self.space, widths=(self.teacher_of.macro.width,))
+        return largest_as_teacher(source, space, self.split, self.pipeline, self.settings)
 
 
 @dataclass(frozen=True)
@@ -226,7 +285,7 @@ class _Files:
 
     @property
     def teacher(self) -> Path:
-        return self.state.with_name(f"{self.state.stem}-teacher{self.state.suffix}")
+        return teacher_file(self.state)
 
     @property
     def best(self) -> Path:
@@ -283,8 +342,7 @@ def largest_as_teacher(
 
 def calibration_images(split: Split, count: int) -> Split:
     """The training images for batch-norm statistics: the same evenly spread `count` on every call."""
-    indices = torch.linspace(0, len(split) - 1, min(count, len(split))).round().long()
-    return Split(split.pixels[indices], split.labels[indices])
+    return split.part(torch.linspace(0, len(split) - 1, min(count, len(split))).round().long())
 
 
 def _epoch_of(
@@ -324,4 +382,5 @@ def _epoch_of(
         subnets=phase.subnets + 2 * sandwich,
         exits=tuple(range(1, exits + 1)) if exits else None,
         teacher=teacher,
+        clip=settings.clip or None,
     )

@@ -1,0 +1,64 @@
+"""Any data set of the Hugging Face hub by name, through the library `datasets` (extra ``hub``)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nat2.data.known import known_as
+from nat2.data.sources import SPLIT_NAMES, Listing
+from nat2.errors import ConfigError, DataError
+
+
+def list_hub(name: str) -> Listing:
+    """The images of a data set: its first column of images, classified by its first column of class labels.
+
+    Args:
+        name: ``owner/name`` or ``name``, with ``:configuration`` behind it if it has several; or a folder of the same.
+
+    Raises:
+        ConfigError: the extra is not installed.
+        DataError: there is no such data set, or it has no column of images or of labels, or no training images.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ConfigError("--data hub:NAME needs the library `datasets`: pip install 'nat2[hub]'") from error
+    repository, _, configuration = name.partition(":")
+    try:
+        datasets.disable_progress_bars()
+        found = datasets.load_dataset(repository, configuration or None)
+    except Exception as error:  # the library raises almost anything, and says what is wrong
+        raise DataError(f"the data set {name} cannot be loaded from the hub: {error}") from error
+    splits = {SPLIT_NAMES[split]: part for split, part in found.items() if split in SPLIT_NAMES}
+    if len(splits) < sum(split in SPLIT_NAMES for split in found):
+        raise DataError(f"{name} holds a split twice, by two names: {', '.join(found)}")
+    if "train" not in splits:
+        raise DataError(f"{name} has no split called train; it has {', '.join(found)}")
+    features = splits["train"].features
+    image = next((key for key, kind in features.items() if isinstance(kind, datasets.Image)), None)
+    label = next((key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel)), None)
+    if image is None or label is None:
+        raise DataError(
+            f"{name} must have a column of images and one of class labels; it has "
+            + ", ".join(f"{key} ({type(kind).__name__})" for key, kind in features.items())
+        )
+    items, names, notes = {}, {}, []
+    for split, part in splits.items():
+        labels = part[label]
+        labelled = [number for number, each in enumerate(labels) if each is not None and each >= 0]
+        if len(labelled) < len(part):
+            notes.append(f"{len(part) - len(labelled)} images in {split} have no label and are left out")
+        encoded = part.cast_column(image, datasets.Image(decode=False))
+        if labelled:
+            items[split] = [(partial(_content, encoded, image, number), int(labels[number])) for number in labelled]
+            names[split] = [f"{split}[{number}]" for number in labelled]
+    return Listing(
+        items=items, names=names, classes=tuple(features[label].names), notes=tuple(notes), known=known_as(repository)
+    )
+
+
+def _content(part: Any, column: str, number: int) -> bytes:
+    stored = part[number][column]
+    return stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()

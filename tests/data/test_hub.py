@@ -1,0 +1,73 @@
+"""Data sets of the Hugging Face hub, by the example of one on disk."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nat2.data import read_dataset
+from nat2.data.dataset import name_of
+from nat2.errors import ConfigError, DataError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what the library imports is not ours
+    datasets = pytest.importorskip("datasets")
+
+
+def write(folder: Path, **splits: list[int]) -> np.ndarray:
+    """A data set in the hub's own format; returns the pixels of the first split."""
+    generator = np.random.default_rng(0)
+    kept = None
+    for split, labels in splits.items():
+        images = generator.integers(0, 256, (len(labels), 12, 10, 3), dtype=np.uint8)
+        kept = images if kept is None else kept
+        features = datasets.Features(
+            {"id": datasets.Value("int32"), "img": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
+        )
+        rows = {"id": list(range(len(labels))), "img": [Image.fromarray(each) for each in images], "label": labels}
+        folder.mkdir(parents=True, exist_ok=True)
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(str(folder / f"{split}-0.parquet"))
+    assert kept is not None
+    return kept
+
+
+@pytest.fixture(autouse=True)
+def _private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("memory", [None, 1e-6])
+def test_images_and_labels_are_found_by_their_kind(tmp_path: Path, memory: float | None) -> None:
+    images = write(tmp_path / "pets", train=[0, 1] * 10, validation=[1, 0], test=[0, 1, -1])
+    dataset = read_dataset(f"hub:{tmp_path / 'pets'}", side=10, memory=memory)
+    assert dataset.classes == ("cat", "dog")
+    assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (20, 2, 2)
+    assert "1 images in test have no label and are left out" in dataset.notes
+    first = dataset.train.pixels[torch.arange(1)][0].numpy()
+    np.testing.assert_array_equal(first.transpose(1, 2, 0), images[0][1:11])
+    assert dataset.train.names[3] == "train[3]"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_cannot_be_used_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    datasets.Dataset.from_dict({"text": ["a", "b"]}).to_parquet(str(folder / "train.parquet"))
+    with pytest.raises(DataError, match=r"column of images and one of class labels; it has text \(Value\)"):
+        read_dataset(f"hub:{folder}", side=10)
+    with pytest.raises(DataError, match="absent cannot be loaded from the hub"):
+        read_dataset(f"hub:{tmp_path / 'absent'}", side=10)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ConfigError, match=r"pip install 'nat2\[hub\]'"):
+        read_dataset("hub:some/images", side=10)
+
+
+def test_names_become_folders() -> None:
+    assert name_of("hub:owner/images:large") == "owner-images-large"

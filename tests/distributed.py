@@ -1,0 +1,114 @@
+"""What the tests run in several processes: functions that a new interpreter can import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from nat2.data import Pipeline, Split
+from nat2.errors import ConfigError
+from nat2.parallel import Processes, connect
+from nat2.settings import Augmentation, Phase, ShrinkSettings
+from nat2.space import Macro, SearchSpace
+from nat2.supernet import SuperNetwork
+from nat2.supernet.static import channels_last
+from nat2.training.optimise import ElasticEpoch, Schedule, sgd, train_epoch
+from nat2.training.shrink import opened_by, shrink
+
+MACRO = Macro(classes=4, channels=1, width=0.25, stem_stride=1)
+SPACE = SearchSpace.of(MACRO, (12, 16))
+PHASES = [
+    Phase(name="full", epochs=1, lr=0.1, joint=True),
+    Phase(name="all", epochs=1, lr=0.05, subnets=2, kernels=(3, 5, 7), depths=(2, 3, 4), exits=(1, 2, 3, 4, 5),
+          expands=(3, 4, 6)),
+]  # fmt: skip
+
+
+def images(count: int = 50) -> Split:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 4
+    pixels = torch.randint(0, 120, (count, 1, 16, 16), dtype=torch.uint8, generator=generator)
+    for number, label in enumerate(labels.tolist()):
+        pixels[number, 0, 8 * (label // 2) :, 8 * (label % 2) :][:8, :8] += 90
+    return Split(pixels, labels)
+
+
+def everything(folder: Path) -> dict[str, object]:
+    """All that is compared between one process and two."""
+    torch.set_num_threads(1)
+    processes = connect()
+    found: dict[str, object] = {"steps": step_losses(processes)}
+    for kind, mixup, clip in (("shrink", 0.0, 0.0), ("clipped", 0.0, 0.5), ("mixed", 0.4, 0.0)):
+        found |= phase_losses(processes, folder, kind, mixup, clip)
+    divided = processes.spread(lambda number: number**2, range(11), costs=range(11))
+    found["spread"] = [(number, result) for number, result, _ in divided]
+    found["caught"] = [
+        error_of(lambda: processes.once(lambda: refuse("bad"))),
+        error_of(lambda: list(processes.spread(bad_seven, range(9), costs=[1] * 9))),
+    ]
+    return found
+
+
+def phase_losses(processes: Processes, folder: Path, kind: str, mixup: float, clip: float) -> dict[str, object]:
+    """Losses of the phases of a short training, and whether all processes hold the same weights behind it."""
+    pipeline = Pipeline((0.3,), (0.25,), Augmentation(flip=False, mixup=mixup))
+    network = channels_last(SuperNetwork(MACRO, generator=torch.Generator().manual_seed(0)))
+    losses: list[float] = []
+    settings = ShrinkSettings(batch_size=25, calibration_images=16, clip=clip)
+    shrink(
+        network, SPACE, images(), pipeline, PHASES, settings, state=folder / kind / "s.safetensors", seed=0,
+        processes=processes, report=lambda outcome, _: losses.append(outcome.loss),
+    )  # fmt: skip
+    mine = torch.cat([parameter.detach().reshape(-1) for parameter in network.parameters()])
+    first = torch.tensor(processes.once(lambda: mine.tolist()))
+    same = processes.spread(lambda _: torch.equal(mine, first), (0, 1), costs=(1, 1))
+    return {kind: losses, f"{kind}, processes agree": [each for _, each, _ in same]}
+
+
+def step_losses(processes: Processes) -> list[float]:
+    """Losses of the first steps of one phase."""
+    split = images()
+    network = channels_last(SuperNetwork(MACRO, generator=torch.Generator().manual_seed(0)))
+    opened = opened_by(PHASES[1], SPACE)
+    epoch = ElasticEpoch(
+        split=split, pipeline=Pipeline((0.3,), (0.25,), Augmentation()), batch_size=len(split), resolutions=(16,),
+        sample=lambda generator, resolution, number: opened.sample_elastic(generator, resolution=resolution),
+        loss=lambda logits, labels, targets: torch.nn.functional.cross_entropy(logits, labels),
+    )  # fmt: skip
+    optimizer = sgd(network, weight_decay=0)
+    return [
+        train_epoch(
+            network, optimizer, epoch, seed=number, purpose=("x",), schedule=Schedule(0.01, 4), first_step=number,
+            processes=processes,
+        )
+        for number in range(4)
+    ]  # fmt: skip
+
+
+def error_of(work: Callable[[], object]) -> str:
+    """The message of the error that it raises."""
+    try:
+        work()
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def bad_seven(number: int) -> int:
+    """Refuse 7."""
+    return number if number != 7 else refuse("bad")
+
+
+def refuse(name: str) -> int:
+    """Refuse."""
+    raise ConfigError(f"{name} was asked for")
+
+
+def refuse_in(rank: int) -> None:
+    """Refuse in one process, while the others wait for it."""
+    processes = connect()
+    if processes.rank == rank:
+        refuse(f"worse {rank}")
+    processes.sum(torch.ones(1))
