@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/nat2 run
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .

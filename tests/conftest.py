@@ -24,4 +24,4 @@ hypothesis.settings.register_profile(
     "nat2", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("nat2")
-torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, len(os.sched_getaffinity(0))))

@@ -85,8 +85,10 @@ def test_divided_work_gives_the_same_results_and_errors(alone: dict[str, object]
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_mistake_of_any_process_is_raised_by_the_launcher(rank: int) -> None:
+    before = signal.getsignal(signal.SIGTERM), os.environ.get("OMP_NUM_THREADS")
     with pytest.raises(ConfigError, match=f"worse {rank} was asked for"):
         launch(refuse_in, rank, devices=2)
+    assert (signal.getsignal(signal.SIGTERM), os.environ.get("OMP_NUM_THREADS")) == before
 
 
 def run(tmp_path: Path, name: str, *extra: str) -> subprocess.Popen[str]:

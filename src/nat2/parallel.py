@@ -10,7 +10,9 @@ import contextlib
 import logging
 import os
 import pickle
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -278,7 +280,7 @@ def launch(work: Callable[..., T], *arguments: Any, devices: int) -> T:
             threads = max(1, (os.cpu_count() or 1) // devices)
             variables = {_ATTEMPT: str(attempt), "OMP_NUM_THREADS": str(threads)}
             try:
-                with _environment(variables):
+                with _environment(variables), _signals():
                     outcomes = elastic_launch(config, _worker)(Path(folder), work, *arguments)
             except ChildFailedError as error:
                 failure = error.get_first_failure()[1]
@@ -303,6 +305,19 @@ def _worker(folder: Path, work: Callable[..., object], *arguments: Any) -> objec
     except Nat2Error as error:
         (folder / os.environ["RANK"]).write_bytes(pickle.dumps(error))
         os._exit(2)  # at once: the others may be waiting for this process
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """Put back how this process answers to signals: the launcher changes it."""
+    changed = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]
+    before = {number: signal.getsignal(number) for number in changed}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None and threading.current_thread() is threading.main_thread():
+                signal.signal(number, handler)
 
 
 @contextlib.contextmanager
