@@ -16,16 +16,15 @@ import numpy as np
 import torch
 
 from nat2.allocator import keep_freed_memory
-from nat2.config import RunConfig, macros_for, parse_resolutions, parse_widths, resolutions_for
-from nat2.data.augment import DEFAULT_CROP
-from nat2.data.dataset import Dataset, name_of, open_source, read_dataset
-from nat2.data.known import Known
+from nat2.config import RunConfig, parse_resolutions, parse_widths
+from nat2.data.dataset import Dataset, name_of
 from nat2.data.transform import Pipeline, ResizedImages, steps_per_epoch
 from nat2.deploy.export import export
 from nat2.errors import ConfigError
 from nat2.files import load_tensors, save_tensors, write_csv
 from nat2.folder import RunFolder, was_cleared
-from nat2.parallel import ALONE, Processes, connect, disconnected, launch, launched, may_restart, restarted
+from nat2.parallel import Processes, connect, disconnected, launch, launched, may_restart, restarted
+from nat2.prepare import introduction, prepare
 from nat2.progress import Progress, duration
 from nat2.report.page import write_page
 from nat2.report.plots import plot_pareto
@@ -36,8 +35,7 @@ from nat2.search.objectives import parse_objectives
 from nat2.search.select import non_dominated, recommend
 from nat2.search.task import Search
 from nat2.seeds import torch_generator
-from nat2.settings import SCHEDULES
-from nat2.space import Arch, CostTable, Macro, SearchSpace, cost
+from nat2.space import Arch, CostTable, Macro, SearchSpace
 from nat2.supernet import StaticNetwork, Statistics, SuperNetwork, SuperNetworks, calibrate, extract, normalize_by
 from nat2.supernet.checkpoint import load_pretrained, load_weights, read_checkpoint
 from nat2.supernet.static import channels_last
@@ -69,6 +67,11 @@ class Job:
     processes: Processes
     calibration: ResizedImages
     validation: ResizedImages
+
+    @property
+    def introduction(self) -> list[tuple[str, str]]:
+        """What a user should see before hours of work begin."""
+        return introduction(self.config, self.dataset, self.macros, self.space)
 
     def statistics(self, network: SuperNetwork, arch: Arch) -> Statistics:
         """Calibrated on training images."""
@@ -132,7 +135,7 @@ def _run_here(config: RunConfig, out: Path | None, fresh: str, quiet: bool) -> l
                 progress.say(f"{out} holds the finished run of this configuration; --fresh starts over")
             else:
                 job = _job(config, dataset, macros, folder, progress, processes)
-                for name, text in (*_introduction(job), *(("weights", note) for note in notes)):
+                for name, text in (*job.introduction, *(("weights", note) for note in notes)):
                     progress.say(f"{name}: {text}")
                 results = _stages(job, networks)
                 processes.once(lambda: folder.finish(results))
@@ -153,52 +156,6 @@ def _open_folder(out: Path, fresh: str, config: RunConfig, dataset: Dataset, pro
 
     processes.once(claim)
     return opened[0] if opened else RunFolder(out, shared=True)
-
-
-def prepare(config: RunConfig, processes: Processes = ALONE) -> tuple[RunConfig, Dataset, tuple[Macro, ...]]:
-    """Read the images and settle what the configuration leaves open; a macro-architecture for each width."""
-    source = open_source(config.data, skip_bad_images=config.skip_bad_images, memory=config.memory)
-    sides = resolutions_for(source.side) if config.resolutions == "auto" else parse_resolutions(config.resolutions)
-    dataset = read_dataset(
-        config.data,
-        side=sides[-1],
-        source=source,
-        seed=config.seed,
-        val_fraction=config.val_fraction,
-        test_fraction=config.test_fraction,
-    )
-    macros = macros_for(config, classes=len(dataset.classes), channels=dataset.channels, resolutions=sides)
-    known = dataset.known or Known(crop_scale=DEFAULT_CROP)
-    asked = config.augmentation
-    transfers = config.schedule.endswith("transfer") and not config.phases
-    shrink, clip = config.shrink, 5.0 if transfers else 0.0
-    settled = dataclasses.replace(
-        config,
-        resolutions=",".join(map(str, sides)),
-        width=",".join(str(macro.width) for macro in macros),
-        stem_stride=macros[0].stem_stride,
-        center=known.center if config.center is None else config.center,
-        augmentation=dataclasses.replace(
-            asked,
-            flip=asked.flip and dataset.flip,
-            crop_scale=known.crop_scale if asked.crop_scale is None else asked.crop_scale,
-            policy=known.policy if asked.policy is None else asked.policy,
-        ),
-        shrink=dataclasses.replace(
-            shrink,
-            teacher=shrink.teacher or ("widest" if transfers else "progressive"),
-            clip=clip if shrink.clip is None else shrink.clip,
-        ),
-        phases=config.phases or SCHEDULES[config.schedule],
-    )
-    phases_for(SearchSpace.of(macros, sides), settled.phases)
-    for size in (config.shrink.batch_size, config.adapt.batch_size):
-        processes.check_batch(min(size, len(dataset.train)))
-    if config.pretrained:
-        files = config.pretrained.count(",") + 1
-        if files != len(macros):
-            raise ConfigError(f"--pretrained needs a file for each width; got {files} for {len(macros)} widths")
-    return settled, dataset, macros
 
 
 def _job(
@@ -298,8 +255,7 @@ def _train_supernet(job: Job, macro: Macro, network: SuperNetwork | None, lap: C
         network = _new_supernet(begun, macro, processes, job.progress.say)
     space = dataclasses.replace(job.space, widths=(macro.width,))
     title = "train" if len(job.macros) == 1 else f"train width {macro.width}"
-    teacher_of = None
-    widest = job.macros[-1]
+    widest, teacher_of = job.macros[-1], None
     if config.shrink.teacher == "widest" and macro is not widest:
         teacher_of = TeacherSource(widest, teacher_file(job.folder.shrinking(widest.width)))
 
@@ -364,8 +320,8 @@ def search_networks(job: Job, networks: SuperNetworks, archive: Archive, lap: Ca
     )
 
     def report(generation: Generation) -> None:
-        processes.once(lambda: write_csv(folder.log, [_log_row(each) for each in archive.generations()]))
-        job.progress.say(_generation_line(generation, config.search.generations))
+        processes.once(lambda: write_csv(folder.log, [each.row() for each in archive.generations()]))
+        job.progress.say(f"search: {generation.told(config.search.generations)}")
         lap()
 
     found = search(
@@ -498,55 +454,13 @@ def _report(job: Job, found: list[Evaluation], results: list[Result], generation
     write_page(
         folder.page,
         title=dataset.name,
-        facts=_introduction(job),
+        facts=job.introduction,
         archive=found,
         results=results,
         generations=generations,
         seconds=folder.seconds(),
         config=folder.config.read_text(),
     )
-
-
-def _introduction(job: Job) -> list[tuple[str, str]]:
-    """What a user should see before hours of work begin."""
-    dataset, space = job.dataset, job.space
-    kind = "grey" if dataset.channels == 1 else "colour"
-    counts = f"{len(dataset.train)} training, {len(dataset.val)} validation and {len(dataset.test)} test"
-    smallest, largest = cost(job.macros[0], space.smallest), cost(job.macros[-1], space.largest)
-    widths = " and ".join(str(macro.width) for macro in job.macros)
-    return [
-        ("images", f"{counts} images ({kind}) of {len(dataset.classes)} classes"),
-        (
-            "pixels",
-            f"mean {', '.join(f'{mean:.3f}' for mean in dataset.mean)} and standard deviation "
-            f"{', '.join(f'{deviation:.3f}' for deviation in dataset.std)} of the training images, in 0..1",
-        ),
-        *(("note", note) for note in dataset.notes),
-        (
-            "networks",
-            f"{job.macros[0].family} of width {widths}, {space.size:.1e} of them, from {smallest.params:,} to "
-            f"{largest.params:,} parameters, at {job.config.resolutions.replace(',', ', ')} pixels",
-        ),
-        ("objectives", job.config.objectives.replace(",", ", ")),
-    ]
-
-
-def _generation_line(generation: Generation, last: int) -> str:
-    facts = generation.facts
-    line = f"search: generation {generation.number} of {last}, hypervolume {generation.hypervolume:.4f}"
-    if facts.get("rmse") is not None:
-        tau = "-" if facts["tau"] is None else f"{facts['tau']:.2f}"
-        line += f", {facts['candidates']} new networks predicted with tau {tau}, RMSE {facts['rmse']:.4f}"
-    return line
-
-
-def _log_row(generation: Generation) -> dict[str, object]:
-    facts = generation.facts
-    row: dict[str, object] = {"generation": generation.number, "hypervolume": generation.hypervolume}
-    row |= {"archive": len(generation.members), "evaluations": facts["evaluations"]}
-    row |= {name: facts.get(name) for name in ("candidates", "tau", "rho", "rmse")}
-    row |= {name: round(facts.get(name, 0.0), 3) for name in ("search_seconds", "adapt_seconds", "seconds")}
-    return row
 
 
 @contextmanager

@@ -64,6 +64,23 @@ class Generation:
     hypervolume: float
     facts: Mapping[str, Any]
 
+    def told(self, last: int) -> str:
+        """A line about it; `last` is the number of the last generation."""
+        line = f"generation {self.number} of {last}, hypervolume {self.hypervolume:.4f}"
+        if self.facts.get("rmse") is not None:
+            tau = "-" if self.facts["tau"] is None else f"{self.facts['tau']:.2f}"
+            line += f", {self.facts['candidates']} new networks predicted with tau {tau}, RMSE {self.facts['rmse']:.4f}"
+        return line
+
+    def row(self) -> dict[str, object]:
+        """A row of ``log.csv``."""
+        row: dict[str, object] = {"generation": self.number, "hypervolume": self.hypervolume}
+        row |= {"archive": len(self.members), "evaluations": self.facts["evaluations"]}
+        row |= {name: self.facts.get(name) for name in ("candidates", "tau", "rho", "rmse")}
+        return row | {
+            name: round(self.facts.get(name, 0.0), 3) for name in ("search_seconds", "adapt_seconds", "seconds")
+        }
+
 
 class Archive:
     """The evaluations of a run; each is on disk when `add` returns. A context manager."""

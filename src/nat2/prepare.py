@@ -1,0 +1,86 @@
+"""Before any work starts: images are read, what the configuration leaves open is settled, and told."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from nat2.config import RunConfig, macros_for, parse_resolutions, resolutions_for
+from nat2.data.augment import DEFAULT_CROP
+from nat2.data.dataset import Dataset, open_source, read_dataset
+from nat2.data.known import Known
+from nat2.errors import ConfigError
+from nat2.parallel import ALONE, Processes
+from nat2.settings import SCHEDULES
+from nat2.space import Macro, SearchSpace, cost
+from nat2.training.shrink import phases_for
+
+
+def prepare(config: RunConfig, processes: Processes = ALONE) -> tuple[RunConfig, Dataset, tuple[Macro, ...]]:
+    """Read the images and settle what the configuration leaves open; a macro-architecture for each width."""
+    source = open_source(config.data, skip_bad_images=config.skip_bad_images, memory=config.memory)
+    sides = resolutions_for(source.side) if config.resolutions == "auto" else parse_resolutions(config.resolutions)
+    dataset = read_dataset(
+        config.data,
+        side=sides[-1],
+        source=source,
+        seed=config.seed,
+        val_fraction=config.val_fraction,
+        test_fraction=config.test_fraction,
+    )
+    macros = macros_for(config, classes=len(dataset.classes), channels=dataset.channels, resolutions=sides)
+    known = dataset.known or Known(crop_scale=DEFAULT_CROP)
+    asked = config.augmentation
+    transfers = config.schedule.endswith("transfer") and not config.phases
+    shrink = config.shrink
+    settled = dataclasses.replace(
+        config,
+        resolutions=",".join(map(str, sides)),
+        width=",".join(str(macro.width) for macro in macros),
+        stem_stride=macros[0].stem_stride,
+        center=known.center if config.center is None else config.center,
+        augmentation=dataclasses.replace(
+            asked,
+            flip=asked.flip and dataset.flip,
+            crop_scale=known.crop_scale if asked.crop_scale is None else asked.crop_scale,
+            policy=known.policy if asked.policy is None else asked.policy,
+        ),
+        shrink=dataclasses.replace(
+            shrink,
+            teacher=shrink.teacher or ("widest" if transfers else "progressive"),
+            clip=(5.0 if transfers else 0.0) if shrink.clip is None else shrink.clip,
+        ),
+        phases=config.phases or SCHEDULES[config.schedule],
+    )
+    phases_for(SearchSpace.of(macros, sides), settled.phases)
+    for size in (config.shrink.batch_size, config.adapt.batch_size):
+        processes.check_batch(min(size, len(dataset.train)))
+    if config.pretrained:
+        files = config.pretrained.count(",") + 1
+        if files != len(macros):
+            raise ConfigError(f"--pretrained needs a file for each width; got {files} for {len(macros)} widths")
+    return settled, dataset, macros
+
+
+def introduction(
+    config: RunConfig, dataset: Dataset, macros: tuple[Macro, ...], space: SearchSpace
+) -> list[tuple[str, str]]:
+    """What a user should see before hours of work begin."""
+    kind = "grey" if dataset.channels == 1 else "colour"
+    counts = f"{len(dataset.train)} training, {len(dataset.val)} validation and {len(dataset.test)} test"
+    smallest, largest = cost(macros[0], space.smallest), cost(macros[-1], space.largest)
+    widths = " and ".join(str(macro.width) for macro in macros)
+    return [
+        ("images", f"{counts} images ({kind}) of {len(dataset.classes)} classes"),
+        (
+            "pixels",
+            f"mean {', '.join(f'{mean:.3f}' for mean in dataset.mean)} and standard deviation "
+            f"{', '.join(f'{deviation:.3f}' for deviation in dataset.std)} of the training images, in 0..1",
+        ),
+        *(("note", note) for note in dataset.notes),
+        (
+            "networks",
+            f"{macros[0].family} of width {widths}, {space.size:.1e} of them, from {smallest.params:,} to "
+            f"{largest.params:,} parameters, at {config.resolutions.replace(',', ', ')} pixels",
+        ),
+        ("objectives", config.objectives.replace(",", ", ")),
+    ]
