@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,12 +11,15 @@ import torch
 from nat2.data import Pipeline, Split
 from nat2.errors import ConfigError
 from nat2.parallel import Processes, connect
+from nat2.search.archive import Archive
+from nat2.search.nat import search
 from nat2.settings import Augmentation, Phase, ShrinkSettings
 from nat2.space import Macro, SearchSpace
 from nat2.supernet import SuperNetwork
 from nat2.supernet.static import channels_last
 from nat2.training.optimise import ElasticEpoch, Schedule, sgd, train_epoch
 from nat2.training.shrink import opened_by, shrink
+from tests.search.test_nat import World, task
 
 MACRO = Macro(classes=4, channels=1, width=0.25, stem_stride=1)
 SPACE = SearchSpace.of(MACRO, (12, 16))
@@ -42,6 +46,7 @@ def everything(folder: Path) -> dict[str, object]:
     found: dict[str, object] = {"steps": step_losses(processes)}
     for kind, mixup, clip in (("shrink", 0.0, 0.0), ("clipped", 0.0, 0.5), ("mixed", 0.4, 0.0)):
         found |= phase_losses(processes, folder, kind, mixup, clip)
+    found |= searched(processes, folder)
     divided = processes.spread(lambda number: number**2, range(11), costs=range(11))
     found["spread"] = [(number, result) for number, result, _ in divided]
     found["caught"] = [
@@ -49,6 +54,28 @@ def everything(folder: Path) -> dict[str, object]:
         error_of(lambda: list(processes.spread(bad_seven, range(9), costs=[1] * 9))),
     ]
     return found
+
+
+def searched(processes: Processes, folder: Path) -> dict[str, object]:
+    """A search on a made-up world: the archive of this process, and whether the others hold the same."""
+    opened: list[Archive] = []
+
+    def open_file() -> bytes:
+        opened.append(Archive(folder / "archive.db"))
+        return opened[0].content()
+
+    content = processes.once(open_file)
+    archive = opened[0] if opened else Archive.copy(content)
+    found = search(dataclasses.replace(task(World(), archive), processes=processes))
+    rows = [(evaluation.arch.key, evaluation.error, weights) for evaluation, weights in archive.evaluations()]
+    archive.close()
+    first = processes.once(lambda: rows)
+    same = processes.spread(lambda _: rows == first, (0, 1), costs=(1, 1))
+    return {
+        "archive": rows,
+        "front": [each.arch.key for each in found],
+        "archives agree": [each for _, each, _ in same],
+    }
 
 
 def phase_losses(processes: Processes, folder: Path, kind: str, mixup: float, clip: float) -> dict[str, object]:

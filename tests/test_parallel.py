@@ -72,6 +72,12 @@ def test_training_is_that_of_one_process(kind: str, alone: dict[str, object], to
     assert together[f"{kind}, processes agree"] == [True, True]
 
 
+def test_all_processes_hold_the_archive_of_one(alone: dict[str, object], together: dict[str, object]) -> None:
+    assert together["archive"] == alone["archive"]
+    assert together["front"] == alone["front"]
+    assert together["archives agree"] == [True, True]
+
+
 def test_clipping_and_mixing_change_the_training(alone: dict[str, object]) -> None:
     losses = [alone[kind] for kind in ("shrink", "clipped", "mixed")]
     for one, other in itertools.combinations(losses, 2):
