@@ -65,24 +65,13 @@ class Processes:
         """Add the gradients over the processes; all have the same parameters without one, which stay without."""
         if self.size == 1:
             return
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        total = self.sum(torch.cat([gradient.reshape(-1) for gradient in gradients]))
-        first = 0
-        for gradient in gradients:
-            gradient.copy_(total[first : first + gradient.numel()].view_as(gradient))
-            first += gradient.numel()
+        _exchanged([parameter.grad for parameter in parameters if parameter.grad is not None], dist.all_reduce)
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Give all processes the first one's tensors: those of machines that round differently would drift apart."""
         if self.size == 1:
             return
-        listed = [tensor.detach() for tensor in tensors]
-        flat = torch.cat([tensor.reshape(-1) for tensor in listed])
-        dist.broadcast(flat, 0)
-        first = 0
-        for tensor in listed:
-            tensor.copy_(flat[first : first + tensor.numel()].view_as(tensor))
-            first += tensor.numel()
+        _exchanged([tensor.detach() for tensor in tensors], partial(dist.broadcast, src=0))
 
     def part(self, count: int) -> slice:
         """The images of a batch of `count` that are this process's: whole pairs, so that neighbours stay together."""
@@ -154,6 +143,16 @@ class Processes:
 
 ALONE = Processes()
 """The only process of a run."""
+
+
+def _exchanged(tensors: Sequence[Tensor], exchange: Callable[[Tensor], object]) -> None:
+    """Do a collective operation on many tensors at once, in place."""
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    exchange(flat)
+    first = 0
+    for tensor in tensors:
+        tensor.copy_(flat[first : first + tensor.numel()].view_as(tensor))
+        first += tensor.numel()
 
 
 def _timed(work: Callable[[S], T], item: S) -> tuple[T, float]:

@@ -90,6 +90,12 @@ def open_cifar(path: Path, *, memory: float | None = None) -> Opened | None:
 
     def cifar(side: int) -> Source:
         name, images, labels, classes = _binary(path, read) or _python(path, read)
+        for label in np.unique(np.concatenate(list(labels.values()))):
+            if not 0 <= label < len(classes):
+                raise DataError(
+                    f"{path} is {name} but damaged (label {label} of {len(classes)} classes); extract or download "
+                    "it again"
+                )
         return _source(images, labels, classes, side, path=path, memory=memory, known=name)
 
     return Opened(_CIFAR_SIDE, cifar)
@@ -110,11 +116,6 @@ def _binary(path: Path, read: Callable[[str], bytes | None]) -> _Parts | None:
         for split, files in (("train", train), ("test", test)):
             parts = [_records(path, file, read(file), label_bytes) for file in files]
             labels[split] = np.concatenate([part[:, label_bytes - 1] for part in parts]).astype(np.int64)
-            if labels[split].max() >= len(classes):
-                raise DataError(
-                    f"{path} is {name} but damaged (label {labels[split].max()} of {len(classes)} classes); extract or "
-                    "download it again"
-                )
             images[split] = _as_images(np.concatenate([part[:, label_bytes:] for part in parts]))
         return name, images, labels, classes
     return None
@@ -130,8 +131,7 @@ def _python(path: Path, read: Callable[[str], bytes | None]) -> _Parts:
             parts = [_unpickled(path, file, read(file)) for file in files]
             labels[split] = np.concatenate([np.asarray(part[key], dtype=np.int64) for part in parts])
             images[split] = _as_images(np.concatenate([_pixels_of(part["data"]) for part in parts]))
-            known = (labels[split] >= 0) & (labels[split] < len(classes))
-            if len(labels[split]) != len(images[split]) or not known.all():
+            if len(labels[split]) != len(images[split]):
                 raise ValueError(f"{len(images[split])} images and {len(labels[split])} labels in {split} do not fit")
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is {name} but damaged ({error}); extract or download it again") from error

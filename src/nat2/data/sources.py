@@ -122,7 +122,7 @@ def read_listing(listing: Listing, *, side: int, skip_bad_images: bool = False, 
         listing: The files.
         side: Of the result, in pixels.
         skip_bad_images: Leave unreadable images out.
-        memory: GiB that the images may take (`memory_for_images`).
+        memory: GiB that the images may take (`fits`).
 
     Raises:
         DataError: images cannot be read and `skip_bad_images` is not set (all of them are named).

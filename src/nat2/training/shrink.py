@@ -219,7 +219,7 @@ class _Shrinking:
         if phases[number].expands != before:
             sort_channels(self.network, supported={*before, *self.supported})
         self.optimizer.state.clear()
-        own = self.teacher_of.path == self.files.teacher or self.settings.teacher != "widest"
+        own = self.teacher_of.path == self.files.teacher
         if own and (number == 1 or (number and self.settings.teacher in (None, "progressive"))):
             self.save(self.files.teacher, phase=number)  # written down, because the network moves on
         self.save(self.files.state, phase=number, epochs=0)
