@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,16 +9,15 @@ import torch
 
 from nat2.data import Pipeline, Split
 from nat2.errors import ConfigError
+from nat2.nas.archive import Archive
 from nat2.parallel import Processes, connect
-from nat2.search.archive import Archive
-from nat2.search.nat import search
 from nat2.settings import Augmentation, Phase, ShrinkSettings
-from nat2.space import Macro, SearchSpace
+from nat2.space import Arch, Macro, SearchSpace
 from nat2.supernet import SuperNetwork
 from nat2.supernet.static import channels_last
 from nat2.training.optimise import ElasticEpoch, Schedule, sgd, train_epoch
 from nat2.training.shrink import opened_by, shrink
-from tests.search.test_nat import World, task
+from tests.nas.test_nat import World, look_for, new_archive
 
 MACRO = Macro(classes=4, channels=1, width=0.25, stem_stride=1)
 SPACE = SearchSpace.of(MACRO, (12, 16))
@@ -58,22 +56,22 @@ def everything(folder: Path) -> dict[str, object]:
 
 def searched(processes: Processes, folder: Path) -> dict[str, object]:
     """A search on a made-up world: the archive of this process, and whether the others hold the same."""
-    opened: list[Archive] = []
+    opened: list[Archive[Arch]] = []
 
     def open_file() -> bytes:
-        opened.append(Archive(folder / "archive.db"))
+        opened.append(new_archive(folder / "archive.db"))
         return opened[0].content()
 
     content = processes.once(open_file)
-    archive = opened[0] if opened else Archive.copy(content)
-    found = search(dataclasses.replace(task(World(), archive), processes=processes))
-    rows = [(evaluation.arch.key, evaluation.error, weights) for evaluation, weights in archive.evaluations()]
+    archive = opened[0] if opened else Archive.copy(content, ("error", "params", "macs"))
+    found = look_for(World(), archive, processes=processes)
+    rows = [(evaluation.arch.key, evaluation["error"], row.weights) for evaluation, row in archive.evaluations()]
     archive.close()
     first = processes.once(lambda: rows)
     same = processes.spread(lambda _: rows == first, (0, 1), costs=(1, 1))
     return {
         "archive": rows,
-        "front": [each.arch.key for each in found],
+        "front": [each.arch.key for each in found.members],
         "archives agree": [each for _, each, _ in same],
     }
 

@@ -10,12 +10,31 @@ __version__ = version("nat2")
 
 _PUBLIC = {
     "Arch": "nat2.space.arch",
+    "IntegerSpace": "nat2.space.searchable",
+    "Objective": "nat2.nas.objectives",
     "RunConfig": "nat2.config",
+    "SearchSettings": "nat2.settings",
     "SearchSpace": "nat2.space.space",
     "load": "nat2.deploy.export",
+    "objective": "nat2.nas.objectives",
+    "profile": "nat2.estimate",
     "run": "nat2.stages",
+    "search": "nat2.nas.nat",
 }
-__all__ = ["Arch", "RunConfig", "SearchSpace", "__version__", "load", "run"]
+__all__ = [
+    "Arch",
+    "IntegerSpace",
+    "Objective",
+    "RunConfig",
+    "SearchSettings",
+    "SearchSpace",
+    "__version__",
+    "load",
+    "objective",
+    "profile",
+    "run",
+    "search",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jsonargparse
 import yaml
@@ -33,6 +33,14 @@ _RUN = """examples:
 Train a super-network on your images, search it, fine-tune, test and export the best networks, and write a report.
 A run that was interrupted continues when the same command is given again.
 """
+_PROFILE = """examples:
+  nat2 profile --data photos                                        what a run on these images would be
+  nat2 profile --data photos --budget "params<=200k,latency<=3ms"   and whether a budget can be met
+  nat2 profile --config settings.yaml
+
+Look at the images and the search space and train for a few steps: how many networks there are, what they cost, which
+share of them keeps the budget, and how long the run will take. Takes the settings of `nat2 run`; writes nothing.
+"""
 _PREDICT = """examples:
   nat2 predict runs/photos/networks/1a2b3c4d cat.jpg dog.jpg
   nat2 predict runs/photos/networks/1a2b3c4d new/*.png --top 1
@@ -46,7 +54,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     words = _underscored(sys.argv[1:] if arguments is None else arguments)
     try:
         given = build_parser(_preset_of(words)).parse_args(words)
-        verbs = {"run": _run, "predict": _predict}
+        verbs = {"run": _run, "profile": _profile, "predict": _predict}
         verbs[given.subcommand](given[given.subcommand])
     except Nat2Error as error:
         _complain(str(error))
@@ -76,8 +84,9 @@ def build_parser(preset: Preset = "quick") -> ArgumentParser:
         prog="nat2", description=_ABOUT, formatter_class=_Formatter, version=__version__, usage="nat2 VERB [options]"
     )
     verbs = parser.add_subcommands(metavar="VERB", title="verbs", description=None)
-    parsers = {"run": _run_parser(preset), "predict": _predict_parser()}
+    parsers = {"run": _run_parser(preset), "profile": _profile_parser(preset), "predict": _predict_parser()}
     verbs.add_subcommand("run", parsers["run"], help="from labelled images to networks ready to ship")
+    verbs.add_subcommand("profile", parsers["profile"], help="what a run would find and how long it would take")
     verbs.add_subcommand("predict", parsers["predict"], help="classify images with an exported network")
     for verb, subparser in parsers.items():
         subparser.prog = f"nat2 {verb}"
@@ -86,10 +95,20 @@ def build_parser(preset: Preset = "quick") -> ArgumentParser:
 
 def _run_parser(preset: Preset) -> ArgumentParser:
     parser = ArgumentParser(description=_RUN, usage="nat2 run [--data DIR] [--out DIR] [options]")
-    parser.add_argument("--config", action="config", help="YAML file of settings; flags behind it win")
     parser.add_argument("--out", type=str, default="", help="run folder, by default runs/<name of the data>")
     parser.add_argument("--fresh", action="store_true", help="discard what an earlier run left in the folder")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    return _with_settings(parser, preset)
+
+
+def _profile_parser(preset: Preset) -> ArgumentParser:
+    parser = ArgumentParser(description=_PROFILE, usage="nat2 profile [--data DIR] [options]")
+    return _with_settings(parser, preset)
+
+
+def _with_settings(parser: ArgumentParser, preset: Preset) -> ArgumentParser:
+    """A parser that also takes every setting, its defaults those of a preset."""
+    parser.add_argument("--config", action="config", help="YAML file of settings; flags behind it win")
     parser.add_argument(
         "--skip_bad_images", action="store_true", help="leave unreadable images out instead of refusing the folder"
     )
@@ -109,17 +128,35 @@ def _predict_parser() -> ArgumentParser:
 def _run(given: Namespace) -> None:
     from nat2.stages import run
 
+    config, options = _settings(given, _run_parser("quick"), "out", "fresh", "quiet")
+    out = options.pop("out")
+    run(config, out=Path(out) if out else None, **options)
+
+
+def _profile(given: Namespace) -> None:
+    from nat2.estimate import profile
+    from nat2.progress import Progress
+    from nat2.report.profile import profile_table
+
+    config, _ = _settings(given, _profile_parser("quick"))
+    with Progress() as progress:
+        found = profile(config, say=progress.say)
+        for part in profile_table(found):
+            progress.show(part)
+
+
+def _settings(given: Namespace, parser: ArgumentParser, *names: str) -> tuple[RunConfig, dict[str, Any]]:
+    """The configuration that was given, and the options beside it."""
     for field in dataclasses.fields(RunConfig):
         if field.default_factory is not dataclasses.MISSING and not isinstance(given[field.name], Namespace):
             raise ConfigError(f"{field.name} is a group of settings, as --help shows; got {given[field.name]!r}")
-    for name in ("fresh", "quiet", "skip_bad_images"):
+    for name in {"fresh", "quiet", "skip_bad_images"} & {*names, "skip_bad_images"}:
         if not isinstance(given[name], bool):
             raise ConfigError(f"{name} must be true or false; got {given[name]!r}")
-    settings = vars(_run_parser("quick").instantiate(given))
-    options = {name: settings.pop(name) for name in ("out", "fresh", "quiet")}
+    settings = vars(parser.instantiate(given))
+    options = {name: settings.pop(name) for name in names}
     settings.pop("config")
-    out = Path(options.pop("out")) if options["out"] else options.pop("out") or None
-    run(RunConfig(**settings), out=out, **options)
+    return RunConfig(**settings), options
 
 
 def _predict(given: Namespace) -> None:

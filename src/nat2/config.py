@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from nat2.errors import ConfigError
-from nat2.search.objectives import parse_objectives
+from nat2.nas.budget import parse_budget
+from nat2.nas.objectives import parse_objectives
 from nat2.settings import (
+    SEARCH_PRESETS,
     Accelerator,
     AdaptSettings,
     Augmentation,
@@ -35,7 +37,10 @@ class RunConfig:
     y_train, ...), CIFAR-10, CIFAR-100 or Tiny ImageNet as downloaded, `hub:NAME` for one of the Hugging Face hub, or
     `digits`: scikit-learn's 1,797 images."""
     objectives: str = "error,params"
-    """What to minimise, separated by commas: error, params, macs."""
+    """What to minimise, separated by commas: error, params, macs, memory (peak of the activations), latency (on this
+    machine), and functions of your own like `energy.py:joules`."""
+    budget: str = ""
+    """Bounds that the search keeps to, separated by commas: `params<=200k,latency<=3ms`."""
     networks: int = 6
     """How many networks to fine-tune and export: the best in each objective, then those of the highest trade-off."""
     seed: int = 0
@@ -91,6 +96,12 @@ class RunConfig:
     """`cuda`, `cpu`, or a GPU if there is one."""
     precision: Precision = "auto"
     """Of the super-network's training: bfloat16 where a GPU can (`bf16-mixed`), else float32 (`32-true`)."""
+    latency_batch: int = 1
+    """Images at once when the latency is measured."""
+    latency_threads: int = 1
+    """Threads when the latency is measured."""
+    tensorboard: bool = False
+    """Write the search as curves for TensorBoard too; needs the extra `tensorboard`."""
     checkpoint_seconds: float = 5.0
     """Seconds of training behind which the end of an epoch is written down; 0 for every epoch."""
 
@@ -102,7 +113,12 @@ class RunConfig:
         """
         if not isinstance(self.data, str) or not self.data:
             raise ConfigError(f"--data must name a folder, a file, or digits; got {self.data!r}")
-        parse_objectives(self.objectives)
+        parse_budget(self.budget, parse_objectives(self.objectives))
+        if min(self.latency_batch, self.latency_threads) < 1:
+            raise ConfigError(
+                "--latency_batch and --latency_threads must be at least 1; got "
+                f"{self.latency_batch} and {self.latency_threads}"
+            )
         if self.resolutions != "auto":
             parse_resolutions(self.resolutions)
         if self.schedule.endswith("transfer") and not self.pretrained and not self.phases:
@@ -261,15 +277,12 @@ _PUBLISHED: dict[str, Any] = {
 PRESETS: dict[Preset, dict[str, Any]] = {
     "quick": {},
     "nat2": _PUBLISHED
-    | {"search": {"archive": 300, "oversample": 10, "generations": 30, "candidates": 25, "top": 150}},
+    | {"search": SEARCH_PRESETS["nat2"]},
     "nat": _PUBLISHED
     | {
         "family": "SE_B",
         "schedule": "ofa",
-        "search": {
-            "archive": 100, "oversample": 1, "sampling": "uniform", "update": "append", "features": "one-hot",
-            "generations": 30, "candidates": 8, "top": 150,
-        },
+        "search": SEARCH_PRESETS["nat"],
         "finetune": _PUBLISHED["finetune"] | {"optimizer": "sgd", "weight_decay": 5e-4},
     },
 }  # fmt: skip

@@ -121,6 +121,11 @@ class RunFolder:
         """The report."""
         return self.path / "report.html"
 
+    @property
+    def curves(self) -> Path:
+        """Curves for TensorBoard."""
+        return self.path / "tensorboard"
+
     def supernet(self, width: float) -> Path:
         """Weights of the adapted super-network of a width."""
         return self.path / f"supernet-w{width}.safetensors"
@@ -262,13 +267,13 @@ class RunFolder:
 
 # Where the images lie does not matter as long as they are the same ones, and that the fingerprint tells; how many
 # processes divide the work changes results by rounding only.
-_FREE = ("data", "skip_bad_images", "memory", "devices", "accelerator", "checkpoint_seconds")
+_FREE = ("data", "skip_bad_images", "memory", "devices", "accelerator", "checkpoint_seconds", "tensorboard")
 NETWORK_FILES = ("model.onnx", "model.safetensors", "arch.json", "result.json")
 _CLEARING, _FRESH = ".clearing", ".fresh"
 _OWN = {
     ".lock", _CLEARING, _FRESH, "archive.db", "archive.db-shm", "archive.db-wal", "config.yaml", "data.json",
     "environment.json", "log.csv", "networks", "pareto.csv", "pareto.png", "report.html", "results.json",
-    "seconds.json", "splits.csv", "state",
+    "seconds.json", "splits.csv", "state", "tensorboard",
 }  # fmt: skip
 
 

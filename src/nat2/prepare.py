@@ -9,14 +9,27 @@ from nat2.data.augment import DEFAULT_CROP
 from nat2.data.dataset import Dataset, open_source, read_dataset
 from nat2.data.known import Known
 from nat2.errors import ConfigError
+from nat2.evaluation import quantities, with_costs
+from nat2.nas.budget import parse_budget, told
+from nat2.nas.feasible import check_budget
+from nat2.nas.objectives import parse_objectives
+from nat2.nas.predictors import check_predictor
 from nat2.parallel import ALONE, Processes
+from nat2.report.curves import check_curves
 from nat2.settings import SCHEDULES
 from nat2.space import Macro, SearchSpace, cost
 from nat2.training.shrink import phases_for
 
 
 def prepare(config: RunConfig, processes: Processes = ALONE) -> tuple[RunConfig, Dataset, tuple[Macro, ...]]:
-    """Read the images and settle what the configuration leaves open; a macro-architecture for each width."""
+    """Read the images and settle what the configuration leaves open; a macro-architecture for each width.
+
+    Raises:
+        Nat2Error: the images or the settings cannot be used.
+    """
+    if config.tensorboard:
+        check_curves()
+    check_predictor(config.search.predictor)
     source = open_source(config.data, skip_bad_images=config.skip_bad_images, memory=config.memory)
     sides = resolutions_for(source.side) if config.resolutions == "auto" else parse_resolutions(config.resolutions)
     dataset = read_dataset(
@@ -51,7 +64,10 @@ def prepare(config: RunConfig, processes: Processes = ALONE) -> tuple[RunConfig,
         ),
         phases=config.phases or SCHEDULES[config.schedule],
     )
-    phases_for(SearchSpace.of(macros, sides), settled.phases)
+    space = SearchSpace.of(macros, sides)
+    phases_for(space, settled.phases)
+    objectives, also = quantities(settled)
+    check_budget(space, with_costs((*objectives, *also), space, macros), seed=settled.seed)
     for size in (config.shrink.batch_size, config.adapt.batch_size):
         processes.check_batch(min(size, len(dataset.train)))
     if config.pretrained:
@@ -65,6 +81,7 @@ def introduction(
     config: RunConfig, dataset: Dataset, macros: tuple[Macro, ...], space: SearchSpace
 ) -> list[tuple[str, str]]:
     """What a user should see before hours of work begin."""
+    objectives = parse_objectives(config.objectives)
     kind = "grey" if dataset.channels == 1 else "colour"
     counts = f"{len(dataset.train)} training, {len(dataset.val)} validation and {len(dataset.test)} test"
     smallest, largest = cost(macros[0], space.smallest), cost(macros[-1], space.largest)
@@ -83,4 +100,5 @@ def introduction(
             f"{largest.params:,} parameters, at {config.resolutions.replace(',', ', ')} pixels",
         ),
         ("objectives", config.objectives.replace(",", ", ")),
+        *([("budget", ", ".join(map(told, parse_budget(config.budget, objectives))))] if config.budget else []),
     ]

@@ -3,86 +3,49 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import json
 import shlex
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from nat2.allocator import keep_freed_memory
-from nat2.config import RunConfig, parse_resolutions, parse_widths
+from nat2.config import RunConfig, parse_widths
 from nat2.data.dataset import Dataset, name_of
-from nat2.data.transform import Pipeline, ResizedImages, steps_per_epoch
-from nat2.deploy.export import export
+from nat2.data.transform import steps_per_epoch
 from nat2.errors import ConfigError
+from nat2.evaluation import latency_of_ends
 from nat2.files import load_tensors, save_tensors, write_csv
 from nat2.folder import RunFolder, was_cleared
+from nat2.job import Job
+from nat2.nas.archive import Archive, Generation
+from nat2.nas.found import Found
+from nat2.nas.nat import search
 from nat2.parallel import Processes, connect, disconnected, launch, launched, may_restart, restarted
-from nat2.prepare import introduction, prepare
+from nat2.polish import polish_networks
+from nat2.prepare import prepare
 from nat2.progress import Progress, duration
+from nat2.report.curves import write_curves
 from nat2.report.page import write_page
 from nat2.report.plots import plot_pareto
 from nat2.report.results import Result, picks, table
-from nat2.search.archive import Archive, Evaluation, Generation
-from nat2.search.nat import search
-from nat2.search.objectives import parse_objectives
-from nat2.search.select import non_dominated, recommend
-from nat2.search.task import Search
 from nat2.seeds import torch_generator
-from nat2.space import Arch, CostTable, Macro, SearchSpace
-from nat2.supernet import StaticNetwork, Statistics, SuperNetwork, SuperNetworks, calibrate, extract, normalize_by
+from nat2.space import Arch, Macro
+from nat2.supernet import SuperNetwork, SuperNetworks
 from nat2.supernet.checkpoint import load_pretrained, load_weights, read_checkpoint
 from nat2.supernet.static import channels_last
 from nat2.training.adapt import Adaptation
-from nat2.training.finetune import finetune
-from nat2.training.optimise import accuracy, has_state
+from nat2.training.optimise import has_state
 from nat2.training.shrink import (
     PhaseOutcome,
     TeacherSource,
-    calibration_images,
     largest_as_teacher,
     phases_for,
     shrink,
     teacher_file,
 )
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything that the stages of a run share."""
-
-    config: RunConfig
-    folder: RunFolder
-    dataset: Dataset
-    pipeline: Pipeline
-    macros: tuple[Macro, ...]
-    space: SearchSpace
-    progress: Progress
-    processes: Processes
-    calibration: ResizedImages
-    validation: ResizedImages
-
-    @property
-    def introduction(self) -> list[tuple[str, str]]:
-        """What a user should see before hours of work begin."""
-        return introduction(self.config, self.dataset, self.macros, self.space)
-
-    def statistics(self, network: SuperNetwork, arch: Arch) -> Statistics:
-        """Calibrated on training images."""
-        return calibrate(network, arch, self.calibration.batches(arch.resolution))
-
-    @torch.no_grad()
-    def error(self, network: SuperNetwork, arch: Arch) -> float:
-        """Share of misclassified validation images."""
-        normalize = normalize_by(self.statistics(network, arch))
-        batches = self.validation.batches(arch.resolution)
-        return 1 - accuracy(lambda images: network(images, arch, normalize=normalize), batches, self.validation.labels)
 
 
 def run(config: RunConfig, *, out: Path | None = None, fresh: bool = False, quiet: bool = False) -> list[Result]:
@@ -134,9 +97,11 @@ def _run_here(config: RunConfig, out: Path | None, fresh: str, quiet: bool) -> l
             if processes.once(lambda: folder.finished):
                 progress.say(f"{out} holds the finished run of this configuration; --fresh starts over")
             else:
-                job = _job(config, dataset, macros, folder, progress, processes)
+                job = Job.of(config, dataset, macros, folder, progress, processes)
                 for name, text in (*job.introduction, *(("weights", note) for note in notes)):
                     progress.say(f"{name}: {text}")
+                if networks:
+                    processes.once(lambda: _check_latency(job, networks))
                 results = _stages(job, networks)
                 processes.once(lambda: folder.finish(results))
             results = processes.once(folder.results)
@@ -158,32 +123,6 @@ def _open_folder(out: Path, fresh: str, config: RunConfig, dataset: Dataset, pro
     return opened[0] if opened else RunFolder(out, shared=True)
 
 
-def _job(
-    config: RunConfig,
-    dataset: Dataset,
-    macros: tuple[Macro, ...],
-    folder: RunFolder,
-    progress: Progress,
-    processes: Processes,
-) -> Job:
-    pipeline = Pipeline(
-        dataset.mean, dataset.std, config.augmentation, device=processes.device, center=config.center or 1.0
-    )
-    calibration = calibration_images(dataset.train, config.shrink.calibration_images)
-    return Job(
-        config=config,
-        folder=folder,
-        dataset=dataset,
-        pipeline=pipeline,
-        macros=macros,
-        space=SearchSpace.of(macros, parse_resolutions(config.resolutions)),
-        progress=progress,
-        processes=processes,
-        calibration=ResizedImages(calibration, pipeline),
-        validation=ResizedImages(dataset.val, pipeline),
-    )
-
-
 def _stages(job: Job, networks: tuple[SuperNetwork, ...]) -> list[Result]:
     with _timed(job, "train") as lap:
         trained = train_supernets(job, networks, lap)
@@ -197,16 +136,23 @@ def _stages(job: Job, networks: tuple[SuperNetwork, ...]) -> list[Result]:
     return results
 
 
-def _open_archive(job: Job) -> Archive:
+def _check_latency(job: Job, networks: Sequence[SuperNetwork]) -> None:
+    """Refuse a latency that no network has, before hours of work."""
+    for each in (*job.objectives, *job.also):
+        if each.name == "latency" and each.bounded:
+            latency_of_ends(job.evaluator, SuperNetworks(networks), job.space, each)
+
+
+def _open_archive(job: Job) -> Archive[Arch]:
     """The archive on disk in the first process, a copy in memory in the others."""
-    opened: list[Archive] = []
+    opened: list[Archive[Arch]] = []
 
     def open_file() -> bytes:
-        opened.append(Archive(job.folder.archive))
+        opened.append(Archive(job.folder.archive, job.columns))
         return opened[0].content() if job.processes.size > 1 else b""
 
     content = job.processes.once(open_file)
-    return opened[0] if opened else Archive.copy(content)
+    return opened[0] if opened else Archive.copy(content, job.columns)
 
 
 def train_supernets(job: Job, networks: Sequence[SuperNetwork], lap: Callable[[], None]) -> SuperNetworks:
@@ -261,7 +207,7 @@ def _train_supernet(job: Job, macro: Macro, network: SuperNetwork | None, lap: C
 
     def report(outcome: PhaseOutcome, network: SuperNetwork) -> None:
         ends = (space.largest, space.smallest)
-        measured = processes.spread(lambda arch: job.error(network, arch), ends, costs=(1, 1))
+        measured = processes.spread(lambda arch: job.evaluator.error(network, arch), ends, costs=(1, 1))
         largest, smallest = (1 - error for _, error, _ in measured)
         kept = f", epoch {outcome.kept} kept" if outcome.kept < outcome.phase.epochs else ""
         job.progress.say(
@@ -284,7 +230,7 @@ def _train_supernet(job: Job, macro: Macro, network: SuperNetwork | None, lap: C
         teacher_of=teacher_of,
         processes=processes,
         interval=config.checkpoint_seconds,
-        validate=lambda network, arch: 1 - job.error(network, arch),
+        validate=lambda network, arch: 1 - job.evaluator.error(network, arch),
         report=report,
         say=job.progress.say,
         tick=job.progress.step,
@@ -293,12 +239,11 @@ def _train_supernet(job: Job, macro: Macro, network: SuperNetwork | None, lap: C
     return network.eval()
 
 
-def search_networks(job: Job, networks: SuperNetworks, archive: Archive, lap: Callable[[], None]) -> list[Evaluation]:
-    """Stage 2: NAT2's loop, with adaptation. Returns the last archive; the networks hold the adapted weights."""
+def search_networks(job: Job, networks: SuperNetworks, archive: Archive[Arch], lap: Callable[[], None]) -> Found[Arch]:
+    """Stage 2: NAT2's loop, with adaptation. The networks hold the adapted weights afterwards."""
     config, folder, processes = job.config, job.folder, job.processes
     widest = networks[job.space.largest.width]
     teacher = largest_as_teacher(widest, job.space, job.dataset.train, job.pipeline, config.shrink)
-    objectives = parse_objectives(config.objectives)
     steps = steps_per_epoch(len(job.dataset.train), config.adapt.batch_size)
     adapts = config.adapt.epochs > 0
     training = config.search.generations * config.adapt.epochs * steps
@@ -320,24 +265,29 @@ def search_networks(job: Job, networks: SuperNetworks, archive: Archive, lap: Ca
     )
 
     def report(generation: Generation) -> None:
-        processes.once(lambda: write_csv(folder.log, [each.row() for each in archive.generations()]))
+        processes.once(lambda: _log(job, archive.generations()))
         job.progress.say(f"search: {generation.told(config.search.generations)}")
         lap()
 
+    measured = json.dumps(
+        {"batch": config.latency_batch, "threads": config.latency_threads, "device": str(processes.device)}
+    )
+    processes.once(lambda: archive.note("latency", measured))
+    evaluator = job.evaluator
+    tied = evaluator.tied(networks, (*job.objectives, *job.also))
     found = search(
-        Search(
-            space=job.space,
-            costs=CostTable(job.space, {macro.width: macro for macro in job.macros}),
-            objectives=objectives,
-            settings=config.search,
-            archive=archive,
-            measure=lambda arch: job.error(networks[arch.width], arch),
-            adapt=adaptation.advance if adapts else None,
-            seed=config.seed,
-            processes=processes,
-            tick=job.progress.step,
-            report=report,
-        )
+        job.space,
+        evaluator.evaluate(networks, job.objectives),
+        tied[: len(job.objectives)],
+        also=tied[len(job.objectives) :],
+        settings=config.search,
+        archive=archive,
+        adapt=adaptation.advance if adapts else None,
+        seed=config.seed,
+        processes=processes,
+        tick=job.progress.step,
+        report=report,
+        say=job.progress.say,
     )
 
     def save() -> None:
@@ -349,113 +299,22 @@ def search_networks(job: Job, networks: SuperNetworks, archive: Archive, lap: Ca
     return found
 
 
-def _returned(job: Job, found: Sequence[Evaluation]) -> list[Evaluation]:
-    """The networks to polish: of the archive's front, the best in each objective and the high-trade-off ones."""
-    names = [objective.name for objective in parse_objectives(job.config.objectives)]
-    found = sorted(found, key=lambda evaluation: evaluation.macs)  # of networks that are otherwise equal, the faster
-    values = np.array([evaluation.values(names) for evaluation in found])
-    front = non_dominated(values)
-    lowest = values[:, 0].min()
-    noise = math.sqrt(lowest * (1 - lowest) / len(job.validation))
-    chosen = [found[index] for index in front[recommend(values[front], job.config.networks, noise=noise)]]
-    job.progress.stage("fine-tune", 2 * job.config.finetune.epochs * len(chosen))
-    job.progress.say(f"fine-tune: {len(chosen)} of the {len(front)} networks that no other beats")
-    return sorted(chosen, key=lambda evaluation: (evaluation.params, evaluation.macs))
+def _log(job: Job, generations: Sequence[Generation]) -> None:
+    write_csv(job.folder.log, [each.row() for each in generations])
+    if job.config.tensorboard:
+        write_curves(job.folder.curves, generations)
 
 
-def polish_networks(
-    job: Job, networks: SuperNetworks, found: Sequence[Evaluation], lap: Callable[[], None]
-) -> list[Result]:
-    """Stage 3: fine-tune, test and export the networks to return, each by one process."""
-    returned, here = job.processes.once(lambda: _returned(job, found)), set()
-
-    def work(evaluation: Evaluation) -> tuple[Result, float | None]:
-        here.add(evaluation.arch)
-        return polish(job, networks[evaluation.arch.width], evaluation)
-
-    results = []
-    for evaluation, (result, difference), _ in job.processes.spread(
-        work, returned, costs=[evaluation.macs for evaluation in returned]
-    ):
-        results.append(result)
-        if evaluation.arch not in here:
-            job.progress.step(2 * job.config.finetune.epochs)
-        if difference is not None:
-            job.progress.say(
-                f"exported {result.id}: {result.params:,} parameters, {100 * result.test_accuracy:.1f} % on the test "
-                f"images; ONNX Runtime agrees with torch to {difference:.0e}"
-            )
-        lap()
-    return results
-
-
-def polish(job: Job, network: SuperNetwork, evaluation: Evaluation) -> tuple[Result, float | None]:
-    """Fine-tune one network, test it once, export it; or read what was done before.
-
-    Returns:
-        What is told of it, and the largest difference of a logit between ONNX Runtime and torch (None if it was done
-        before).
-    """
-    arch = evaluation.arch
-    done = job.folder.result(arch.id)
-    if done is not None:
-        job.progress.step(2 * job.config.finetune.epochs)
-        return done, None
-    inherited = extract(network, arch, job.statistics(network, arch))
-    finetuned = finetune(
-        inherited,
-        job.dataset.train,
-        job.dataset.val,
-        job.pipeline,
-        job.config.finetune,
-        state=job.folder.state / f"finetune-{arch.id}.safetensors",
-        seed=job.config.seed,
-        interval=job.config.checkpoint_seconds,
-        say=job.progress.say,
-        tick=job.progress.step,
-    )
-    test_accuracy = _test(job, finetuned.network)
-    params, macs = evaluation.params, evaluation.macs
-    result = Result(
-        id=arch.id,
-        arch=arch.key,
-        error=evaluation.error,
-        params=params,
-        macs=macs,
-        inherited_val_accuracy=finetuned.inherited_val_accuracy,
-        val_accuracy=finetuned.val_accuracy,
-        test_accuracy=test_accuracy,
-        finetune_epochs=finetuned.epochs,
-    )
-    facts = {
-        "accuracy": {"validation": result.val_accuracy, "test": test_accuracy},
-        "params": params,
-        "macs": macs,
-    }
-    folder = job.folder.network(arch.id)
-    difference = export(
-        finetuned.network, job.pipeline, job.dataset.classes, folder, side=job.dataset.side, facts=facts
-    )
-    job.folder.keep(result)
-    return result, difference
-
-
-@torch.no_grad()
-def _test(job: Job, network: StaticNetwork) -> float:
-    images = ResizedImages(job.dataset.test, job.pipeline)
-    return accuracy(network, images.batches(network.arch.resolution), images.labels)
-
-
-def _report(job: Job, found: list[Evaluation], results: list[Result], generations: list[Generation]) -> None:
+def _report(job: Job, found: Found[Arch], results: list[Result], generations: list[Generation]) -> None:
     folder, dataset = job.folder, job.dataset
-    objectives = [objective.name for objective in parse_objectives(job.config.objectives)]
+    objectives = [objective.name for objective in job.objectives]
     write_csv(folder.pareto, [result.row(objectives) for result in results])
-    plot_pareto(folder.plot, found, results, cost="macs" if "params" not in objectives else "params")
+    plot_pareto(folder.plot, found.members, results, cost="macs" if "params" not in objectives else "params")
     write_page(
         folder.page,
         title=dataset.name,
         facts=job.introduction,
-        archive=found,
+        archive=found.members,
         results=results,
         generations=generations,
         seconds=folder.seconds(),

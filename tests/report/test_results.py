@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from nat2.nas.archive import Evaluation, Generation
 from nat2.report.page import write_page
 from nat2.report.plots import plot_pareto
 from nat2.report.results import Result, picks, table
-from nat2.search.archive import Evaluation, Generation
 from nat2.space import Arch
 
 ARCHS = [Arch.from_key(f"r{r}-w0.5-k3e3.k5e4-k7e6.k3e3") for r in (16, 18, 20, 24)]
@@ -31,7 +31,7 @@ RESULTS = [
     result(2, 10, 0.9, 0.97),
     result(3, 200, 0.99, 0.91),
 ]
-ARCHIVE = [Evaluation(arch, 0.1 * n, 10 + n, 100 + n) for n, arch in enumerate(ARCHS)]
+ARCHIVE = [Evaluation(arch, {"error": 0.1 * n, "params": 10 + n, "macs": 100 + n}) for n, arch in enumerate(ARCHS)]
 GENERATIONS = [Generation(0, tuple(ARCHS), 0.5, {}), Generation(1, tuple(ARCHS), 0.6, {"tau": 0.25})]
 
 

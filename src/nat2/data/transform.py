@@ -94,6 +94,9 @@ def shuffled_batches(count: int, batch_size: int, generator: torch.Generator) ->
         yield order[step * size : (step + 1) * size]
 
 
+_LEAST = 64
+
+
 class ResizedImages:
     """A split's evaluation inputs at every resolution asked for, kept while they fit in memory."""
 
@@ -107,9 +110,21 @@ class ResizedImages:
         self._batch_size = batch_size
         self._limit = memory_limit
         self._kept: dict[int, list[Tensor]] = {}
+        self._parts: dict[int, ResizedImages] = {}
 
     def __len__(self) -> int:
         return len(self._split)
+
+    def part(self, share: float) -> ResizedImages:
+        """A share of the images, above 0 and at most 1, evenly from all classes; some are always left."""
+        count = min(len(self), max(_LEAST, round(len(self) * share)))
+        if count == len(self):
+            return self
+        if count not in self._parts:
+            indices = torch.linspace(0, len(self) - 1, count).round().long()
+            split = self._split.part(indices)
+            self._parts[count] = ResizedImages(split, self._pipeline, batch_size=self._batch_size)
+        return self._parts[count]
 
     def batches(self, resolution: int) -> Iterator[Tensor]:
         """The inputs in order, in batches."""

@@ -143,7 +143,7 @@ def _export_onnx(model: Deployable, path: Path, resolution: int) -> float:
         expected = model(images)
     if not torch.isfinite(expected).all():
         raise Nat2Error(f"{path.parent.name} answers with numbers that are not finite; its training diverged")
-    with _quiet_exporter():
+    with quiet_exporter():
         program = torch.onnx.export(
             model,
             (images,),
@@ -171,7 +171,7 @@ def _export_onnx(model: Deployable, path: Path, resolution: int) -> float:
 
 
 @contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Keep the exporter's own chatter off the terminal."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]

@@ -13,9 +13,9 @@ from typing import Any
 import plotly.offline
 
 from nat2.files import write_text
+from nat2.nas.archive import Evaluation, Generation
 from nat2.progress import duration
 from nat2.report.results import Result, picks
-from nat2.search.archive import Evaluation, Generation
 from nat2.space.arch import Arch
 
 
@@ -24,7 +24,7 @@ def write_page(
     *,
     title: str,
     facts: Sequence[tuple[str, str]],
-    archive: Sequence[Evaluation],
+    archive: Sequence[Evaluation[Arch]],
     results: Sequence[Result],
     generations: Sequence[Generation],
     seconds: Mapping[str, float],
@@ -61,11 +61,12 @@ def write_page(
 
 
 def _plot_data(
-    archive: Sequence[Evaluation], results: Sequence[Result], generations: Sequence[Generation]
+    archive: Sequence[Evaluation[Arch]], results: Sequence[Result], generations: Sequence[Generation]
 ) -> dict[str, Any]:
     return {
         "archive": [
-            {"arch": e.arch.key, "accuracy": 100 * (1 - e.error), "params": e.params, "macs": e.macs} for e in archive
+            {"arch": e.arch.key, "accuracy": 100 * (1 - e["error"]), "params": e["params"], "macs": e["macs"]}
+            for e in archive
         ],
         "results": [
             {

@@ -9,17 +9,18 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from nat2.files import write_bytes
+from nat2.nas.archive import Evaluation
 from nat2.report.results import Result
-from nat2.search.archive import Evaluation
+from nat2.space import Arch
 
 
-def plot_pareto(path: Path, archive: Sequence[Evaluation], results: Sequence[Result], *, cost: str) -> None:
+def plot_pareto(path: Path, archive: Sequence[Evaluation[Arch]], results: Sequence[Result], *, cost: str) -> None:
     """Draw accuracy against a cost (``params`` or ``macs``): the archive behind the returned networks."""
     figure = Figure(figsize=(7.5, 5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     axes.scatter(
-        [getattr(each, cost) for each in archive],
-        [100 * (1 - each.error) for each in archive],
+        [each[cost] for each in archive],
+        [100 * (1 - each["error"]) for each in archive],
         s=12,
         color="#9aa5b1",
         label="archive (validation images, before fine-tuning)",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -31,10 +31,13 @@ class Result:
     """Of the exported weights on the test images."""
     finetune_epochs: int
     """The best epoch; 0 if the inherited weights stayed the best."""
+    others: dict[str, float] = field(default_factory=dict)
+    """Whatever else the search measured, e.g. ``memory`` (bytes), ``latency`` (ms)."""
 
     def row(self, objectives: Sequence[str]) -> dict[str, Any]:
         """A row of pareto.csv: id and architecture, the objectives, then everything else."""
         facts = asdict(self)
+        facts |= facts.pop("others")
         first = ["id", "arch", *objectives, "params", "macs", "val_accuracy", "test_accuracy"]
         return {name: facts[name] for name in dict.fromkeys([*first, *facts])}
 

@@ -3,6 +3,18 @@
 from nat2.space.arch import Arch, Layer
 from nat2.space.cost import Cost, CostTable, cost
 from nat2.space.macro import Macro
+from nat2.space.searchable import IntegerSpace, Searchable
 from nat2.space.space import Genomes, SearchSpace
 
-__all__ = ["Arch", "Cost", "CostTable", "Genomes", "Layer", "Macro", "SearchSpace", "cost"]
+__all__ = [
+    "Arch",
+    "Cost",
+    "CostTable",
+    "Genomes",
+    "IntegerSpace",
+    "Layer",
+    "Macro",
+    "SearchSpace",
+    "Searchable",
+    "cost",
+]

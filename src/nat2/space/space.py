@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from nat2.errors import ArchError, ConfigError
 from nat2.space.arch import MBCONV, Arch, Layer
+from nat2.space.features import one_hot, structure
 from nat2.space.macro import KERNELS, MAX_DEPTH, MAX_EXPAND, MAX_KERNEL, STAGES, Macro
 
 Genomes = NDArray[np.int64]
 Sampling = Literal["balanced", "uniform"]
 Repair = Literal["push", "fill"]
-FeatureKind = Literal["integer", "one-hot"]
+FeatureKind = Literal["integer", "one-hot", "structure"]
 
 _LAYERS = STAGES * MAX_DEPTH
 _BLOCKS = (1, 2, 4, 3, 5, 6, 7)  # the order of the published encoding: by the number of active blocks
@@ -242,6 +243,18 @@ class SearchSpace:
             genome[start : start + len(layers)] = [self.codes[layer] for layer in layers]
         return genome
 
+    def key(self, arch: Arch) -> str:
+        """The network as one string, its identity."""
+        return arch.key
+
+    def parse(self, key: str) -> Arch:
+        """Read what `key` gives.
+
+        Raises:
+            ArchError: the string is not an architecture's key.
+        """
+        return Arch.from_key(key)
+
     def encode_all(self, archs: Sequence[Arch]) -> Genomes:
         """Canonical genomes of several networks, shape (n, genes)."""
         return np.array([self.encode(arch) for arch in archs]).reshape(len(archs), self.n_genes)
@@ -267,14 +280,14 @@ class SearchSpace:
                     _check_member(f"sum of active blocks of {place}", layer.blocks, allowed)
 
     def features(self, genomes: Genomes, kind: FeatureKind = "integer") -> NDArray[np.float64]:
-        """Inputs of an accuracy predictor: the genome itself (NAT2), or one column a gene and category (NAT)."""
+        """Inputs of an accuracy predictor for canonical genomes, shape (n, features).
+
+        ``integer``: the genome itself (NAT2); ``one-hot``: one column a gene and value (NAT); ``structure``: what each
+        layer, each stage and the network is (ours).
+        """
         if kind == "integer":
             return genomes.astype(np.float64)
-        columns = [
-            genomes[:, gene, None] == np.arange(low, high + 1)
-            for gene, (low, high) in enumerate(zip(self.lower, self.upper, strict=True))
-        ]
-        return np.concatenate(columns, axis=1).astype(np.float64)
+        return one_hot(genomes, self.lower, self.upper) if kind == "one-hot" else structure(self, genomes)
 
     # -- sampling
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nat2.search.evolve import evolve, reference_directions
-from nat2.search.select import hypervolume, non_dominated
+from nat2.nas.evolve import evolve, reference_directions
+from nat2.nas.select import hypervolume, non_dominated
 from nat2.space import CostTable, Macro, SearchSpace
 
 MACRO = Macro(classes=10)

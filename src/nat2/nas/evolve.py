@@ -18,25 +18,38 @@ from pymoo.operators.mutation.pm import PolynomialMutation
 from pymoo.optimize import minimize
 from pymoo.util.ref_dirs import get_reference_directions
 
-from nat2.space.space import Genomes, SearchSpace
+from nat2.space.searchable import A, Searchable
+from nat2.space.space import Genomes
 
 Objectives = NDArray[np.float64]
 """Values to minimise, shape (n, objectives)."""
 
 
 class _Inner(Problem):  # type: ignore[misc]
-    def __init__(self, space: SearchSpace, evaluate: Callable[[Genomes], Objectives], n_objectives: int) -> None:
-        super().__init__(n_var=space.n_genes, n_obj=n_objectives, xl=space.lower, xu=space.upper, vtype=int)
+    def __init__(
+        self,
+        space: Searchable[Any],
+        evaluate: Callable[[Genomes], Objectives],
+        n_objectives: int,
+        violated: Callable[[Genomes], Objectives] | None,
+    ) -> None:
+        lower, upper = space.lower, space.upper
+        bounds = int(violated is not None)
+        super().__init__(n_var=len(lower), n_obj=n_objectives, n_ieq_constr=bounds, xl=lower, xu=upper, vtype=int)
         self._evaluate_genomes = evaluate
+        self._violated = violated
 
     def _evaluate(self, x: Any, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        out["F"] = self._evaluate_genomes(np.asarray(x, dtype=np.int64))
+        genomes = np.asarray(x, dtype=np.int64)
+        out["F"] = self._evaluate_genomes(genomes)
+        if self._violated is not None:
+            out["G"] = self._violated(genomes)[:, None]
 
 
 class _Canonical(Repair):  # type: ignore[misc]
     """Rounds mutated genes and makes equal networks equal vectors, so that pymoo sees duplicates."""
 
-    def __init__(self, space: SearchSpace) -> None:
+    def __init__(self, space: Searchable[Any]) -> None:
         super().__init__()
         self._space = space
 
@@ -57,7 +70,7 @@ def reference_directions(n_objectives: int, count: int) -> NDArray[np.float64]:
 
 
 def evolve(
-    space: SearchSpace,
+    space: Searchable[A],
     evaluate: Callable[[Genomes], Objectives],
     *,
     n_objectives: int,
@@ -65,6 +78,7 @@ def evolve(
     generations: int,
     start: Genomes,
     seed: int,
+    violated: Callable[[Genomes], Objectives] | None = None,
 ) -> Genomes:
     """Minimise cheap objectives over a space; return the last population, canonical and without duplicates.
 
@@ -78,6 +92,8 @@ def evolve(
         generations: Number of generations, the first being `start`.
         start: Canonical genomes to begin with, shape (n, genes).
         seed: Decides all random choices.
+        violated: Canonical genomes to how much they violate bounds, shape (n,), 0 for nothing; of two networks the one
+            that violates less is better, whatever its objectives.
     """
     operators = {
         "pop_size": population,
@@ -93,7 +109,7 @@ def evolve(
         algorithm = NSGA2(**operators)
     else:
         algorithm = NSGA3(reference_directions(n_objectives, population), **operators)
-    problem = _Inner(space, evaluate, n_objectives)
+    problem = _Inner(space, evaluate, n_objectives, violated)
     result = minimize(problem, algorithm, ("n_gen", generations), seed=seed % 2**32, verbose=False)
     genomes = np.asarray(result.pop.get("X"), dtype=np.int64)
     return np.unique(genomes, axis=0)

@@ -11,9 +11,11 @@ from pymoo.indicators.hv import HV
 from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
-from nat2.search.evolve import Objectives, reference_directions
+from nat2.nas.evolve import Objectives, reference_directions
 
 Indices = NDArray[np.int64]
+Violated = NDArray[np.float64]
+"""How much each row violates bounds, shape (n,); 0 for nothing."""
 
 
 def non_dominated(objectives: Objectives) -> Indices:
@@ -22,12 +24,24 @@ def non_dominated(objectives: Objectives) -> Indices:
     return np.sort(np.asarray(front, dtype=np.int64))
 
 
-def survive(objectives: Objectives, count: int, *, seed: int = 42) -> Indices:
+def front_of(objectives: Objectives, violated: Violated) -> Indices:
+    """Indices of the rows that no other beats among those that keep all bounds; if none does, of those nearest."""
+    kept = np.flatnonzero(violated <= violated.min())
+    return kept[non_dominated(objectives[kept])]
+
+
+def survive(objectives: Objectives, count: int, *, violated: Violated | None = None, seed: int = 42) -> Indices:
     """Indices of the `count` best rows by environmental selection, ascending (NAT2, archive update).
 
     One objective: the lowest. Two: non-dominated rank, the last front by crowding distance. More: non-dominated
-    rank, the last front spread along reference directions.
+    rank, the last front spread along reference directions. Rows that violate a bound survive only if there are not
+    enough others, and then those that violate least.
     """
+    if violated is not None and (violated > 0).any():
+        kept = np.flatnonzero(violated <= 0)
+        if len(kept) > count:
+            return kept[survive(objectives[kept], count, seed=seed)]
+        return np.sort(np.argsort(violated, kind="stable")[:count])
     n, n_objectives = objectives.shape
     if n <= count:
         return np.arange(n)
@@ -81,6 +95,39 @@ def spread_subset(values: Objectives, front: Objectives, count: int) -> Indices:
     return np.sort(np.array(chosen, dtype=np.int64))
 
 
+def gaining_subset(values: Objectives, front: Objectives, count: int) -> Indices:
+    """Choose `count` candidates that together extend a front most: one by one, each adding the most hypervolume.
+
+    Args:
+        values: The candidates' objectives, shape (n, objectives).
+        front: Those of the archive's front, shape (m, objectives).
+        count: How many to choose, at most n.
+
+    Returns:
+        Ascending indices into `values`.
+    """
+    both = np.concatenate([values, front])
+    low, high = both.min(0), both.max(0)
+    span = np.where(high > low, high - low, 1.0)
+    candidates, points = (values - low) / span, (front - low) / span
+    measured = HV(ref_point=np.full(values.shape[1], 1.1))
+    chosen: list[int] = []
+    left = dict.fromkeys(range(len(values)), np.inf)
+    for _ in range(min(count, len(values))):
+        volume, best, most = float(measured(points)), -1, -1.0
+        # What a candidate adds never grows, so those that added too little before need not be looked at again.
+        for index in sorted(left, key=lambda each: -left[each]):
+            if left[index] <= most:
+                break
+            left[index] = float(measured(np.concatenate([points, candidates[[index]]]))) - volume
+            if left[index] > most:
+                best, most = index, left[index]
+        chosen.append(best)
+        del left[best]
+        points = np.concatenate([points, candidates[[best]]])
+    return np.sort(np.array(chosen, dtype=np.int64))
+
+
 def _unevenness(points: Objectives, candidates: Objectives) -> NDArray[np.float64]:
     """For each candidate, the unevenness of `points` with it added."""
     n = len(candidates)
@@ -129,7 +176,8 @@ def recommend(front: Objectives, count: int, *, noise: float = 0.0) -> Indices:
     _, different = np.unique(front, axis=0, return_index=True)
     rows = front[different]
     if len(rows) > count:
-        cost = (rows / np.maximum(rows.max(0), 1e-12))[:, 1:].sum(1)
+        spans = np.maximum(rows.max(0) - rows.min(0), 1e-12)
+        cost = ((rows - rows.min(0)) / spans)[:, 1:].sum(1)
         within = rows[:, 0] <= rows[:, 0].min() + noise
         best = [int(np.lexsort((rows[:, 0], cost, ~within))[0]) if noise else int(rows[:, 0].argmin())]
         best += [int(np.lexsort((rows[:, 0], rows[:, column]))[0]) for column in range(1, rows.shape[1])]
@@ -138,7 +186,13 @@ def recommend(front: Objectives, count: int, *, noise: float = 0.0) -> Indices:
     return np.sort(different)
 
 
-def hypervolume(objectives: Objectives, reference: NDArray[np.float64]) -> float:
-    """Volume dominated below `reference`, as a share of the box from the origin to it (0..1)."""
-    scale = np.where(reference > 0, reference, 1.0)  # an objective that was 0 everywhere spans no box
-    return float(HV(ref_point=np.ones(len(reference)))(objectives / scale))
+def hypervolume(
+    objectives: Objectives, reference: NDArray[np.float64], origin: NDArray[np.float64] | None = None
+) -> float:
+    """Volume dominated below `reference`, as a share of the box from `origin` (0 by default) to it."""
+    if not len(objectives):
+        return 0.0
+    origin = np.zeros(len(reference)) if origin is None else origin
+    spans = reference - origin
+    scale = np.where(spans > 0, spans, 1.0)  # an objective that was 0 everywhere spans no box
+    return float(HV(ref_point=np.ones(len(reference)))((objectives - origin) / scale))

@@ -7,30 +7,73 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nat2.errors import CheckpointError, RunError
-from nat2.search.archive import Archive, Evaluation, Generation
-from nat2.space import SearchSpace
+from nat2.nas.archive import Archive, Evaluation, Generation, Row
+from nat2.space import Arch, SearchSpace
 
 SPACE = SearchSpace(resolutions=(48, 56, 64))
 ARCHS = SPACE.sample_distinct(6, np.random.default_rng(0))
 
 
+def measured(arch: Arch, error: float) -> Evaluation[Arch]:
+    return Evaluation(arch, {"error": error, "params": 10, "macs": 20, "memory": 30})
+
+
+def row(weights: int = 0, *, share: float = 1.0) -> Row:
+    return Row(weights, weights, "initial", share, 0.1, 7)
+
+
 def test_evaluations_are_found_by_architecture_and_weights(tmp_path: Path) -> None:
     with Archive(tmp_path / "a.db") as archive:
         for weights, error in ((0, 0.5), (1, 0.25)):
-            evaluation = Evaluation(ARCHS[0], error, 10, 20)
-            archive.add(evaluation, weights=weights, generation=weights, origin="initial", seconds=0.1)
+            archive.add(measured(ARCHS[0], error), row(weights))
     with Archive(tmp_path / "a.db") as archive:
-        assert archive.find(ARCHS[0], weights=0) == Evaluation(ARCHS[0], 0.5, 10, 20)
-        assert archive.find(ARCHS[0], weights=1) == Evaluation(ARCHS[0], 0.25, 10, 20)
+        assert archive.find(ARCHS[0], weights=0) == measured(ARCHS[0], 0.5)
+        assert archive.find(ARCHS[0], weights=1) == measured(ARCHS[0], 0.25)
         assert archive.find(ARCHS[0], weights=2) is None
         assert archive.find(ARCHS[1], weights=0) is None
-        assert [weights for _, weights in archive.evaluations()] == [0, 1]
+        assert archive.evaluations() == [(measured(ARCHS[0], 0.5), row(0)), (measured(ARCHS[0], 0.25), row(1))]
+        assert archive.known(1) == [measured(ARCHS[0], 0.25)]
+
+
+def test_parts_of_the_images_and_failures_are_kept_apart(tmp_path: Path) -> None:
+    failed = Evaluation(ARCHS[1], {}, "RuntimeError: out of memory")
+    with Archive(tmp_path / "a.db") as archive:
+        archive.add(measured(ARCHS[0], 0.5), row(share=0.25))
+        archive.add(failed, row())
+        assert archive.find(ARCHS[0], weights=0) is None
+        assert archive.find(ARCHS[0], weights=0, share=0.25) == measured(ARCHS[0], 0.5)
+        assert archive.find(ARCHS[1], weights=0) == failed
+        assert archive.known(0) == []
+        assert archive.find_value(ARCHS[0], "params") == 10
+        assert archive.find_value(ARCHS[1], "params") is None
+
+
+def test_pandas_and_sql_read_it_a_column_an_objective(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    with Archive[Arch](tmp_path / "a.db", ("error", "latency")) as archive:
+        archive.add(Evaluation(ARCHS[0], {"error": 0.5, "latency": 1.5}), row())
+        archive.add(Evaluation(ARCHS[1], {}, "broken"), row())
+        with closing(sqlite3.connect(f"file:{tmp_path / 'a.db'}?mode=ro", uri=True)) as reader:
+            table = pandas.read_sql("SELECT * FROM evaluations", reader)
+    assert table.columns.tolist() == [
+        "id", "arch", "weights", "generation", "origin", "share", "seconds", "seed", "failure", "error", "latency",
+    ]  # fmt: skip
+    assert table["latency"].iloc[0] == 1.5
+    assert table["latency"].isna().tolist() == [False, True]
+    assert table["failure"].tolist() == ["", "broken"]
+
+
+def test_an_archive_of_other_objectives_is_refused(tmp_path: Path) -> None:
+    Archive(tmp_path / "a.db").close()
+    with pytest.raises(CheckpointError, match="holds measurements of error, params, macs, memory, not of error, cost"):
+        Archive(tmp_path / "a.db", ("error", "cost"))
 
 
 def test_generations_are_kept_in_order(tmp_path: Path) -> None:
@@ -43,9 +86,9 @@ def test_generations_are_kept_in_order(tmp_path: Path) -> None:
 
 def test_others_can_read_while_a_run_writes(tmp_path: Path) -> None:
     with Archive(tmp_path / "a.db") as archive:
-        archive.add(Evaluation(ARCHS[0], 0.5, 1, 2), weights=0, generation=0, origin="initial", seconds=0)
+        archive.add(measured(ARCHS[0], 0.5), row())
         reader = sqlite3.connect(tmp_path / "a.db")
-        archive.add(Evaluation(ARCHS[1], 0.5, 1, 2), weights=0, generation=0, origin="initial", seconds=0)
+        archive.add(measured(ARCHS[1], 0.5), row())
         rows = reader.execute("SELECT arch, error FROM evaluations").fetchall()
         assert rows == [(ARCHS[0].key, 0.5), (ARCHS[1].key, 0.5)]
         reader.close()
@@ -55,17 +98,16 @@ def test_what_was_added_survives_a_kill(tmp_path: Path) -> None:
     script = f"""
 import os, signal
 from pathlib import Path
-from nat2.search.archive import Archive, Evaluation
+from nat2.nas.archive import Archive, Evaluation, Row
 from nat2.space import Arch
-archive = Archive(Path({str(tmp_path / "a.db")!r}))
+archive = Archive(Path({str(tmp_path / "a.db")!r}), ("error",))
 for key in {[arch.key for arch in ARCHS]!r}:
-    evaluation = Evaluation(Arch.from_key(key), 0.5, 1, 2)
-    archive.add(evaluation, weights=0, generation=0, origin="initial", seconds=0)
+    archive.add(Evaluation(Arch.from_key(key), {{"error": 0.5}}), Row(0, 0, "initial", 1.0, 0.1, 0))
 os.kill(os.getpid(), signal.SIGKILL)
 """
     killed = subprocess.run([sys.executable, "-c", script], check=False, env=os.environ)
     assert killed.returncode == -signal.SIGKILL
-    with Archive(tmp_path / "a.db") as archive:
+    with Archive[Arch](tmp_path / "a.db", ("error",)) as archive:
         assert [evaluation.arch for evaluation, _ in archive.evaluations()] == ARCHS
 
 
@@ -77,8 +119,7 @@ def test_a_full_disk_loses_nothing_that_was_added(tmp_path: Path) -> None:
 
         def fill() -> None:
             for number in range(10_000):
-                evaluation = Evaluation(ARCHS[number % 6], number / 10_000, 1, 2)
-                archive.add(evaluation, weights=number, generation=0, origin="initial", seconds=0)
+                archive.add(measured(ARCHS[number % 6], number / 10_000), row(number))
                 added.append(number)
 
         with pytest.raises(RunError, match=r"kept\. Free some space"):

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nat2.search.select import hypervolume, non_dominated, recommend, spread_subset, survive, trade_offs
+from nat2.nas.select import (
+    front_of,
+    gaining_subset,
+    hypervolume,
+    non_dominated,
+    recommend,
+    spread_subset,
+    survive,
+    trade_offs,
+)
 
 
 def points(count: int, dimensions: int, seed: int) -> np.ndarray:
@@ -112,3 +121,41 @@ def test_recommended_are_the_best_of_each_objective_and_more(
 )
 def test_hypervolume_is_the_share_of_the_box_that_is_beaten(rows: list[list[float]], volume: float) -> None:
     assert hypervolume(np.array(rows), np.array([4.0, 10.0])) == pytest.approx(volume)
+
+
+def gained(rows: np.ndarray, front: np.ndarray, chosen: np.ndarray) -> float:
+    both = np.concatenate([rows, front])
+    low, span = both.min(0), both.max(0) - both.min(0)
+    scaled = (np.concatenate([front, rows[chosen]]) - low) / np.where(span > 0, span, 1)
+    return hypervolume(scaled, np.full(rows.shape[1], 1.1))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 3))
+def test_the_gain_of_the_chosen_is_near_the_best_there_is(seed: int, dimensions: int) -> None:
+    """Greedy choice of a submodular gain reaches at least 1 - 1/e of the best."""
+    generator = np.random.default_rng(seed)
+    rows, front = generator.random((9, dimensions)), generator.random((3, dimensions)) + 0.2
+    chosen = gaining_subset(rows, front, 3)
+    assert len(set(chosen.tolist())) == 3
+    nothing = gained(rows, front, np.array([], dtype=np.int64))
+    best = max(gained(rows, front, np.array(each)) for each in itertools.combinations(range(9), 3))
+    assert gained(rows, front, chosen) - nothing >= (1 - 1 / np.e) * (best - nothing) - 1e-9
+
+
+@given(st.integers(1, 30), st.integers(1, 3), st.integers(0, 2**32 - 1))
+def test_what_violates_a_bound_survives_last(count: int, dimensions: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    rows = points(count, dimensions, seed)
+    violated = np.where(generator.random(count) < 0.5, 0.0, generator.random(count))
+    size = max(1, count // 2)
+    kept = survive(rows, size, violated=violated)
+    assert len(set(kept.tolist())) == size
+    left = np.setdiff1d(np.arange(count), kept)
+    if len(left):
+        assert violated[kept].max() <= violated[left].min() or (violated[kept] == 0).all()
+
+
+def test_the_front_of_a_budget_is_of_those_that_keep_it() -> None:
+    rows = np.array([[0.1, 9.0], [0.2, 3.0], [0.3, 2.0], [0.4, 3.0]])
+    assert front_of(rows, np.array([1.0, 0.0, 0.0, 0.0])).tolist() == [1, 2]
+    assert front_of(rows, np.array([3.0, 2.0, 1.0, 1.0])).tolist() == [2]

@@ -1,0 +1,296 @@
+"""Every evaluation ever made, in SQLite: survives a kill at any moment and is where a search continues."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Literal, NamedTuple
+
+from nat2.errors import CheckpointError, RunError
+from nat2.space.arch import Arch
+from nat2.space.searchable import A
+
+SCHEMA_VERSION = 2
+Origin = Literal["initial", "candidate", "re-evaluation"]
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE evaluations (
+    id INTEGER PRIMARY KEY,
+    arch TEXT NOT NULL,           -- the architecture's key, e.g. r64-w1.0-k3e4.k5e6-k7e3.k3e3
+    weights INTEGER NOT NULL,     -- version of the super-network: 0 before the first adaptation
+    generation INTEGER NOT NULL,  -- 0 for the initial archive
+    origin TEXT NOT NULL,         -- initial, candidate or re-evaluation
+    share REAL NOT NULL,          -- part of the validation images that it was evaluated on
+    seconds REAL NOT NULL,
+    seed INTEGER NOT NULL,        -- of the search
+    failure TEXT NOT NULL,        -- empty, or why there are no values
+    {columns},                    -- what was measured; nothing if it failed
+    UNIQUE (arch, weights, share)
+);
+CREATE TABLE generations (
+    generation INTEGER PRIMARY KEY,
+    members TEXT NOT NULL,        -- JSON list of the archive's architectures behind the generation
+    hypervolume REAL NOT NULL,    -- of those within the budget, as a share of the box below the initial archive's worst
+    facts TEXT NOT NULL           -- JSON: predictor quality on the new candidates, counts, seconds by part
+);
+"""
+
+
+@dataclass(frozen=True)
+class Evaluation(Generic[A]):
+    """What was measured of one architecture with one version of the weights."""
+
+    arch: A
+    values: Mapping[str, float]
+    """By name of the objective, e.g. ``error``, ``params``; empty if it failed."""
+    failure: str = ""
+    """Why there are no values."""
+
+    def __getitem__(self, name: str) -> float:
+        return self.values[name]
+
+
+class Row(NamedTuple):
+    """How an evaluation came about."""
+
+    weights: int
+    generation: int
+    origin: Origin
+    share: float
+    seconds: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The archive behind a generation, and what the generation was like."""
+
+    number: int
+    members: tuple[Any, ...]
+    """Architectures."""
+    hypervolume: float
+    facts: Mapping[str, Any]
+
+    def told(self, last: int) -> str:
+        """A line about it; `last` is the number of the last generation."""
+        facts = self.facts
+        line = f"generation {self.number} of {last}, hypervolume {self.hypervolume:.4f}"
+        if facts.get("rmse") is not None:
+            tau = "-" if facts["tau"] is None else f"{facts['tau']:.2f}"
+            line += f", {facts['candidates']} new networks predicted by {facts['predictor']} with tau {tau}"
+            line += f", {100 * facts['feasible']:.0f} % of proposals within the budget" if facts["bounded"] else ""
+        if facts.get("failed"):
+            line += f", {facts['failed']} evaluations failed"
+        return line
+
+    def row(self) -> dict[str, object]:
+        """A row of ``log.csv``."""
+        row: dict[str, object] = {"generation": self.number, "hypervolume": self.hypervolume}
+        row |= {"archive": len(self.members), "evaluations": self.facts["evaluations"], "failed": self.facts["failed"]}
+        row |= {name: self.facts.get(name) for name in FACTS}
+        return row | {name: round(self.facts.get(name, 0.0), 3) for name in SECONDS}
+
+
+FACTS = ("candidates", "predictor", "tau", "rho", "rmse", "feasible", "duplicate")
+SECONDS = (
+    "predict_seconds", "evolve_seconds", "select_seconds", "evaluate_seconds", "adapt_seconds", "again_seconds",
+    "seconds",
+)  # fmt: skip
+"""Fitting the predictor, evolving on it, choosing; evaluating the candidates; adapting, evaluating the archive again;
+all together."""
+
+
+class Archive(Generic[A]):
+    """The evaluations of a search; each is on disk when `add` returns, and others may read meanwhile.
+
+    A context manager.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        columns: Sequence[str] = ("error", "params", "macs", "memory"),
+        *,
+        key: Callable[[A], str] = str,
+        parse: Callable[[str], A] = Arch.from_key,  # type: ignore[assignment]
+    ) -> None:
+        """Open the file, or create it.
+
+        Args:
+            path: The file; None for one in memory.
+            columns: Names of what is measured.
+            key: An architecture as a string.
+            parse: The architecture of such a string.
+
+        Raises:
+            CheckpointError: the file is not an archive, is damaged, holds other measurements, or another release wrote
+                it.
+            RunError: the file cannot be created.
+        """
+        self.path = path
+        self._columns, self._key, self._parse = tuple(columns), key, parse
+        with self._told():
+            self._database = sqlite3.connect(path or ":memory:", isolation_level=None, timeout=60)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=FULL")
+            if not self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                meta = f"('schema_version', '{SCHEMA_VERSION}'), ('written_by', 'nat2 {_release()}')"
+                # Columns of no declared type keep whole numbers whole.
+                schema = _SCHEMA.format(columns=", ".join(f'"{name}"' for name in self._columns))
+                self._database.executescript(f"BEGIN; {schema} INSERT INTO meta VALUES {meta}; COMMIT;")
+            version = self.noted("schema_version")
+        if version != str(SCHEMA_VERSION):
+            raise CheckpointError(
+                f"{path} has schema version {version}, written by {self.noted('written_by')}; nat2 {_release()} reads "
+                f"version {SCHEMA_VERSION}: use the release that wrote it, or begin again with --fresh"
+            )
+        with self._told():
+            there = [row[1] for row in self._database.execute("PRAGMA table_info(evaluations)")][9:]
+        if there != list(self._columns):
+            raise CheckpointError(
+                f"{path} holds measurements of {', '.join(there)}, not of {', '.join(self._columns)}; continue with "
+                "the same objectives, or begin again with --fresh"
+            )
+
+    def __enter__(self) -> Archive[A]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def content(self) -> bytes:
+        """The whole archive, for `copy`."""
+        with self._told():
+            return self._database.serialize()
+
+    @staticmethod
+    def copy(content: bytes, columns: Sequence[str]) -> Archive[Arch]:
+        """An archive in memory with the content of another."""
+        archive: Archive[Arch] = Archive(None, columns)
+        archive._database.deserialize(_without_log(content))
+        return archive
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def note(self, key: str, value: str) -> None:
+        """Keep a fact about the run."""
+        with self._told():
+            self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def noted(self, key: str) -> str | None:
+        """A fact kept by `note`."""
+        with self._told():
+            row = self._database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def add(self, evaluation: Evaluation[A], row: Row) -> None:
+        """Commit one evaluation."""
+        names = ", ".join(("arch", *Row._fields, "failure", *(f'"{name}"' for name in self._columns)))
+        values = (
+            self._key(evaluation.arch),
+            *row,
+            evaluation.failure,
+            *(evaluation.values.get(name) for name in self._columns),
+        )
+        with self._told():
+            marks = ", ".join("?" * len(values))
+            self._database.execute(f"INSERT INTO evaluations ({names}) VALUES ({marks})", values)
+
+    def find(self, arch: A, *, weights: int, share: float = 1.0) -> Evaluation[A] | None:
+        """The evaluation of an architecture with a version of the weights, if it was made."""
+        with self._told():
+            row = self._database.execute(
+                f"SELECT failure, {self._names} FROM evaluations WHERE arch = ? AND weights = ? AND share = ?",
+                (self._key(arch), weights, share),
+            ).fetchone()
+        return None if row is None else self._evaluation(arch, row)
+
+    def find_value(self, arch: A, name: str) -> float | None:
+        """What was measured of an architecture with any version of the weights."""
+        with self._told():
+            row = self._database.execute(
+                f'SELECT "{name}" FROM evaluations WHERE arch = ? AND "{name}" IS NOT NULL ORDER BY id LIMIT 1',
+                (self._key(arch),),
+            ).fetchone()
+        return None if row is None else float(row[0])
+
+    def known(self, weights: int) -> list[Evaluation[A]]:
+        """Every evaluation on all images with a version of the weights that did not fail, in order."""
+        with self._told():
+            rows = self._database.execute(
+                f"SELECT arch, failure, {self._names} FROM evaluations "
+                "WHERE weights = ? AND share = 1 AND failure = '' ORDER BY id",
+                (weights,),
+            ).fetchall()
+        return [self._evaluation(self._parse(row[0]), row[1:]) for row in rows]
+
+    def evaluations(self) -> list[tuple[Evaluation[A], Row]]:
+        """Every evaluation in the order they were made."""
+        with self._told():
+            rows = self._database.execute(
+                f"SELECT {', '.join(Row._fields)}, arch, failure, {self._names} FROM evaluations ORDER BY id"
+            ).fetchall()
+        n = len(Row._fields)
+        return [(self._evaluation(self._parse(row[n]), row[n + 1 :]), Row(*row[:n])) for row in rows]
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(f'"{name}"' for name in self._columns)
+
+    def _evaluation(self, arch: A, row: Sequence[Any]) -> Evaluation[A]:
+        failure, *values = row
+        return Evaluation(arch, {} if failure else dict(zip(self._columns, values, strict=True)), failure)
+
+    def close_generation(self, generation: Generation) -> None:
+        """Commit the archive behind a generation; the search continues from the last one."""
+        members = json.dumps([self._key(arch) for arch in generation.members])
+        with self._told():
+            self._database.execute(
+                "INSERT INTO generations VALUES (?, ?, ?, ?)",
+                (generation.number, members, generation.hypervolume, json.dumps(dict(generation.facts))),
+            )
+
+    def generations(self) -> list[Generation]:
+        """All finished generations in order; number 0 is the initial archive."""
+        with self._told():
+            rows = self._database.execute("SELECT * FROM generations ORDER BY generation").fetchall()
+        return [
+            Generation(number, tuple(self._parse(key) for key in json.loads(members)), volume, json.loads(facts))
+            for number, members, volume, facts in rows
+        ]
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn SQLite's errors into ours."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise RunError(
+                f"the archive {self.path} cannot be used ({error}); what was measured so far is kept. Free some space "
+                "on the disk, or close what locks the file, and give the same command again to continue"
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise CheckpointError(
+                f"{self.path} is not an archive or is damaged ({error}); begin again with --fresh"
+            ) from error
+
+
+def _without_log(content: bytes) -> bytes:
+    """Of a database with a write-ahead log, which memory cannot have: the format's two bytes that say so, changed."""
+    return content[:18] + b"\x01\x01" + content[20:]
+
+
+def _release() -> str:
+    from nat2 import __version__
+
+    return __version__

@@ -1,0 +1,70 @@
+"""Budgets as people write them: ``params<=200k,latency<=3ms``."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from nat2.errors import ConfigError
+from nat2.nas.objectives import OBJECTIVES, Objective, Unit
+
+_BOUND = re.compile(r"([A-Za-z_]\w*)\s*(<=|>=|<|>|=)\s*([0-9][0-9_.]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([A-Za-zµ%]*)")
+_FACTORS: dict[Unit, dict[str, float]] = {
+    "": {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9},
+    "share": {"": 1, "%": 0.01},
+    "bytes": {"": 1, "B": 1, "k": 1e3, "kB": 1e3, "KB": 1e3, "M": 1e6, "MB": 1e6, "KiB": 2**10, "MiB": 2**20},
+    "ms": {"": 1, "ms": 1, "s": 1e3, "us": 1e-3, "µs": 1e-3},
+}
+
+
+def parse_budget(text: str, known: Sequence[Objective] = ()) -> tuple[Objective, ...]:
+    """Read bounds separated by commas, e.g. ``params<=200k,latency<=3ms``; each objective comes with its bounds.
+
+    Counts take k, M and G, bytes B, kB, MB, KiB and MiB, times us, ms (without a unit too) and s, shares %.
+
+    Args:
+        text: The bounds.
+        known: Objectives beside the built-in ones.
+
+    Raises:
+        ConfigError: a bound is not written so, or names what is not known.
+    """
+    names = OBJECTIVES | {each.name: each for each in known}
+    bounded: dict[str, Objective] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        match = _BOUND.fullmatch(part)
+        if match is None or match[2] == "=":
+            raise ConfigError(
+                f"--budget takes bounds like params<=200k or latency<=3ms, separated by commas; got {part!r}"
+            )
+        name, sign, number, suffix = match.groups()
+        if name not in names:
+            raise ConfigError(f"--budget can bound {', '.join(names)}; got {name!r}")
+        factors = _FACTORS[names[name].unit]
+        try:
+            value = float(number) * factors[suffix]
+        except (KeyError, ValueError):
+            units = ", ".join(unit for unit in factors if unit)
+            raise ConfigError(f"--budget takes a number for {name}, if need be with {units}; got {part!r}") from None
+        before = bounded.get(name, names[name])
+        bounded[name] = replace(before, high=value) if sign[0] == "<" else replace(before, low=value)
+    return tuple(bounded.values())
+
+
+def spelled(value: float, unit: Unit = "") -> str:
+    """A value as people write it: ``12,345``, ``3.20 ms``, ``4.1 %``, ``96.0 kB``."""
+    if unit == "share":
+        return f"{100 * value:.1f} %"
+    if unit == "ms":
+        return f"{value:.3g} ms"
+    if unit == "bytes":
+        return f"{value / 1e3:,.1f} kB" if value < 1e6 else f"{value / 1e6:,.1f} MB"
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def told(bound: Objective) -> str:
+    """A bound as people write it: ``params <= 200,000``."""
+    limits = (("<=", bound.high), (">=", bound.low))
+    return ", ".join(f"{bound.name} {sign} {spelled(v, bound.unit)}" for sign, v in limits if math.isfinite(v))

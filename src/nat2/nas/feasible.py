@@ -1,0 +1,69 @@
+"""Whether a space can keep a budget, and which of its networks do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nat2.errors import ConfigError
+from nat2.nas.budget import spelled, told
+from nat2.nas.evolve import evolve
+from nat2.nas.objectives import Objective, violation
+from nat2.seeds import derive, numpy_generator
+from nat2.space.searchable import A, Searchable
+from nat2.space.space import Genomes
+
+
+def check_budget(space: Searchable[A], quantities: Sequence[Objective], *, seed: int = 0) -> Genomes:
+    """Networks that keep all bounds on exact quantities, at least one.
+
+    Args:
+        space: The search space.
+        quantities: Those that may be bounded; other than exact ones are not looked at.
+        seed: Decides where the search for such networks begins.
+
+    Returns:
+        Canonical genomes, shape (n, genes).
+
+    Raises:
+        ConfigError: none was found; the nearest possible values are named.
+    """
+    bounds = [each for each in quantities if each.cost == "exact" and each.bounded]
+    ends = space.canonical(np.stack([space.lower, space.upper]))
+    drawn = np.unique(np.concatenate([ends, space.sample(1000, numpy_generator(seed, "budget"))]), axis=0)
+
+    def violated(genomes: Genomes) -> NDArray[np.float64]:
+        return violation(bounds, exact(bounds, genomes))
+
+    kept = drawn[violated(drawn) <= 0]
+    if len(kept):
+        return kept
+    nearest = drawn[np.argsort(violated(drawn), kind="stable")[:50]]
+    last = evolve(
+        space,
+        lambda genomes: violated(genomes)[:, None],
+        n_objectives=1,
+        population=50,
+        generations=25,
+        start=nearest,
+        seed=derive(seed, "budget"),
+    )
+    excess = violated(last)
+    if excess.min() <= 0:
+        return last[excess <= 0]
+    closest = exact(bounds, last[[int(excess.argmin())]])[0]
+    values = ", ".join(
+        f"{each.name} {spelled(float(value), each.unit)}" for each, value in zip(bounds, closest, strict=True)
+    )
+    raise ConfigError(
+        f"no network of the space keeps --budget ({', '.join(map(told, bounds))}); the nearest has {values}. Widen the "
+        "budget, or change the space (--width, --resolutions, --family)"
+    )
+
+
+def exact(quantities: Sequence[Objective], genomes: Genomes) -> NDArray[np.float64]:
+    """Values of exact quantities, shape (n, quantities)."""
+    columns = [np.asarray(each.measure(genomes), dtype=np.float64) for each in quantities if each.measure is not None]
+    return np.stack(columns, axis=1) if columns else np.zeros((len(genomes), 0))

@@ -1,0 +1,75 @@
+"""What a search returns: everything that no other network beats, the high trade-offs, the best under a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic
+
+import numpy as np
+
+from nat2.errors import ConfigError
+from nat2.nas.archive import Evaluation, Generation
+from nat2.nas.budget import parse_budget, told
+from nat2.nas.objectives import Objective, violation
+from nat2.nas.select import trade_offs
+from nat2.nas.task import Search
+from nat2.space.searchable import A
+
+
+@dataclass(frozen=True)
+class Found(Generic[A]):
+    """The result of a search."""
+
+    members: tuple[Evaluation[A], ...]
+    """The last archive."""
+    front: tuple[Evaluation[A], ...]
+    """Those evaluated with the last weights that keep the budget and that no other beats, in the order of the last
+    objective; if none keeps the budget, those that violate it least."""
+    high_trade_off: tuple[Evaluation[A], ...]
+    """The front, those first that lose most for what their neighbours gain over them (NAT)."""
+    feasible: bool
+    """Whether the front keeps the budget."""
+    generations: tuple[Generation, ...]
+    quantities: tuple[Objective, ...]
+
+    @staticmethod
+    def of(task: Search[A], generations: Sequence[Generation]) -> Found[A]:
+        """What a finished search has found."""
+        weights = task.version(generations[-1].number)
+        members = [task.archive.find(arch, weights=weights) for arch in generations[-1].members]
+        every = task.archive.known(weights)
+        front = [every[number] for number in task.front(every)]
+        front.sort(key=lambda evaluation: tuple(evaluation[each.name] for each in task.objectives[::-1]))
+        values = task.values(front)
+        _, different = np.unique(values, axis=0, return_index=True)
+        order = different[np.argsort(-trade_offs(values[different]), kind="stable")]
+        return Found(
+            members=tuple(member for member in members if member is not None),
+            front=tuple(front),
+            high_trade_off=tuple(front[int(number)] for number in order),
+            feasible=bool((task.violations(front) <= 0).all()),
+            generations=tuple(generations),
+            quantities=task.quantities,
+        )
+
+    def best(self, budget: str = "") -> Evaluation[A]:
+        """The best in the first objective within a budget, e.g. ``params<=200k``.
+
+        Raises:
+            ConfigError: no network of the front keeps the budget.
+        """
+        bounds = parse_budget(budget, self.quantities)
+        missing = [bound.name for bound in bounds if bound.name not in {each.name for each in self.quantities}]
+        if missing:
+            raise ConfigError(f"{', '.join(missing)} was not recorded in this search; give it as an objective")
+        table = np.array([[each[bound.name] for bound in bounds] for each in self.front], dtype=np.float64)
+        kept = violation(bounds, table.reshape(len(self.front), len(bounds))) <= 0
+        if not kept.any():
+            spans = ", ".join(f"{bound.name} from {min(e[bound.name] for e in self.front):,g}" for bound in bounds)
+            raise ConfigError(f"no network of the front keeps {', '.join(map(told, bounds))}; it has {spans}")
+        sign = 1 if self.quantities[0].direction == "min" else -1
+        first = self.quantities[0].name
+        return min(
+            (each for each, keeps in zip(self.front, kept, strict=True) if keeps), key=lambda each: sign * each[first]
+        )

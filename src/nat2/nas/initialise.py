@@ -1,0 +1,91 @@
+"""The initial archive: how networks are drawn, and which of many are kept (NAT2, initialisation, pre-processing)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from nat2.nas.archive import Evaluation
+from nat2.nas.feasible import check_budget
+from nat2.nas.measure import check_failures, measure, succeeded
+from nat2.nas.select import survive
+from nat2.nas.task import Search
+from nat2.progress import duration
+from nat2.seeds import derive, numpy_generator
+from nat2.space.searchable import A
+from nat2.space.space import Genomes
+
+_ROUNDS = 100
+
+
+def initial_archive(task: Search[A]) -> list[Evaluation[A]]:
+    """Draw, evaluate and keep the survivors, and always the two ends of the space."""
+    space, settings = task.space, task.settings
+    ends = list(dict.fromkeys([space.decode(space.lower), space.decode(space.upper)]))
+    drawn = draw(task, settings.rungs[0][0] - len(ends), exclude=ends)
+    told = []
+    for place, (count, share) in enumerate(settings.rungs):
+        began = time.monotonic()
+        evaluated = measure(task, drawn[: count - len(ends)], weights=0, generation=0, origin="initial", share=share)
+        check_failures(evaluated)
+        evaluated = succeeded(evaluated)
+        told.append(f"{len(evaluated)} on {_part(share)} in {duration(time.monotonic() - began)}")
+        if place + 1 < len(settings.rungs):
+            drawn = [each.arch for each in _best(task, evaluated, settings.rungs[place + 1][0] - len(ends), place)]
+    extremes = measure(task, ends, weights=0, generation=0, origin="initial")
+    cost = sum(count * share for count, share in settings.rungs)
+    task.say(
+        f"initial archive: networks evaluated, {', then '.join(told)}; as much as {cost:,.0f} on all images, for "
+        f"{settings.archive} to begin with"
+    )
+    return [*_best(task, evaluated, settings.archive - len(ends), len(settings.rungs)), *succeeded(extremes)]
+
+
+def _best(task: Search[A], evaluated: Sequence[Evaluation[A]], count: int, place: int) -> list[Evaluation[A]]:
+    seed = derive(task.seed, "survive", 0, place)
+    kept = task.processes.once(
+        lambda: [int(n) for n in survive(task.values(evaluated), count, violated=task.violations(evaluated), seed=seed)]
+    )
+    return [evaluated[number] for number in kept]
+
+
+def _part(share: float) -> str:
+    return "all images" if share == 1 else f"{100 * share:.0f} % of them"
+
+
+def draw(task: Search[A], count: int, *, exclude: Sequence[A]) -> list[A]:
+    """Draw different networks that keep the budget as far as it is exact; fewer than `count` if there are no more.
+
+    Raises:
+        ConfigError: no network keeps the budget.
+    """
+    generator = numpy_generator(task.seed, "initialise")
+    kept = dict.fromkeys(exclude)
+    aside: dict[A, None] = {}
+    seeds = check_budget(task.space, task.quantities, seed=task.seed)
+    bounded = any(each.bounded for each in task.of_class("exact"))
+    for _ in range(_ROUNDS):
+        genomes = task.space.sample(
+            count if not bounded else max(count, 1000), generator, sampling=task.settings.sampling
+        )
+        keeps = task.keeps_exact(genomes)
+        for genome, kept_budget in zip(genomes, keeps, strict=True):
+            (kept if kept_budget else aside)[task.space.decode(genome)] = None
+        if len(kept) >= count + len(exclude):
+            break
+    if len(kept) < count + len(exclude):  # a tight budget: relatives of the few that keep it, then what misses it least
+        relatives = task.space.canonical(_mutated(task, seeds, generator))
+        near = np.concatenate([seeds, relatives[task.keeps_exact(relatives)]])
+        kept |= dict.fromkeys(task.decode_all(near))
+        kept |= aside
+    drawn = [arch for arch in kept if arch not in set(exclude)]
+    return drawn[:count]
+
+
+def _mutated(task: Search[A], genomes: Genomes, generator: np.random.Generator) -> Genomes:
+    """Ten thousand relatives, one gene in ten redrawn."""
+    parents = genomes[generator.integers(len(genomes), size=10_000)]
+    fresh = generator.integers(task.space.lower, task.space.upper + 1, size=parents.shape)
+    return np.where(generator.random(parents.shape) < 0.1, fresh, parents)

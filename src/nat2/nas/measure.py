@@ -1,0 +1,107 @@
+"""Evaluating networks once: from the archive if they are there, else measured and kept there, failures too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from nat2.errors import Nat2Error, RunError
+from nat2.nas.archive import Evaluation, Origin, Row
+from nat2.nas.task import Search
+from nat2.space.searchable import A
+
+
+def measure(
+    task: Search[A], archs: Sequence[A], *, weights: int, generation: int, origin: Origin, share: float = 1.0
+) -> list[Evaluation[A]]:
+    """Evaluations of different architectures with a version of the weights, in order, those that failed among them.
+
+    Args:
+        task: What the search works with.
+        archs: Which.
+        weights: Version of the weights.
+        generation: To be recorded.
+        origin: To be recorded.
+        share: Part of the images to evaluate on.
+    """
+    known = {arch: task.archive.find(arch, weights=weights, share=share) for arch in archs}
+    missing = [arch for arch, found in known.items() if found is None]
+    task.tick(len(known) - len(missing))
+    table = task.exact(task.encode_all(missing)) if missing else {}
+    facts = {arch: {name: _plain(column[n]) for name, column in table.items()} for n, arch in enumerate(missing)}
+    efforts = [facts[arch].get("macs", 1.0) for arch in missing]
+    work = partial(_evaluate, task, share)
+    for arch, outcome, seconds in task.processes.spread(work, missing, costs=efforts):
+        if isinstance(outcome, str):
+            made = Evaluation[A](arch, {}, outcome)
+        else:
+            # One process measures, while the others wait: neighbours at work would be measured too.
+            of_network = task.processes.once(partial(_of_network, task, arch))
+            failure = of_network if isinstance(of_network, str) else ""
+            values = {} if isinstance(of_network, str) else {**facts[arch], **outcome, **of_network}
+            made = Evaluation(arch, values, failure)
+        known[arch] = made
+        row = Row(weights, generation, origin, share, seconds, task.seed)
+        task.record(partial(task.archive.add, made, row))
+        task.tick(1)
+    return [found for arch in archs if (found := known[arch]) is not None]
+
+
+def succeeded(evaluations: Sequence[Evaluation[A]]) -> list[Evaluation[A]]:
+    """Those that did not fail."""
+    return [evaluation for evaluation in evaluations if not evaluation.failure]
+
+
+def check_failures(evaluations: Sequence[Evaluation[A]]) -> None:
+    """Refuse to go on if most evaluations fail.
+
+    Raises:
+        RunError: naming the first failure.
+    """
+    failed = [evaluation for evaluation in evaluations if evaluation.failure]
+    if len(failed) > len(evaluations) / 2:
+        raise RunError(
+            f"{len(failed)} of {len(evaluations)} evaluations failed, the first, {failed[0].arch}, with: "
+            f"{failed[0].failure}. Mend what evaluates and begin again with --fresh"
+        )
+
+
+def _evaluate(task: Search[A], share: float, arch: A) -> dict[str, float] | str:
+    """The predicted quantities of an architecture, or why there are none."""
+    names = [each.name for each in task.of_class("predicted")]
+    try:
+        given = task.evaluate(arch) if share == 1 else task.evaluate(arch, share=share)  # type: ignore[call-arg]
+        values = given if isinstance(given, Mapping) else {names[0]: given} if len(names) == 1 else None
+        if values is None:
+            return f"the evaluation gave {given!r}, not a value for each of {', '.join(names)}"
+        return _finite({name: float(values[name]) for name in names})
+    except Nat2Error:
+        raise
+    except Exception as error:  # one network that cannot be evaluated is no reason to lose the search
+        return f"{type(error).__name__}: {error}"
+
+
+def _of_network(task: Search[A], arch: A) -> dict[str, float] | str:
+    """The measured quantities of an architecture, each measured once."""
+    values = {}
+    for each in task.of_class("measured"):
+        assert each.measure is not None
+        known = task.archive.find_value(arch, each.name)
+        try:
+            values[each.name] = float(each.measure(arch)) if known is None else known
+        except Nat2Error:
+            raise
+        except Exception as error:  # as above
+            return f"{each.name}: {type(error).__name__}: {error}"
+    return _finite(values)
+
+
+def _finite(values: dict[str, float]) -> dict[str, float] | str:
+    wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+    return ", ".join(wrong) or values
+
+
+def _plain(value: float) -> float:
+    """A whole number as one."""
+    return int(value) if float(value).is_integer() else float(value)

@@ -1,0 +1,179 @@
+"""What is optimised, what is only held within bounds, and how each is measured."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nat2.errors import ConfigError
+
+Values = NDArray[np.float64]
+Direction = Literal["min", "max"]
+CostClass = Literal["exact", "predicted", "measured"]
+Unit = Literal["", "share", "bytes", "ms"]
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+RESERVED = ("id", "arch", "weights", "generation", "origin", "share", "seconds", "seed", "failure")
+"""Columns of the archive that no objective can be called."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """One quantity of a network: optimised, or only recorded and held within its bounds."""
+
+    name: str
+    """Lower-case letters, digits and underscores; a column of the archive."""
+    direction: Direction = "min"
+    """Whether less or more of it is better."""
+    cost: CostClass = "predicted"
+    """``exact``: known in closed form for any number of networks; ``predicted``: what evaluating gives, which depends
+    on the weights; ``measured``: of the network alone, once. Between evaluations the last two are predicted."""
+    low: float = -math.inf
+    """The search keeps to networks with at least this."""
+    high: float = math.inf
+    """The search keeps to networks with at most this."""
+    measure: Callable[[Any], Any] | None = None
+    """``exact``: canonical genomes, shape (n, genes), to values, shape (n,); ``measured``: an architecture to its
+    value; ``predicted``: none, the evaluation gives it by name."""
+    unit: Unit = ""
+    """A count, a share (0..1), bytes or milliseconds."""
+
+    def __post_init__(self) -> None:
+        """Check the name and the bounds.
+
+        Raises:
+            ConfigError: the name cannot be a column, or no value lies within the bounds.
+        """
+        if not _NAME.fullmatch(self.name) or self.name in RESERVED:
+            raise ConfigError(
+                "an objective's name consists of lower-case letters, digits and underscores and is none of "
+                f"{', '.join(RESERVED)}; got {self.name!r}"
+            )
+        if not self.low <= self.high:
+            raise ConfigError(f"no {self.name} is at least {self.low:g} and at most {self.high:g}; widen the budget")
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it has a bound."""
+        return self.low > -math.inf or self.high < math.inf
+
+    def minimised(self, values: Values) -> Values:
+        """Values of which less is better."""
+        return values if self.direction == "min" else -values
+
+    def violation(self, values: Values) -> Values:
+        """How far values lie outside the bounds, relative to the bound; 0 within."""
+        over = (values - self.high) / (abs(self.high) or 1.0) if self.high < math.inf else np.zeros(len(values))
+        under = (self.low - values) / (abs(self.low) or 1.0) if self.low > -math.inf else np.zeros(len(values))
+        return np.maximum(0, over) + np.maximum(0, under)
+
+
+def violation(objectives: Sequence[Objective], values: NDArray[np.float64]) -> Values:
+    """Sum of what networks violate, shape (n, objectives) to (n,); 0 means that all bounds are kept."""
+    return np.sum(
+        [each.violation(column) for each, column in zip(objectives, values.T, strict=True)], axis=0, dtype=np.float64
+    ) + np.zeros(len(values))
+
+
+OBJECTIVES = {
+    each.name: each
+    for each in (
+        Objective(name="error", cost="predicted", unit="share"),
+        Objective(name="params", cost="exact"),
+        Objective(name="macs", cost="exact"),
+        Objective(name="memory", cost="exact", unit="bytes"),
+        Objective(name="latency", cost="measured", unit="ms"),
+    )
+}
+"""The built-in ones, without their measures: share of misclassified validation images, trainable parameters,
+multiply-accumulates for one image, peak of the activations in float32, median time for one image on this machine."""
+
+
+def objective(
+    *, name: str = "", direction: Direction = "min", cost: CostClass = "measured", unit: Unit = ""
+) -> Callable[[F], F]:
+    """Declare what kind of objective a function is; without it a function is ``measured`` and minimised.
+
+    A ``measured`` or ``predicted`` function takes the network as a torch module (its architecture is ``.arch``), an
+    ``exact`` one an `Arch`; each returns a number.
+    """
+
+    def declare(function: F) -> F:
+        declared = Objective(name=name or function.__name__, direction=direction, cost=cost, unit=unit)
+        function.objective = declared  # type: ignore[attr-defined]
+        return function
+
+    return declare
+
+
+def parse_objectives(text: str) -> tuple[Objective, ...]:
+    """Read a comma-separated list, e.g. ``error,params,energy.py:joules``; the error always comes first.
+
+    Besides the built-in names it takes functions: ``package.module:function`` or ``file.py:function``, see
+    `objective`.
+
+    Raises:
+        ConfigError: an objective is unknown, named twice, cannot be imported, or the error is missing.
+    """
+    found = [_find(part.strip()) for part in text.split(",") if part.strip()]
+    names = [each.name for each in found]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"--objectives must name each objective once; got {text!r}")
+    if "error" not in names:
+        raise ConfigError(f"--objectives must include error, e.g. error,params; got {text!r}")
+    return tuple(sorted(found, key=lambda each: each.name != "error"))
+
+
+def _find(text: str) -> Objective:
+    if ":" in text:
+        function = _load(text)
+        declared: Objective = getattr(function, "objective", None) or Objective(
+            name=function.__name__.lower(), cost="measured"
+        )
+        if declared.name in OBJECTIVES:
+            raise ConfigError(f"{text} is called like a built-in objective, {declared.name}; give it another name")
+        return replace(declared, measure=function)
+    if text not in OBJECTIVES:
+        raise ConfigError(
+            f"--objectives must be among {', '.join(OBJECTIVES)}, separated by commas, or functions like "
+            f"energy.py:joules; got {text!r}"
+        )
+    return OBJECTIVES[text]
+
+
+@cache
+def _load(text: str) -> Callable[..., Any]:
+    """The function that ``package.module:name`` or ``file.py:name`` stands for."""
+    place, _, name = text.rpartition(":")
+    try:
+        if place.endswith(".py"):
+            if not Path(place).is_file():
+                raise ConfigError(f"--objectives names {text!r}, but there is no file {place}")
+            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(place)
+        function = getattr(module, name)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever the user's file does when it is run
+        raise ConfigError(
+            f"--objectives names {text!r}, which cannot be read ({type(error).__name__}: {error})"
+        ) from error
+    if not callable(function) or not hasattr(function, "__name__"):
+        raise ConfigError(f"--objectives names {text!r}, which is not a function")
+    return function  # type: ignore[no-any-return]

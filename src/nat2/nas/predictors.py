@@ -1,0 +1,288 @@
+"""Accuracy predictors: from what is seen of a network to its error, learned from the archive."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.stats
+from lightgbm import LGBMRegressor
+from numpy.typing import NDArray
+from scipy.interpolate import RBFInterpolator
+from sklearn.ensemble import BaggingRegressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, Kernel, WhiteKernel
+from sklearn.linear_model import BayesianRidge, Ridge
+from sklearn.model_selection import KFold
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVR
+from sklearn.tree import DecisionTreeRegressor
+
+from nat2.errors import ConfigError
+from nat2.seeds import derive
+from nat2.settings import PredictorName
+
+Values = NDArray[np.float64]
+Predictor = Callable[[Values], Values]
+"""Features of shape (n, features) to predicted values of shape (n,)."""
+Fit = Callable[[Values, Values, int], Predictor]
+"""Learns from features (n, features), targets (n,) of mean 0 and deviation 1, and a seed."""
+Tune = Callable[[Values, Values, int], Fit]
+"""Finds what all experts of an ensemble have in common, from all that there is to learn from."""
+
+FOLDS = 10
+_POOLED = 50  # with fewer networks, a tenth of them says too little of a ranking
+_NEAR = 0.03  # of the best: as good, as far as cross-validation can tell
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Experts each fitted without one part of the networks, whose mean predicts (NAT2)."""
+
+    name: str
+    """Which predictor, or which ones were chosen, with a plus between them."""
+    predict: Predictor
+    tau: float
+    """Kendall's rank correlation on the parts left out: mean over the parts minus standard deviation."""
+    rmse: float
+    """Root mean square error on the parts left out."""
+
+
+def check_predictor(name: PredictorName) -> None:
+    """Refuse a predictor that cannot be used.
+
+    Raises:
+        ConfigError: it needs a package that is not installed.
+    """
+    if name == "catboost" and find_spec("catboost") is None:
+        raise ConfigError("the predictor catboost needs CatBoost: pip install 'nat2[catboost]'")
+
+
+def fit_ensemble(name: PredictorName, features: Values, targets: Values, *, seed: int, folds: int = FOLDS) -> Ensemble:
+    """Fit a predictor as the mean of experts on all but one part each (NAT2: 10 experts on 90 % each).
+
+    ``auto`` fits the quick ones, ranks them by Kendall's tau on the parts left out, mean minus standard deviation
+    (MSuNAS, adaptive switching), and averages those that are as good as the best.
+
+    Args:
+        name: Which.
+        features: Shape (n, features), n at least 3.
+        targets: Shape (n,).
+        seed: Decides the parts and what is random in a predictor.
+        folds: Number of experts, at most n.
+    """
+    if name != "auto":
+        return _ensemble(name, features, targets, seed, folds)
+    tried = [_ensemble(each, features, targets, seed, folds) for each in AUTO]
+    tried.sort(key=lambda ensemble: -ensemble.tau)
+    best = [ensemble for ensemble in tried if ensemble.tau >= tried[0].tau - _NEAR]
+
+    def predict(queries: Values) -> Values:
+        mean: Values = np.mean([ensemble.predict(queries) for ensemble in best], axis=0)
+        return mean
+
+    rmse = float(np.mean([ensemble.rmse for ensemble in best]))
+    return Ensemble("+".join(ensemble.name for ensemble in best), predict, best[0].tau, rmse)
+
+
+def _ensemble(name: PredictorName, features: Values, targets: Values, seed: int, folds: int) -> Ensemble:
+    centre, spread = float(targets.mean()), float(targets.std()) or 1.0
+    scaled = (targets - centre) / spread
+    parts = list(KFold(min(folds, len(targets)), shuffle=True, random_state=seed % 2**32).split(features))
+    experts, left_out = [], np.empty(len(targets))
+    with _quiet():
+        fit = PREDICTORS[name](features, scaled, derive(seed, "tune") % 2**31)
+        for number, (kept, out) in enumerate(parts):
+            expert = fit(features[kept], scaled[kept], derive(seed, number) % 2**31)
+            experts.append(expert)
+            left_out[out] = expert(features[out])
+
+    def predict(queries: Values) -> Values:
+        mean: Values = np.mean([expert(queries) for expert in experts], axis=0) * spread + centre
+        return mean
+
+    rmse = spread * float(np.sqrt(np.mean((left_out - scaled) ** 2)))
+    return Ensemble(name, predict, _ranking(left_out, scaled, [out for _, out in parts]), rmse)
+
+
+def _ranking(predicted: Values, measured: Values, parts: Sequence[NDArray[np.int64]]) -> float:
+    """Kendall's tau on parts that were left out, mean minus standard deviation; on all at once if they are few."""
+    if len(measured) < _POOLED:
+        parts = [np.arange(len(measured))]
+    taus = [quality(predicted[part], measured[part]).tau or 0.0 for part in parts]
+    return float(np.mean(taus) - np.std(taus))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """An optimisation that ends early still gives a predictor, and cross-validation judges it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
+
+
+# -- the predictors
+
+
+def fit_lightgbm(features: Values, targets: Values, seed: int) -> Predictor:
+    """Gradient-boosted trees with Huber loss, NAT2's choice.
+
+    Trees may end in leaves of few networks while the archive is small; with the 270 networks that each of ten experts
+    sees of an archive of 300, LightGBM's own default of 20 holds.
+    """
+    model = LGBMRegressor(
+        objective="huber",
+        min_child_samples=max(2, min(20, len(targets) // 13)),
+        random_state=seed,
+        n_jobs=1,
+        deterministic=True,
+        force_row_wise=True,
+        verbose=-1,
+    )
+    model.fit(features, targets)
+
+    def predict(queries: Values) -> Values:
+        predicted: Values = model.booster_.predict(queries, num_threads=1)
+        return predicted
+
+    return predict
+
+
+def fit_catboost(features: Values, targets: Values, seed: int) -> Predictor:
+    """CatBoost with its defaults; the extra ``catboost``."""
+    from catboost import CatBoostRegressor
+
+    model = CatBoostRegressor(random_seed=seed, thread_count=1, verbose=False, allow_writing_files=False)
+    model.fit(features, targets)
+    return lambda queries: np.asarray(model.predict(queries), dtype=np.float64)
+
+
+def fit_rbf(features: Values, targets: Values, seed: int) -> Predictor:
+    """Cubic radial basis functions with a linear tail, on the directions in which the features differ.
+
+    One-hot columns add up to one and some never change, so the linear tail would have no unique solution on all of
+    them; with few networks only the directions of the largest differences are kept.
+    """
+    centre = features.mean(axis=0)
+    _, sizes, directions = np.linalg.svd(features - centre, full_matrices=False)
+    kept = min(int((sizes > 1e-6 * max(sizes[0], 1e-12)).sum()), max(1, len(targets) // 2))
+    projection = directions[:kept].T
+    seen, places = np.unique(np.round((features - centre) @ projection, 9), axis=0, return_inverse=True)
+    means = np.bincount(places.ravel(), weights=targets) / np.bincount(places.ravel())
+    if len(seen) < kept + 2 or not sizes[0]:
+        return lambda queries: np.full(len(queries), targets.mean())
+    surface = RBFInterpolator(seen, means, kernel="cubic", degree=1, smoothing=1e-6)
+    return lambda queries: np.asarray(surface((queries - centre) @ projection), dtype=np.float64)
+
+
+def fit_rbfs(features: Values, targets: Values, seed: int, *, count: int = 500) -> Predictor:
+    """The mean of many radial basis function models, each on a random half of the features (NAT)."""
+    generator = np.random.default_rng(seed)
+    size = max(1, features.shape[1] // 2)
+    subsets = [generator.permutation(features.shape[1])[:size] for _ in range(count)]
+    models = [fit_rbf(features[:, subset], targets, seed) for subset in subsets]
+
+    def predict(queries: Values) -> Values:
+        total = np.zeros(len(queries))
+        for model, subset in zip(models, subsets, strict=True):
+            total += model(queries[:, subset])
+        return total / count
+
+    return predict
+
+
+def _scikit(make: Callable[[int], Any]) -> Fit:
+    """A scikit-learn regressor as a predictor; `make` takes the seed."""
+
+    def fit(features: Values, targets: Values, seed: int) -> Predictor:
+        model = make(seed).fit(features, targets)
+        return lambda queries: np.asarray(model.predict(queries), dtype=np.float64)
+
+    return fit
+
+
+def _trees(seed: int) -> Any:
+    """1,000 trees, each on half of the networks and half of what is seen of them (E2EPP)."""
+    return BaggingRegressor(
+        DecisionTreeRegressor(), n_estimators=1000, max_samples=0.5, max_features=0.5, bootstrap=False,
+        random_state=seed,
+    )  # fmt: skip
+
+
+def _support_vectors(features: Values, targets: Values, seed: int) -> Predictor:
+    width = 0.1 / features.shape[1]
+    model = make_pipeline(StandardScaler(), SVR(C=10, epsilon=0.1, gamma=width)).fit(features, targets)
+    return lambda queries: np.asarray(model.predict(queries), dtype=np.float64)
+
+
+def _network(seed: int) -> Any:
+    """Three hidden layers of 300 (MSuNAS)."""
+    return make_pipeline(
+        StandardScaler(), MLPRegressor(hidden_layer_sizes=(300, 300, 300), alpha=1.0, max_iter=100, random_state=seed)
+    )
+
+
+def _untuned(fit: Fit) -> Tune:
+    return lambda features, targets, seed: fit
+
+
+def _gaussian_process(kernel: Kernel) -> Tune:
+    """A Gaussian process whose few hyper-parameters are found once, on all networks."""
+
+    def tune(features: Values, targets: Values, seed: int) -> Fit:
+        found = GaussianProcessRegressor(kernel, random_state=seed).fit(features, targets).kernel_
+        return _scikit(lambda seed: GaussianProcessRegressor(found, optimizer=None))
+
+    return tune
+
+
+PREDICTORS: dict[PredictorName, Tune] = {
+    "rbf": _untuned(fit_rbf),
+    "rbfs": _untuned(fit_rbfs),
+    "mlp": _untuned(_scikit(_network)),
+    "e2epp": _untuned(_scikit(_trees)),
+    "carts": _untuned(_scikit(lambda seed: DecisionTreeRegressor(random_state=seed))),
+    "gp": _gaussian_process(DotProduct(1.0, (1e-6, 1e6)) + WhiteKernel(0.1, (1e-6, 1e2))),
+    "svr": _untuned(_support_vectors),
+    "ridge": _untuned(_scikit(lambda seed: Ridge())),
+    "knn": _untuned(_scikit(lambda seed: make_pipeline(StandardScaler(), KNeighborsRegressor(weights="distance")))),
+    "bayesian": _untuned(_scikit(lambda seed: BayesianRidge())),
+    "lgb": _untuned(fit_lightgbm),
+    "catboost": _untuned(fit_catboost),
+    "gp-rbf": _gaussian_process(
+        ConstantKernel(1.0, (1e-3, 1e4)) * RBF(10.0, (1e-1, 1e4)) + WhiteKernel(0.1, (1e-6, 1e2))
+    ),
+}
+"""The twelve of NAT2's study, and a Gaussian process with a radial kernel."""
+AUTO: tuple[PredictorName, ...] = ("lgb", "gp-rbf", "bayesian", "svr")
+"""Those that ``auto`` chooses among: each fits 300 networks within a second."""
+
+
+class Quality(NamedTuple):
+    """How well predictions met what was measured later."""
+
+    tau: float | None
+    """Kendall's rank correlation; None if there are fewer than two different values."""
+    rho: float | None
+    """Spearman's rank correlation; None if there are fewer than two different values."""
+    rmse: float
+    """Root mean square error, in the unit of what was predicted."""
+
+
+def quality(predicted: Values, measured: Values) -> Quality:
+    """Compare predictions with measurements that the predictor has not seen."""
+    rmse = float(np.sqrt(np.mean((predicted - measured) ** 2)))
+    if len(np.unique(predicted)) < 2 or len(np.unique(measured)) < 2:
+        return Quality(None, None, rmse)
+    tau = scipy.stats.kendalltau(predicted, measured).statistic
+    rho = scipy.stats.spearmanr(predicted, measured).statistic
+    return Quality(float(tau), float(rho), rmse)

@@ -1,0 +1,155 @@
+"""From the archive to the networks worth evaluating: fit predictors, evolve on them, choose a spread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from nat2.nas.archive import Evaluation
+from nat2.nas.evolve import evolve
+from nat2.nas.objectives import violation
+from nat2.nas.predictors import Predictor, Values, fit_ensemble
+from nat2.nas.select import gaining_subset, spread_subset, survive
+from nat2.nas.task import Search
+from nat2.seeds import derive, numpy_generator
+from nat2.space.searchable import A
+from nat2.space.space import Genomes
+
+Table = dict[str, NDArray[np.float64]]
+"""Values of networks by name of the quantity, each of shape (n,)."""
+
+
+class Model:
+    """What is known of networks that were not evaluated: exact quantities, and predictions of the others."""
+
+    def __init__(self, task: Search[A], members: Sequence[Evaluation[A]], number: int) -> None:
+        """Learn from the archive, with a predictor for each quantity that needs one."""
+        self._task: Search[Any] = task
+        genomes = task.encode_all([member.arch for member in members])
+        self._centre, self._spread = np.zeros(0), np.ones(0)
+        if task.settings.features == "structure":
+            costs = self._costs(genomes)
+            self._centre, self._spread = costs.mean(axis=0), np.maximum(costs.std(axis=0), 1e-9)
+        features = self._features(genomes)
+        self.choices: dict[str, str] = {}
+        self.doubts: dict[str, float] = {}
+        self._predictors: dict[str, Predictor] = {}
+        for each in task.modelled:
+            ensemble = fit_ensemble(
+                task.settings.predictor,
+                features,
+                np.array([member[each.name] for member in members], dtype=np.float64),
+                seed=derive(task.seed, "predictor", number, each.name),
+            )
+            self.choices[each.name], self._predictors[each.name] = ensemble.name, ensemble.predict
+            self.doubts[each.name] = ensemble.rmse
+
+    def __call__(self, genomes: Genomes) -> Table:
+        """Canonical genomes, shape (n, genes), to what is known or predicted of them."""
+        features = self._features(genomes)
+        return self._task.exact(genomes) | {name: predict(features) for name, predict in self._predictors.items()}
+
+    def _features(self, genomes: Genomes) -> Values:
+        """What the predictors see; ``structure`` includes the logarithms of exact quantities and their squares."""
+        features = self._task.space.features(genomes, self._task.settings.features)
+        if not len(self._centre):
+            return features
+        costs = (self._costs(genomes) - self._centre) / self._spread
+        return np.concatenate([features, costs, costs**2], axis=1)
+
+    def _costs(self, genomes: Genomes) -> Values:
+        columns = list(self._task.exact(genomes).values())
+        logs = [np.log(np.maximum(column, 1e-9)) if column.min() > 0 else column for column in columns]
+        return np.stack(logs, axis=1) if logs else np.zeros((len(genomes), 0))
+
+
+def propose(task: Search[A], members: Sequence[Evaluation[A]], model: Model, number: int) -> Genomes:
+    """The last population of the inner evolution: networks that the model finds good."""
+    settings = task.settings
+    front = task.front(members)[: settings.population] if settings.start == "front" else []
+    generator = numpy_generator(task.seed, "evolve", number)
+    start = [
+        task.encode_all([members[n].arch for n in front]),
+        task.space.sample(settings.population - len(front), generator, sampling=settings.sampling),
+    ]
+    return evolve(
+        task.space,
+        lambda genomes: task.minimised(model(genomes)),
+        n_objectives=len(task.objectives),
+        population=settings.population,
+        generations=settings.inner_generations,
+        start=np.concatenate(start),
+        seed=derive(task.seed, "evolve", number),
+        violated=(lambda genomes: violations(task, model(genomes))) if task.bounded else None,
+    )
+
+
+def violations(task: Search[A], table: Table) -> NDArray[np.float64]:
+    """How much networks violate the budget by what is known or predicted of them, shape (n,)."""
+    bounded = [each for each in task.quantities if each.bounded]
+    return violation(bounded, np.stack([table[each.name] for each in bounded], axis=1))
+
+
+def choose(task: Search[A], members: Sequence[Evaluation[A]], pool: Genomes, model: Model) -> Genomes:
+    """The candidates to evaluate: spread along the front, or the best predicted if only the first objective counts."""
+    count = task.settings.candidates
+    if len(pool) <= count:
+        return pool
+    table = model(pool)
+    if task.bounded:
+        violated = violations(task, table)
+        kept = violated <= 0
+        if kept.sum() <= count:
+            return pool[np.sort(np.argsort(violated, kind="stable")[:count])]
+        pool, table = pool[kept], {name: column[kept] for name, column in table.items()}
+    predicted = task.minimised(table)
+    if len(task.objectives) == 1:
+        return pool[survive(predicted, count)]
+    front = task.values([members[n] for n in task.front(members)])
+    if task.settings.selection == "spread":
+        return pool[spread_subset(predicted[:, 1:], front[:, 1:], count)]
+    doubts = np.array([model.doubts.get(each.name, 0.0) for each in task.objectives])
+    return pool[gaining_subset(predicted - task.settings.optimism * doubts, front, count)]
+
+
+def candidates(
+    task: Search[A],
+    members: Sequence[Evaluation[A]],
+    number: int,
+    known: Callable[[Any], bool],
+) -> tuple[Genomes, Table, dict[str, Any]]:
+    """New networks to evaluate, what is predicted of them, and how they were found.
+
+    Args:
+        task: What the search works with.
+        members: The archive.
+        number: Of the generation.
+        known: Whether an architecture need not be evaluated again.
+    """
+    clock = [time.monotonic()]
+    with threadpool_limits(1, "blas"):  # threads cost these small matrices more than they bring
+        model = Model(task, members, number)
+        clock.append(time.monotonic())
+        pool = propose(task, members, model, number)
+        clock.append(time.monotonic())
+        new = np.array([not known(task.space.decode(genome)) for genome in pool])
+        feasible = float((violations(task, model(pool)) <= 0).mean()) if task.bounded else 1.0
+        chosen = choose(task, members, pool[new], model)
+        predicted = model(chosen) if len(chosen) else {}
+        clock.append(time.monotonic())
+    first = task.objectives[0].name
+    facts: dict[str, Any] = {
+        "predictor": model.choices.get(first, "-"),
+        "predictors": model.choices,
+        "bounded": task.bounded,
+        "feasible": feasible,
+        "duplicate": float(1 - new.mean()),
+    }
+    parts = np.diff(clock)
+    facts |= {f"{name}_seconds": float(s) for name, s in zip(("predict", "evolve", "select"), parts, strict=True)}
+    return chosen, predicted, facts

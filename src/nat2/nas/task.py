@@ -1,0 +1,142 @@
+"""What a search works with: space, objectives, settings, and how a network is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nat2.nas.archive import Archive, Evaluation, Generation
+from nat2.nas.evolve import Objectives
+from nat2.nas.feasible import exact
+from nat2.nas.objectives import Objective, violation
+from nat2.nas.select import front_of, hypervolume
+from nat2.parallel import ALONE, Processes
+from nat2.settings import SearchSettings
+from nat2.space.searchable import A, Searchable
+from nat2.space.space import Genomes
+
+Measured = Mapping[str, float] | float
+A_contra = TypeVar("A_contra", contravariant=True)
+
+
+class Evaluate(Protocol[A_contra]):
+    """Evaluates an architecture: a value for each predicted objective by name, or the value of the only one."""
+
+    def __call__(self, arch: A_contra, /) -> Measured:
+        """Measure. With successive halving it is also called with ``share``, the part of the images to look at."""
+
+
+@dataclass(frozen=True)
+class Search(Generic[A]):
+    """What the loop works with."""
+
+    space: Searchable[A]
+    evaluate: Evaluate[A]
+    objectives: tuple[Objective, ...]
+    """What is optimised, the first of them predicted."""
+    also: tuple[Objective, ...]
+    """What is only recorded, and held within its bounds."""
+    settings: SearchSettings
+    archive: Archive[A]
+    adapt: Callable[[int, Genomes], None] | None
+    """Brings the weights to the version of a generation, given good genomes; None if they are fixed."""
+    seed: int
+    processes: Processes = ALONE
+    """Those that share the work; all of them make the same search."""
+    tick: Callable[[int], None] = lambda count: None
+    report: Callable[[Generation], None] = lambda generation: None
+    say: Callable[[str], None] = lambda line: None
+
+    @property
+    def quantities(self) -> tuple[Objective, ...]:
+        """Everything that is known of a network."""
+        return self.objectives + self.also
+
+    def of_class(self, *classes: str) -> tuple[Objective, ...]:
+        """The quantities of some cost classes."""
+        return tuple(each for each in self.quantities if each.cost in classes)
+
+    @property
+    def modelled(self) -> tuple[Objective, ...]:
+        """What has to be predicted between evaluations, because it is optimised or bounded."""
+        needed = self.objectives + tuple(each for each in self.also if each.bounded)
+        return tuple(each for each in needed if each.cost != "exact")
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the search has a budget."""
+        return any(each.bounded for each in self.quantities)
+
+    def values(self, evaluations: Sequence[Evaluation[A]]) -> Objectives:
+        """The objectives of evaluations, less being better, shape (n, objectives)."""
+        return self._columns(self.objectives, [evaluation.values for evaluation in evaluations])
+
+    def violations(self, evaluations: Sequence[Evaluation[A]]) -> NDArray[np.float64]:
+        """How much evaluations violate the budget, shape (n,); 0 for nothing."""
+        names = [each.name for each in self.quantities]
+        table = np.array([[evaluation[name] for name in names] for evaluation in evaluations], dtype=np.float64)
+        return violation(self.quantities, table.reshape(len(evaluations), len(names)))
+
+    def front(self, evaluations: Sequence[Evaluation[A]]) -> list[int]:
+        """Numbers of those that no other beats, within the budget."""
+        return [int(n) for n in front_of(self.values(evaluations), self.violations(evaluations))]
+
+    @staticmethod
+    def _columns(objectives: Sequence[Objective], rows: Sequence[Mapping[str, float]]) -> Objectives:
+        columns = [each.minimised(np.array([row[each.name] for row in rows], dtype=np.float64)) for each in objectives]
+        return np.stack(columns, axis=1)
+
+    def minimised(self, table: Mapping[str, NDArray[np.float64]]) -> Objectives:
+        """The objectives, less being better, of columns by name; shape (n, objectives)."""
+        return np.stack([each.minimised(table[each.name]) for each in self.objectives], axis=1)
+
+    def exact(self, genomes: Genomes) -> dict[str, NDArray[np.float64]]:
+        """Exact quantities of canonical genomes, by name."""
+        quantities = self.of_class("exact")
+        return dict(zip([each.name for each in quantities], exact(quantities, genomes).T, strict=True))
+
+    def keeps_exact(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """Which genomes keep the bounds on exact quantities, shape (n,)."""
+        quantities = self.of_class("exact")
+        keeps: NDArray[np.bool_] = violation(quantities, exact(quantities, genomes)) <= 0
+        return keeps
+
+    def encode_all(self, archs: Sequence[A]) -> Genomes:
+        """Canonical genomes, shape (n, genes)."""
+        genomes = np.array([self.space.encode(arch) for arch in archs], dtype=np.int64)
+        return genomes.reshape(len(archs), len(self.space.lower))
+
+    def decode_all(self, genomes: Genomes) -> list[A]:
+        """Architectures of genomes."""
+        return [self.space.decode(genome) for genome in genomes]
+
+    def record(self, write: Callable[[], None]) -> None:
+        """Write to the archive of every process: first to the one on disk, and only if that went well to the copies."""
+        self.processes.once(write)
+        if not self.processes.first:
+            write()
+
+    def version(self, generation: int) -> int:
+        """The version of the weights behind a generation's adaptation."""
+        return generation if self.adapt is not None else 0
+
+    def box(self, members: Sequence[Evaluation[A]]) -> tuple[list[float], list[float]]:
+        """Origin and reference of the hypervolume, from the initial archive (MSuNAS: 1.01 of the worst values).
+
+        The origin is 0 where less is better and nothing is below it, else as far from the best as that from the worst.
+        """
+        values, violated = self.values(members), self.violations(members)
+        values = values[violated <= violated.min()]
+        best, worst = values.min(0), values.max(0)
+        natural = np.array([each.direction == "min" for each in self.objectives]) & (best >= 0)
+        origin = np.where(natural, 0.0, best - (worst - best))
+        return origin.tolist(), (worst + 0.01 * (worst - origin)).tolist()
+
+    def hypervolume(self, members: Sequence[Evaluation[A]], box: tuple[list[float], list[float]]) -> float:
+        """Of the members within the budget."""
+        values = self.values(members)[self.violations(members) <= 0]
+        return hypervolume(values, np.array(box[1]), np.array(box[0]))

@@ -1,0 +1,34 @@
+"""The search as curves for TensorBoard; needs the extra ``tensorboard``."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from nat2.errors import ConfigError
+from nat2.nas.archive import Generation
+
+
+def check_curves() -> None:
+    """Refuse to write curves without TensorBoard.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    if find_spec("tensorboard") is None:
+        raise ConfigError("--tensorboard needs TensorBoard: pip install 'nat2[tensorboard]'")
+
+
+def write_curves(folder: Path, generations: Sequence[Generation]) -> None:
+    """Write every number of ``log.csv`` as a scalar by generation, in place of what is there."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    shutil.rmtree(folder, ignore_errors=True)
+    with SummaryWriter(str(folder)) as writer:
+        for generation in generations:
+            for name, value in generation.row().items():
+                if isinstance(value, int | float) and name != "generation":
+                    part = "seconds" if name.endswith("seconds") else "search"
+                    writer.add_scalar(f"{part}/{name}", value, generation.number)

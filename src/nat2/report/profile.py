@@ -1,0 +1,41 @@
+"""What a run will be, for the terminal."""
+
+from __future__ import annotations
+
+import math
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from nat2.estimate import Profile
+from nat2.nas.budget import spelled, told
+from nat2.progress import duration
+
+
+def profile_table(profile: Profile) -> list[Table | str]:
+    """The facts, the table of objectives, and what the budget and the run come to."""
+    spans = Table("of a network", "least", "median", "most", box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for column in spans.columns[1:]:
+        column.justify = "right"
+    for span in profile.spans:
+        values = (span.least, span.median, span.most)
+        spans.add_row(span.objective.name, *(spelled(value, span.objective.unit) for value in values))
+    spans.caption = "median: of networks as the search draws them; latency: of a few, untrained"
+    lines = [f"{name:>18}: {text}" for name, text in profile.facts if name != "budget"]
+    lines.append(f"{'search space':>18}: {_power(profile.size)} networks")
+    ends = []
+    if profile.bounds:
+        ends.append(f"{'budget':>18}: {', '.join(map(told, profile.bounds))}")
+        exact = [bound for bound in profile.bounds if bound.cost == "exact"]
+        if exact:
+            share = 100 * profile.kept
+            often = f"{share:.3g} %" if share else "less than 0.01 %"
+            ends.append(f"{'can be met':>18}: by {often} of networks as the search draws them; it looks for more")
+    parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in profile.seconds.items())
+    ends.append(f"{'a run takes about':>18}: {duration(sum(profile.seconds.values()))} here ({parts})")
+    return ["\n".join(lines), spans, "\n".join(ends)]
+
+
+def _power(count: int) -> str:
+    exponent = int(math.log10(count))
+    return f"{count:,}" if exponent < 6 else f"{count / 10**exponent:.1f} x 10^{exponent}"

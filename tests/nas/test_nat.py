@@ -1,0 +1,392 @@
+"""NAT2's loop on a problem whose truth is known and free."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nat2.errors import ConfigError, Nat2Error, RunError
+from nat2.nas.archive import Archive, Evaluation, Generation
+from nat2.nas.found import Found
+from nat2.nas.nat import search
+from nat2.nas.objectives import Objective
+from nat2.nas.select import hypervolume, non_dominated
+from nat2.parallel import ALONE, Processes
+from nat2.settings import SearchSettings
+from nat2.space import Arch, CostTable, Genomes, IntegerSpace, Macro, SearchSpace, cost
+
+MACRO = Macro(classes=10)
+SPACE = SearchSpace.of(MACRO, (48, 56, 64))
+SETTINGS = SearchSettings(
+    archive=24, preprocess="oversample", oversample=2, generations=4, candidates=6, top=10, population=32,
+    inner_generations=8, predictor="lgb",
+)  # fmt: skip
+TABLE = CostTable(SPACE, {1.0: MACRO})
+COSTS = {
+    "params": Objective(name="params", cost="exact", measure=lambda genomes: TABLE(genomes)[:, 0]),
+    "macs": Objective(name="macs", cost="exact", measure=lambda genomes: TABLE(genomes)[:, 1]),
+}
+
+
+class World:
+    """Errors by formula, better with every adaptation; counts what was asked of it."""
+
+    def __init__(self, *, stop_after: int | None = None, version: int = 0) -> None:
+        self.version = version
+        self.measured: list[tuple[Arch, int]] = []
+        self.parts: list[tuple[Arch, float]] = []
+        self.good: list[Genomes] = []
+        self._stop_after = stop_after
+
+    def measure(self, arch: Arch, *, share: float = 1.0) -> float:
+        self._count()
+        if share < 1:
+            self.parts.append((arch, share))
+            return self.error(arch) + 1e-3 * (sum(arch.depths) % 3)
+        self.measured.append((arch, self.version))
+        return self.error(arch)
+
+    def error(self, arch: Arch) -> float:
+        params, macs, _ = cost(MACRO, arch)
+        kernels = np.mean([layer.kernel for stage in arch.stages for layer in stage])
+        return float(np.clip(1.6 - 0.06 * np.log(params) - 0.03 * np.log(macs) - 0.01 * kernels, 0, 1)) / (
+            1 + 0.05 * self.version
+        )
+
+    def adapt(self, generation: int, good: Genomes) -> None:
+        self._count()
+        self.good.append(good)
+        self.version = generation
+
+    def _count(self) -> None:
+        if self._stop_after is not None:
+            self._stop_after -= 1
+            if self._stop_after < 0:
+                raise KeyboardInterrupt
+
+
+def look_for(
+    world: World,
+    archive: Archive[Arch],
+    objectives: str = "error,params",
+    *,
+    adapts: bool = True,
+    report: Callable[[Generation], None] = lambda generation: None,
+    say: Callable[[str], None] = lambda line: None,
+    processes: Processes = ALONE,
+    also: tuple[Objective, ...] = (),
+    **changes: object,
+) -> Found[Arch]:
+    """Search the world; `archive` has columns for the error, parameters and MACs."""
+    named = {"error": Objective(name="error")} | COSTS
+    names = objectives.split(",")
+    return search(
+        SPACE,
+        world.measure,
+        [named[name] for name in names],
+        also=also or [cost for name, cost in COSTS.items() if name not in names],
+        settings=dataclasses.replace(SETTINGS, **changes),  # type: ignore[arg-type]
+        archive=archive,
+        adapt=world.adapt if adapts else None,
+        processes=processes,
+        report=report,
+        say=say,
+    )
+
+
+def new_archive(path: Path) -> Archive[Arch]:
+    return Archive(path, ("error", "params", "macs"))
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive[Arch]:
+    return new_archive(tmp_path / "archive.db")
+
+
+@pytest.mark.parametrize("objectives", ["error", "error,params", "error,params,macs"])
+def test_the_archive_keeps_its_size_and_gets_better(archive: Archive[Arch], objectives: str) -> None:
+    generations: list[Generation] = []
+    found = look_for(World(), archive, objectives, report=generations.append).members
+    assert [generation.number for generation in generations] == [0, 1, 2, 3, 4]
+    assert {len(generation.members) for generation in generations} == {SETTINGS.archive}
+    assert len({evaluation.arch for evaluation in found}) == SETTINGS.archive
+    assert generations[-1].hypervolume > generations[0].hypervolume
+
+
+def test_the_ends_of_the_space_are_in_the_first_archive(archive: Archive[Arch]) -> None:
+    generations: list[Generation] = []
+    look_for(World(), archive, generations=0, report=generations.append)
+    assert {SPACE.smallest, SPACE.largest} <= set(generations[0].members)
+    assert len(archive.evaluations()) == SETTINGS.archive * SETTINGS.oversample
+
+
+def test_appending_lets_the_archive_grow(archive: Archive[Arch]) -> None:
+    found = look_for(World(), archive, update="append", oversample=1)
+    assert len(found.members) == SETTINGS.archive + 4 * SETTINGS.candidates
+
+
+def test_after_each_adaptation_the_whole_archive_is_measured_again(archive: Archive[Arch]) -> None:
+    world = World()
+    found = look_for(world, archive).members
+    assert world.version == 4
+    assert all(len(good) == SETTINGS.top for good in world.good)
+    assert {arch for arch, version in world.measured if version == 4} == {evaluation.arch for evaluation in found}
+    assert len(set(world.measured)) == len(world.measured)  # nothing is measured twice with the same weights
+
+
+def test_with_fixed_weights_only_new_networks_are_measured(archive: Archive[Arch]) -> None:
+    world = World()
+    look_for(world, archive, adapts=False)
+    assert len({arch for arch, _ in world.measured}) == len(world.measured)
+    assert len(world.measured) <= SETTINGS.archive * SETTINGS.oversample + 4 * SETTINGS.candidates
+
+
+def test_predictions_are_judged_on_new_networks_only(archive: Archive[Arch]) -> None:
+    generations: list[Generation] = []
+    look_for(World(), archive, report=generations.append)
+    for generation in generations[1:]:
+        assert generation.facts["candidates"] == SETTINGS.candidates
+        assert -1 <= generation.facts["tau"] <= 1
+        assert generation.facts["rmse"] > 0
+
+
+OURS: dict[str, object] = {"preprocess": "halving", "oversample": 3, "predictor": "auto", "features": "structure"}
+
+
+@pytest.mark.parametrize(
+    ("policies", "stop_after"),
+    [({}, n) for n in (0, 1, 30, 47, 48, 50, 54, 55, 60, 79, 80, 100, 140)] + [(OURS, n) for n in (40, 80, 95, 130)],
+)
+def test_an_interrupted_search_ends_like_an_uninterrupted_one(
+    tmp_path: Path, policies: dict[str, Any], stop_after: int
+) -> None:
+    with new_archive(tmp_path / "whole.db") as archive:
+        whole = look_for(World(), archive, **policies)
+        logged = [(g.members, g.hypervolume, g.facts.get("tau")) for g in archive.generations()]
+    killed = World(stop_after=stop_after)
+    with new_archive(tmp_path / "killed.db") as archive:
+        with pytest.raises(KeyboardInterrupt):
+            look_for(killed, archive, **policies)
+        kept = len(archive.evaluations())
+        assert kept == len(killed.measured) + len(killed.parts)
+        resumed = World(version=killed.version)
+        ended = look_for(resumed, archive, **policies)
+        assert (ended.members, ended.front) == (whole.members, whole.front)
+        assert [(g.members, g.hypervolume, g.facts.get("tau")) for g in archive.generations()] == logged
+        assert not set(resumed.measured) & set(killed.measured)
+        assert not set(resumed.parts) & set(killed.parts)
+
+
+def test_the_search_beats_random_sampling_at_the_same_cost(archive: Archive[Arch]) -> None:
+    world = World()
+    look_for(world, archive, adapts=False, generations=6)
+    everything = [evaluation for evaluation, _ in archive.evaluations()]
+    random = [
+        Evaluation(arch, {"error": world.measure(arch), "params": cost(MACRO, arch).params})
+        for arch in SPACE.sample_distinct(len(everything), np.random.default_rng(5))
+    ]
+    values, others = (np.array([[e["error"], e["params"]] for e in each]) for each in (everything, random))
+    reference = np.maximum(values.max(0), others.max(0)) * 1.01
+    assert hypervolume(values[non_dominated(values)], reference) > hypervolume(others, reference)
+
+
+@pytest.mark.parametrize(
+    "change", [{"archive": 4}, {"oversample": 0}, {"generations": -1}, {"candidates": 0}, {"top": 0}, {"population": 2}]
+)
+def test_impossible_settings_are_refused(change: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=f"`{next(iter(change))}` of the search"):
+        SearchSettings(**change)  # type: ignore[arg-type]
+
+
+def test_each_generation_says_what_it_did(archive: Archive[Arch]) -> None:
+    generations: list[Generation] = []
+    look_for(World(), archive, report=generations.append, also=(dataclasses.replace(COSTS["macs"], high=3e7),))
+    for generation in generations[1:]:
+        row = generation.row()
+        assert row["predictor"] == "lgb"
+        assert 0 < row["feasible"] <= 1  # type: ignore[operator]
+        assert 0 <= row["duplicate"] < 1  # type: ignore[operator]
+        parts = [row[f"{part}_seconds"] for part in ("predict", "evolve", "select", "evaluate", "adapt", "again")]
+        assert 0 < sum(parts) <= row["seconds"] + 0.01  # type: ignore[arg-type, operator]
+        assert "within the budget" in generation.told(4)
+
+
+@pytest.mark.parametrize("limit", [60_000, 300_000])
+def test_a_budget_on_parameters_constrains_the_search(archive: Archive[Arch], limit: int) -> None:
+    bound = dataclasses.replace(COSTS["params"], high=limit)
+    found = look_for(World(), archive, "error,macs", also=(bound,))
+    assert found.feasible
+    assert all(evaluation["params"] <= limit for evaluation in found.front)
+    ends = {SPACE.smallest, SPACE.largest}
+    assert all(e["params"] <= limit for e, _ in archive.evaluations() if e.arch not in ends)
+
+
+def test_a_budget_on_what_is_predicted_is_learned(archive: Archive[Arch]) -> None:
+    """At first a third of the networks keep it, at the end nearly all of those that are evaluated."""
+    world = World()
+
+    def evaluate(arch: Arch) -> dict[str, float]:
+        return {"error": world.error(arch), "heat": cost(MACRO, arch).macs / 1e6}
+
+    heat = Objective(name="heat", high=8.0)
+    found = search(
+        SPACE, evaluate, [Objective(name="error"), COSTS["params"]], also=[heat],
+        settings=SearchSettings(archive=40, generations=5, candidates=10, predictor="bayesian"),
+    )  # fmt: skip
+    assert found.feasible
+    assert all(evaluation["heat"] <= 8 for evaluation in found.front)
+    assert found.generations[-1].facts["heat_tau"] > 0.5
+    assert found.generations[-1].facts["feasible"] > 0.8
+
+
+def test_an_unreachable_bound_returns_the_nearest_and_says_so(archive: Archive[Arch]) -> None:
+    world = World()
+    error = Objective(name="error", high=1e-6)
+    found = search(SPACE, world.error, [error, COSTS["params"]], settings=SETTINGS)
+    assert not found.feasible
+    errors = [evaluation["error"] for evaluation in found.members]
+    assert [evaluation["error"] for evaluation in found.front] == [min(errors)]
+
+
+def test_an_impossible_exact_budget_is_refused_before_anything_is_evaluated() -> None:
+    world = World()
+    with pytest.raises(ConfigError, match="nearest has params"):
+        search(SPACE, world.measure, [Objective(name="error"), dataclasses.replace(COSTS["params"], high=100)])
+    assert not world.measured
+
+
+def test_halving_spends_less_than_oversampling_and_says_what(archive: Archive[Arch]) -> None:
+    world, said = World(), list[str]()
+    look_for(world, archive, preprocess="halving", oversample=9, generations=0, say=said.append)
+    assert len(world.parts) == (216 - 2) + (72 - 2)
+    assert {round(share, 6) for _, share in world.parts} == {round(1 / 9, 6), round(1 / 3, 6)}
+    assert len(world.measured) == SETTINGS.archive
+    assert "as much as 72 on all images" in said[0]
+
+
+def test_halving_needs_an_evaluation_that_takes_a_part_of_the_images() -> None:
+    settings = SearchSettings(preprocess="halving")
+    with pytest.raises(ConfigError, match="must take `share`"):
+        search(SPACE, lambda arch: 0.5, [Objective(name="error"), COSTS["params"]], settings=settings)
+
+
+def test_failed_evaluations_are_kept_and_never_learned_from(archive: Archive[Arch]) -> None:
+    world = World()
+
+    def evaluate(arch: Arch) -> float:
+        if arch.resolution == 56:
+            raise RuntimeError("out of memory")
+        return float("nan") if arch.exit == 5 and arch.resolution == 48 else world.error(arch)
+
+    found = search(
+        SPACE, evaluate, [Objective(name="error"), COSTS["params"]], also=[COSTS["macs"]], settings=SETTINGS,
+        archive=archive,
+    )  # fmt: skip
+    failures = {evaluation.failure for evaluation, _ in archive.evaluations()}
+    assert failures == {"", "RuntimeError: out of memory", "error is nan"}
+    assert all(e.arch.resolution != 56 and not e.failure for e in (*found.members, *found.front))
+    assert found.generations[0].facts["failed"] > 0
+    evaluated = [evaluation.arch for evaluation, _ in archive.evaluations()]
+    assert len(set(evaluated)) == len(evaluated)
+
+
+def test_a_search_whose_evaluations_all_fail_stops_with_the_reason() -> None:
+    def evaluate(arch: Arch) -> float:
+        raise ValueError("no such layer")
+
+    with pytest.raises(RunError, match=r"evaluations failed, the first, .* with: ValueError: no such layer"):
+        search(SPACE, evaluate, [Objective(name="error"), COSTS["params"]], settings=SETTINGS)
+
+
+def test_mistakes_of_the_user_stop_the_search() -> None:
+    def evaluate(arch: Arch) -> float:
+        raise Nat2Error("the disk is full")
+
+    with pytest.raises(Nat2Error, match="the disk is full"):
+        search(SPACE, evaluate, [Objective(name="error"), COSTS["params"]], settings=SETTINGS)
+
+
+def test_what_is_measured_of_a_network_is_measured_once(archive: Archive[Arch]) -> None:
+    world, asked = World(), list[Arch]()
+
+    def watts(arch: Arch) -> float:
+        asked.append(arch)
+        return float(arch.resolution * sum(arch.depths))
+
+    found = search(
+        SPACE, world.measure, [Objective(name="error"), Objective(name="watts", cost="measured", measure=watts)],
+        settings=SETTINGS, adapt=world.adapt,
+    )  # fmt: skip
+    assert len(set(asked)) == len(asked) > 0
+    assert found.generations[-1].facts["watts_tau"] is not None
+    assert all(e["watts"] == e.arch.resolution * sum(e.arch.depths) for e in found.members)
+
+
+def counting(arch: tuple[int, ...]) -> dict[str, float]:
+    return {"loss": sum((gene - 3) ** 2 for gene in arch) / 100, "gain": float(sum(arch))}
+
+
+@pytest.mark.parametrize("preset", ["default", "nat2", "nat"])
+def test_any_space_can_be_searched_and_more_can_be_better(preset: Any) -> None:
+    space = IntegerSpace((8,) * 6)
+    gain = Objective(name="gain", direction="max")
+    small = {"archive": 16, "generations": 5, "candidates": 8} | ({"oversample": 2} if preset == "nat2" else {})
+    settings = SearchSettings.of(preset, **small)
+    found = search(space, counting, [Objective(name="loss"), gain], settings=settings)
+    assert found.generations[-1].hypervolume > found.generations[0].hypervolume
+    front = [(e["loss"], -e["gain"]) for e in found.front]
+    assert sorted(front)[0][0] <= 0.1
+    assert not any(a[0] <= b[0] and a[1] <= b[1] and a != b for a in front for b in front)
+    assert found.best()["loss"] == min(e["loss"] for e in found.front)
+    assert found.best("gain>=30")["gain"] >= 30
+    with pytest.raises(ConfigError, match="no network of the front keeps gain >= 100"):
+        found.best("gain>=100")
+    with pytest.raises(ConfigError, match="latency was not recorded"):
+        found.best("latency<=3")
+
+
+def test_an_archive_on_disk_is_gone_on_with(tmp_path: Path) -> None:
+    space, path = IntegerSpace((8,) * 6), tmp_path / "a.db"
+    objectives = [Objective(name="loss"), Objective(name="gain", direction="max")]
+    settings = SearchSettings(archive=16, generations=2, candidates=4)
+    search(space, counting, objectives, settings=settings, archive=path)
+    asked: list[tuple[int, ...]] = []
+
+    def evaluate(arch: tuple[int, ...]) -> dict[str, float]:
+        asked.append(arch)
+        return counting(arch)
+
+    longer = search(space, evaluate, objectives, settings=dataclasses.replace(settings, generations=3), archive=path)
+    assert len(asked) == 4
+    whole = search(space, counting, objectives, settings=dataclasses.replace(settings, generations=3))
+    assert longer.front == whole.front
+
+
+def test_the_predictor_learns_from_more_than_the_archive() -> None:
+    """With fixed weights what has left a small archive still teaches."""
+    errors = {}
+    for learn_from in (0, 500):
+        settings = dataclasses.replace(SETTINGS, archive=12, oversample=6, generations=6, learn_from=learn_from)
+        found = search(SPACE, World().measure, [Objective(name="error"), COSTS["params"]], settings=settings)
+        errors[learn_from] = np.mean([generation.facts["rmse"] for generation in found.generations[1:]])
+    assert errors[500] < errors[0]
+
+
+@pytest.mark.parametrize(
+    ("objectives", "message"),
+    [
+        ([], "cost class predicted"),
+        ([COSTS["params"]], "cost class predicted"),
+        ([Objective(name="error"), Objective(name="error")], "different names"),
+        ([Objective(name="error"), Objective(name="size", cost="exact")], "needs a `measure`"),
+        ([Objective(name="error", measure=len)], "takes no `measure`"),
+    ],
+)
+def test_objectives_that_contradict_each_other_are_refused(objectives: list[Objective], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        search(SPACE, lambda arch: 0.5, objectives)
