@@ -302,7 +302,7 @@ class FinetuneSettings:
 class SearchSettings:
     """The policies of the search; NAT2's published values are the preset ``nat2``, NAT's are ``nat``."""
 
-    archive: int = 36
+    archive: int = 40
     """Networks in the archive."""
     sampling: Sampling = "balanced"
     """How initial networks are drawn: by depth (NAT2), or every gene alike (NAT)."""
@@ -328,7 +328,7 @@ class SearchSettings:
     NAT2)."""
     generations: int = 4
     """Rounds of prediction, evolution, evaluation and adaptation."""
-    candidates: int = 8
+    candidates: int = 16
     """New networks evaluated in a generation."""
     top: int = 20
     """Best networks of the archive, whose genes are sampled in the adaptation."""
