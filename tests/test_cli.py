@@ -19,7 +19,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return int(stop.value.code or 0), captured.out, captured.err
 
 
-@pytest.mark.parametrize("arguments", [(), ("run",), ("predict",)])
+@pytest.mark.parametrize("arguments", [(), ("run",), ("profile",), ("predict",)])
 def test_help_begins_with_examples(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
     code, output, _ = run(capsys, *arguments, "--help")
     assert code == 0
@@ -41,6 +41,15 @@ def test_every_setting_has_a_sentence_of_help(capsys: pytest.CaptureFixture[str]
         (["--data", "/does/not/exist"], "does not exist"),
         (["--objectives", "error,speed"], "'speed'"),
         (["--objectives", "params"], "must include error"),
+        (["--objectives", "error,nowhere.py:joules"], "there is no file nowhere.py"),
+        (["--budget", "params=3"], "bounds like params<=200k"),
+        (["--budget", "speed<=3"], "can bound error, params"),
+        (["--budget", "params<=3ms"], "takes a number for params"),
+        (["--budget", "params<=2k"], "the nearest has params"),
+        (["--budget", "params>=20k,params<=10k"], "widen the budget"),
+        (["--latency-threads", "0"], "must be at least 1"),
+        (["--search.predictor", "best"], "predictor"),
+        (["--search.learn_from=-1"], "`learn_from` of the search"),
         (["--networks", "0"], "--networks must be at least 1; got 0"),
         (["--networks", "many"], "networks"),
         (["--width", "-1"], "--width must be a number from 0.1 to 8"),

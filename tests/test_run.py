@@ -161,6 +161,64 @@ def test_a_run_killed_in_any_stage_ends_with_the_same_networks(
     assert_same_outcome(out, whole[0])
 
 
+OWN = """
+import nat2
+
+@nat2.objective(direction="max", cost="predicted")
+def calm(network):
+    return -float(sum(weight.abs().mean() for weight in network.parameters()))
+"""
+
+
+@pytest.fixture(scope="module")
+def bounded(place: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """A run with a budget, a measured latency, an objective of the user, halving and curves."""
+    file = tmp_path_factory.mktemp("own") / "own.py"
+    file.write_text(OWN)
+    options = ["--objectives", f"error,params,{file}:calm", "--budget", "params<=60k,latency<=1s"]
+    options += ["--search.preprocess", "halving", "--search.oversample", "3", "--tensorboard", "true"]
+    out = tmp_path_factory.mktemp("bounded") / "whole"
+    code, _, errors = finish(command(*place, out, *options))
+    assert code == 0, errors
+    return options, out
+
+
+def test_a_budget_is_kept_from_the_first_network_on(bounded: tuple[list[str], Path]) -> None:
+    out = bounded[1]
+    networks = rows(out / "pareto.csv")
+    assert all(float(row["params"]) <= 60_000 and 0 < float(row["latency"]) < 1000 for row in networks)
+    with closing(sqlite3.connect(out / "archive.db")) as archive:
+        over = archive.execute("SELECT count(DISTINCT arch) FROM evaluations WHERE params > 60000").fetchone()[0]
+        parts = archive.execute("SELECT DISTINCT share FROM evaluations ORDER BY share").fetchall()
+    assert over == 1  # the largest network, which is always looked at
+    assert [share for (share,) in parts] == [pytest.approx(1 / 3), 1]
+    assert list(networks[0])[2:5] == ["error", "params", "calm"]
+    assert any((out / "tensorboard").iterdir())
+
+
+def test_a_run_with_a_budget_survives_kills(
+    bounded: tuple[list[str], Path], place: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Latencies differ from run to run, so only what does not depend on them is compared."""
+    options, whole = bounded
+    for moment in ("train: all done", "generation 1"):
+        kill(command(*place, tmp_path / "killed", *options), moment)
+    code, _, errors = finish(command(*place, tmp_path / "killed", *options))
+    assert code == 0, errors
+    first, second = (rows(out / "log.csv")[0] for out in (whole, tmp_path / "killed"))
+    assert [first[name] for name in ("hypervolume", "evaluations")] == [
+        second[name] for name in ("hypervolume", "evaluations")
+    ]
+    with closing(sqlite3.connect(tmp_path / "killed" / "archive.db")) as archive:
+        twice = archive.execute("SELECT count(*) - count(DISTINCT arch || weights || share) FROM evaluations")
+        assert twice.fetchone()[0] == 0
+
+
+def test_another_budget_is_another_run(bounded: tuple[list[str], Path], place: tuple[Path, Path]) -> None:
+    options = [word.replace("60k", "50k") for word in bounded[0]]
+    assert "different are budget" in refusal(command(*place, bounded[1], *options))
+
+
 def test_parallel_blocks_and_two_widths_go_the_whole_way_and_survive_a_kill(
     place: tuple[Path, Path], tmp_path: Path
 ) -> None:
