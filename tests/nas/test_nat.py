@@ -377,6 +377,18 @@ def test_the_predictor_learns_from_more_than_the_archive() -> None:
     assert errors[500] < errors[0]
 
 
+def test_an_archive_of_another_search_is_refused(tmp_path: Path) -> None:
+    space, path = IntegerSpace((8,) * 3), tmp_path / "a.db"
+    objectives = [Objective(name="loss"), Objective(name="gain", direction="max")]
+    settings = SearchSettings(archive=8, generations=0)
+    search(space, counting, objectives, settings=settings, archive=path)
+    with pytest.raises(RunError, match="continue with the same objectives, bounds and seed"):
+        search(space, counting, objectives, settings=settings, archive=path, seed=1)
+    objectives[1] = dataclasses.replace(objectives[1], low=3)
+    with pytest.raises(RunError, match="continue with the same objectives, bounds and seed"):
+        search(space, counting, objectives, settings=settings, archive=path)
+
+
 @pytest.mark.parametrize(
     ("objectives", "message"),
     [

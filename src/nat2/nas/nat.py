@@ -6,23 +6,21 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nat2.errors import ConfigError
+from nat2.errors import RunError
 from nat2.nas.archive import Archive, Evaluation, Generation
 from nat2.nas.feasible import check_budget
 from nat2.nas.found import Found
 from nat2.nas.initialise import initial_archive
-from nat2.nas.measure import measure, succeeded
+from nat2.nas.measure import check_failures, measure, succeeded
 from nat2.nas.objectives import Objective
-from nat2.nas.predictors import check_predictor, quality
-from nat2.nas.propose import Table, candidates
+from nat2.nas.propose import Table, candidates, judged, learned
 from nat2.nas.select import survive
-from nat2.nas.task import Evaluate, Search
+from nat2.nas.task import Evaluate, Search, check
 from nat2.parallel import ALONE, Processes
 from nat2.seeds import derive
 from nat2.settings import SearchSettings
@@ -73,7 +71,7 @@ def search(
     """
     settings = settings or SearchSettings()
     objectives, also = tuple(objectives), tuple(also)
-    _check(objectives, also, settings, evaluate)
+    check(objectives, also, settings, evaluate)
     if isinstance(archive, Archive):
         kept = archive
     else:
@@ -81,6 +79,7 @@ def search(
         kept = Archive(None if archive is None else Path(archive), names, key=space.key, parse=space.parse)
     task = Search(space, evaluate, objectives, also, settings, kept, adapt, seed, processes, tick, report, say)
     check_budget(space, task.quantities, seed=seed)
+    _claim(task)
     finished = kept.generations()
     for generation in finished:
         tick(int(generation.facts["evaluations"]))
@@ -94,24 +93,17 @@ def search(
     return Found.of(task, finished)
 
 
-def _check(
-    objectives: Sequence[Objective], also: Sequence[Objective], settings: SearchSettings, evaluate: Evaluate[A]
-) -> None:
-    names = [each.name for each in (*objectives, *also)]
-    if not objectives or objectives[0].cost != "predicted":
-        raise ConfigError(f"the first objective must be of cost class predicted; got {names[:1]}")
-    if len(set(names)) < len(names):
-        raise ConfigError(f"objectives must have different names; got {', '.join(names)}")
-    for each in (*objectives, *also):
-        if (each.measure is None) != (each.cost == "predicted"):
-            rule = "is given by evaluating and takes no" if each.cost == "predicted" else "needs a"
-            raise ConfigError(f"the objective {each.name} is {each.cost}, so it {rule} `measure`")
-    check_predictor(settings.predictor)
-    partial_images = settings.rungs[0][1] < 1
-    if partial_images and "share" not in signature(evaluate).parameters:
-        raise ConfigError(
-            "successive halving evaluates on part of the images, so the evaluation must take `share`; choose "
-            "`preprocess` none or oversample"
+def _claim(task: Search[A]) -> None:
+    """Note what is searched for, or check that the archive is of the same search."""
+    wanted = [[each.name, each.direction, each.low, each.high] for each in task.quantities]
+    identity = json.dumps({"seed": task.seed, "objectives": wanted})
+    noted = task.archive.noted("search")
+    if noted is None:
+        task.record(partial(task.archive.note, "search", identity))
+    elif noted != identity:
+        raise RunError(
+            f"{task.archive.path} holds the search {noted}, this one is {identity}; continue with the same objectives, "
+            "bounds and seed, or name another archive"
         )
 
 
@@ -130,11 +122,11 @@ def _generation(task: Search[A], number: int, before: Generation) -> Generation:
     clock = [time.monotonic()]
     weights = task.version(number - 1)
     members = _known(task, before.members, weights)
-    chosen, predicted, facts = _candidates(task, _learned(task, members, weights), number, weights)
+    chosen, predicted, facts = _candidates(task, learned(task, members, weights), number, weights)
     clock.append(time.monotonic())
     archs = task.decode_all(chosen)
     evaluated = measure(task, archs, weights=weights, generation=number, origin="candidate")
-    facts |= {"candidates": len(evaluated), "evaluations": len(evaluated)} | _quality(task, evaluated, predicted)
+    facts |= {"candidates": len(evaluated), "evaluations": len(evaluated)} | judged(task, evaluated, predicted)
     members = _replace(task, members + succeeded(evaluated), number)
     clock.append(time.monotonic())
     if task.adapt is not None:
@@ -145,6 +137,7 @@ def _generation(task: Search[A], number: int, before: Generation) -> Generation:
         clock.append(time.monotonic())
         archs = [member.arch for member in members]
         again = measure(task, archs, weights=task.version(number), generation=number, origin="re-evaluation")
+        check_failures(again)
         evaluated, members = evaluated + again, succeeded(again)
         facts["evaluations"] += len(again)
         clock.append(time.monotonic())
@@ -155,7 +148,7 @@ def _generation(task: Search[A], number: int, before: Generation) -> Generation:
 
 
 def _candidates(
-    task: Search[A], learned: list[Evaluation[A]], number: int, weights: int
+    task: Search[A], known: list[Evaluation[A]], number: int, weights: int
 ) -> tuple[Genomes, Table, dict[str, Any]]:
     """The candidates of a generation, what was predicted of them, and how they were found.
 
@@ -170,7 +163,7 @@ def _candidates(
             return task.archive.find(arch, weights=weights) is not None
 
         def decide() -> str:
-            genomes, table, facts = candidates(task, learned, number, evaluated)
+            genomes, table, facts = candidates(task, known, number, evaluated)
             return json.dumps([genomes.tolist(), {name: column.tolist() for name, column in table.items()}, facts])
 
         noted = task.processes.once(decide)
@@ -178,30 +171,6 @@ def _candidates(
     genomes, table, facts = json.loads(noted)
     columns = {name: np.array(column) for name, column in table.items()}
     return np.array(genomes, dtype=np.int64).reshape(len(genomes), len(task.space.lower)), columns, facts
-
-
-def _learned(task: Search[A], members: list[Evaluation[A]], weights: int) -> list[Evaluation[A]]:
-    """The archive, and the best of what else was evaluated with the same weights, for the predictor to learn from."""
-    room = task.settings.learn_from - len(members)
-    there = {member.arch for member in members}
-    if room <= 0:
-        return members
-    others = [each for each in task.archive.known(weights) if each.arch not in there]
-    if len(others) > room:
-        kept = survive(task.values(others), room, violated=task.violations(others), seed=derive(task.seed, "learn"))
-        others = [others[index] for index in kept]
-    return members + others
-
-
-def _quality(task: Search[A], evaluated: Sequence[Evaluation[A]], predicted: Table) -> dict[str, Any]:
-    """How well the new candidates were predicted: of the first objective, and of the others by name."""
-    made = [number for number, evaluation in enumerate(evaluated) if not evaluation.failure]
-    facts: dict[str, Any] = {}
-    for place, each in enumerate(task.modelled if made else ()):
-        measured = np.array([evaluated[number][each.name] for number in made], dtype=np.float64)
-        found = quality(predicted[each.name][made], measured)._asdict()
-        facts |= found if place == 0 else {f"{each.name}_{name}": value for name, value in found.items()}
-    return facts
 
 
 def _replace(task: Search[A], members: list[Evaluation[A]], number: int) -> list[Evaluation[A]]:

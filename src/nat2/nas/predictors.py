@@ -40,8 +40,8 @@ Tune = Callable[[Values, Values, int], Fit]
 """Finds what all experts of an ensemble have in common, from all that there is to learn from."""
 
 FOLDS = 10
-_POOLED = 50  # with fewer networks, a tenth of them says too little of a ranking
-_NEAR = 0.03  # of the best: as good, as far as cross-validation can tell
+_POOLED = 100  # with fewer networks, a tenth of them says too little of a ranking
+_NEAR = 0.05  # of the best: as good, as far as cross-validation can tell
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from nat2.nas.archive import Evaluation
 from nat2.nas.evolve import evolve
 from nat2.nas.objectives import violation
-from nat2.nas.predictors import Predictor, Values, fit_ensemble
+from nat2.nas.predictors import Predictor, Values, fit_ensemble, quality
 from nat2.nas.select import gaining_subset, spread_subset, survive
 from nat2.nas.task import Search
 from nat2.seeds import derive, numpy_generator
@@ -153,3 +153,27 @@ def candidates(
     parts = np.diff(clock)
     facts |= {f"{name}_seconds": float(s) for name, s in zip(("predict", "evolve", "select"), parts, strict=True)}
     return chosen, predicted, facts
+
+
+def learned(task: Search[A], members: list[Evaluation[A]], weights: int) -> list[Evaluation[A]]:
+    """The archive, and the best of what else was evaluated with the same weights, for the predictor to learn from."""
+    room = task.settings.learn_from - len(members)
+    there = {member.arch for member in members}
+    if room <= 0:
+        return members
+    others = [each for each in task.archive.known(weights) if each.arch not in there]
+    if len(others) > room:
+        kept = survive(task.values(others), room, violated=task.violations(others), seed=derive(task.seed, "learn"))
+        others = [others[index] for index in kept]
+    return members + others
+
+
+def judged(task: Search[A], evaluated: Sequence[Evaluation[A]], predicted: Table) -> dict[str, Any]:
+    """How well the new candidates were predicted: of the first objective, and of the others by name."""
+    made = [number for number, evaluation in enumerate(evaluated) if not evaluation.failure]
+    facts: dict[str, Any] = {}
+    for place, each in enumerate(task.modelled if made else ()):
+        measured = np.array([evaluated[number][each.name] for number in made], dtype=np.float64)
+        found = quality(predicted[each.name][made], measured)._asdict()
+        facts |= found if place == 0 else {f"{each.name}_{name}": value for name, value in found.items()}
+    return facts

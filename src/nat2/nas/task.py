@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nat2.errors import ConfigError
 from nat2.nas.archive import Archive, Evaluation, Generation
 from nat2.nas.evolve import Objectives
 from nat2.nas.feasible import exact
 from nat2.nas.objectives import Objective, violation
+from nat2.nas.predictors import check_predictor
 from nat2.nas.select import front_of, hypervolume
 from nat2.parallel import ALONE, Processes
 from nat2.settings import SearchSettings
@@ -140,3 +143,29 @@ class Search(Generic[A]):
         """Of the members within the budget."""
         values = self.values(members)[self.violations(members) <= 0]
         return hypervolume(values, np.array(box[1]), np.array(box[0]))
+
+
+def check(
+    objectives: Sequence[Objective], also: Sequence[Objective], settings: SearchSettings, evaluate: Evaluate[A]
+) -> None:
+    """Refuse what contradicts each other.
+
+    Raises:
+        ConfigError: naming the objective or the setting.
+    """
+    names = [each.name for each in (*objectives, *also)]
+    if not objectives or objectives[0].cost != "predicted":
+        raise ConfigError(f"the first objective must be of cost class predicted; got {names[:1]}")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"objectives must have different names; got {', '.join(names)}")
+    for each in (*objectives, *also):
+        if (each.measure is None) != (each.cost == "predicted"):
+            rule = "is given by evaluating and takes no" if each.cost == "predicted" else "needs a"
+            raise ConfigError(f"the objective {each.name} is {each.cost}, so it {rule} `measure`")
+    check_predictor(settings.predictor)
+    partial_images = settings.rungs[0][1] < 1
+    if partial_images and "share" not in signature(evaluate).parameters:
+        raise ConfigError(
+            "successive halving evaluates on part of the images, so the evaluation must take `share`; choose "
+            "`preprocess` none or oversample"
+        )
