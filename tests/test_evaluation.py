@@ -13,7 +13,7 @@ from nat2.config import RunConfig
 from nat2.data import Pipeline, Split
 from nat2.data.transform import ResizedImages
 from nat2.errors import ConfigError
-from nat2.evaluation import Evaluator, latency_of_ends, quantities, with_costs
+from nat2.evaluation import Evaluator, latency_of_ends, quantities, try_objectives, with_costs
 from nat2.nas.feasible import exact
 from nat2.nas.objectives import Objective
 from nat2.parallel import ALONE
@@ -103,7 +103,7 @@ def test_a_share_of_the_images_is_even_over_the_classes(evaluator: Evaluator) ->
     assert torch.bincount(part.labels).tolist() == [50, 50, 50, 50]
     assert part is evaluator.validation.part(0.25)
     assert evaluator.validation.part(1.0) is evaluator.validation
-    assert len(evaluator.validation.part(0.001)) == 64
+    assert len(evaluator.validation.part(0.001, least=64)) == 64
 
 
 def test_errors_on_a_share_are_near_those_on_all(networks: SuperNetworks, evaluator: Evaluator) -> None:
@@ -119,3 +119,13 @@ def test_a_latency_that_no_network_has_is_refused(networks: SuperNetworks, evalu
         latency_of_ends(evaluator, networks, SPACE, bound)
     least, most = latency_of_ends(evaluator, networks, SPACE, Objective(name="latency", cost="measured"))
     assert 0 < least < most
+
+
+@pytest.mark.parametrize("text", ["return 1 / 0", "return None", "return float('nan')", "return 'much'"])
+def test_functions_that_do_not_work_are_refused_before_training(
+    tmp_path: Path, networks: SuperNetworks, evaluator: Evaluator, text: str
+) -> None:
+    (tmp_path / "own.py").write_text(f"def watts(network):\n    {text}\n")
+    objectives, _ = quantities(RunConfig(objectives=f"error,{tmp_path / 'own.py'}:watts"))
+    with pytest.raises(ConfigError, match="the objective watts"):
+        try_objectives(evaluator, networks, SPACE, objectives)

@@ -18,7 +18,7 @@ from nat2.allocator import keep_freed_memory
 from nat2.config import RunConfig
 from nat2.data.dataset import Split
 from nat2.data.transform import steps_per_epoch
-from nat2.evaluation import latency_of_ends
+from nat2.evaluation import latency_of_ends, try_objectives
 from nat2.folder import RunFolder
 from nat2.job import Job
 from nat2.nas.evolve import evolve
@@ -100,6 +100,7 @@ def profile(config: RunConfig, *, say: Callable[[str], None] = lambda line: None
         values = exact(known, drawn)
         spans = [_span(job.space, each, drawn, column) for each, column in zip(known, values.T, strict=True)]
         networks = [_untrained(job, number) for number in range(len(macros))]
+        try_objectives(job.evaluator, SuperNetworks(networks), job.space, every)
         if "latency" in {each.name for each in every}:
             say("measuring latencies")
             spans.append(_latencies(job, SuperNetworks(networks), every))
@@ -158,9 +159,10 @@ def _seconds(job: Job, networks: Sequence[SuperNetwork]) -> dict[str, float]:
         phases = phases_for(space, config.phases)
         taken = _phase_seconds(job, network, space)
         training += sum(phase.epochs * steps * each for phase, each in zip(phases, taken, strict=True))
-    evaluation = _evaluation_seconds(job, networks)
+    evaluating, measuring = _evaluation_seconds(job, networks)
     adapts = config.adapt.epochs > 0
-    searching = config.search.evaluations(adapts=adapts) * evaluation
+    saved = sum(count * (1 - share) for count, share in config.search.rungs)
+    searching = (config.search.evaluations(adapts=adapts) - saved) * evaluating + config.search.networks * measuring
     searching += config.search.generations * _GENERATION_SECONDS
     if adapts and config.search.generations:
         steps = steps_per_epoch(len(train), config.adapt.batch_size)
@@ -203,7 +205,8 @@ def _phase_seconds(job: Job, network: SuperNetwork, space: SearchSpace) -> list[
     return [_lap_seconds(each) for each in (moments[0][1:], *moments[1:-1])]
 
 
-def _evaluation_seconds(job: Job, networks: Sequence[SuperNetwork]) -> float:
+def _evaluation_seconds(job: Job, networks: Sequence[SuperNetwork]) -> tuple[float, float]:
+    """Of evaluating a network, and of measuring what is measured once."""
     by_width = SuperNetworks(networks)
     archs = job.space.sample_distinct(_EVALUATIONS, numpy_generator(job.config.seed, "evaluations"))
     for resolution in job.space.resolutions:  # inputs are prepared once
@@ -212,14 +215,15 @@ def _evaluation_seconds(job: Job, networks: Sequence[SuperNetwork]) -> float:
     tied = job.evaluator.tied(by_width, (*job.objectives, *job.also))
     measures = [each.measure for each in tied if each.cost == "measured" and each.measure is not None]
     evaluate = job.evaluator.evaluate(by_width, job.objectives)
-    taken = []
+    evaluating, measuring = [], []
     for arch in archs:
         began = time.perf_counter()
         evaluate(arch)
+        evaluating.append(time.perf_counter() - began)
         for measure in measures:
             measure(arch)
-        taken.append(time.perf_counter() - began)
-    return float(np.mean(taken))
+        measuring.append(time.perf_counter() - began - evaluating[-1])
+    return float(np.mean(evaluating)), float(np.mean(measuring))
 
 
 def _adaptation_seconds(job: Job, networks: Sequence[SuperNetwork]) -> float:

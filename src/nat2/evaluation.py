@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from nat2.config import RunConfig
 from nat2.data.transform import ResizedImages
 from nat2.deploy.latency import Latency, measure_latency
-from nat2.errors import ConfigError
+from nat2.errors import ConfigError, Nat2Error
 from nat2.nas.budget import parse_budget, told
 from nat2.nas.objectives import OBJECTIVES, Objective, parse_objectives
 from nat2.parallel import Processes
@@ -22,6 +23,7 @@ from nat2.supernet import StaticNetwork, Statistics, SuperNetwork, SuperNetworks
 from nat2.training.optimise import accuracy
 
 _BYTES = 4  # of a float32
+_LEAST = 64  # images that batch-norm statistics need
 SPREAD = Objective(name="latency_spread", cost="measured", unit="ms")
 """Between the quartiles of the latency."""
 
@@ -82,12 +84,14 @@ class Evaluator:
 
     def statistics(self, network: SuperNetwork, arch: Arch, *, share: float = 1.0) -> Statistics:
         """Batch-norm statistics, calibrated on training images."""
-        return calibrate(network, arch, self.calibration.part(share).batches(arch.resolution))
+        return calibrate(network, arch, self.calibration.part(share, least=_LEAST).batches(arch.resolution))
 
     @torch.no_grad()
-    def error(self, network: SuperNetwork, arch: Arch, *, share: float = 1.0) -> float:
+    def error(
+        self, network: SuperNetwork, arch: Arch, *, share: float = 1.0, statistics: Statistics | None = None
+    ) -> float:
         """Share of misclassified validation images, of all or of a part of them."""
-        normalize = normalize_by(self.statistics(network, arch, share=share))
+        normalize = normalize_by(statistics or self.statistics(network, arch, share=share))
         images = self.validation.part(share)
         answer = partial(network, arch=arch, normalize=normalize)
         return 1 - accuracy(answer, images.batches(arch.resolution), images.labels)
@@ -101,9 +105,10 @@ class Evaluator:
 
         def evaluate(arch: Arch, *, share: float = 1.0) -> dict[str, float]:
             network = networks[arch.width]
-            values = {"error": self.error(network, arch, share=share)}
+            statistics = self.statistics(network, arch, share=share)
+            values = {"error": self.error(network, arch, share=share, statistics=statistics)}
             if functions:
-                extracted = extract(network, arch, self.statistics(network, arch, share=share))
+                extracted = extract(network, arch, statistics)
                 values |= {name: float(function(extracted)) for name, function in functions.items()}
             return values
 
@@ -150,7 +155,7 @@ def latency_of_ends(
     """Median latency of the smallest and of the largest network, in milliseconds.
 
     Raises:
-        ConfigError: even the smallest is slower than the bound.
+        ConfigError: even the smallest is slower than the upper bound, or the largest faster than the lower one.
     """
     ends = [evaluator.latency(extract(networks[arch.width], arch)) for arch in (space.smallest, space.largest)]
     if ends[0].lower > bound.high:
@@ -158,4 +163,40 @@ def latency_of_ends(
             f"no network keeps --budget {told(bound)} on this machine: the smallest takes {ends[0].median:.3g} ms; "
             "widen the budget, or choose smaller --resolutions or --width"
         )
+    if ends[1].upper < bound.low:
+        raise ConfigError(
+            f"no network keeps --budget {told(bound)} on this machine: the largest takes {ends[1].median:.3g} ms"
+        )
     return ends[0].median, ends[1].median
+
+
+def try_objectives(
+    evaluator: Evaluator, networks: SuperNetworks, space: SearchSpace, objectives: Sequence[Objective]
+) -> None:
+    """Ask the user's functions about the smallest and the largest network, before hours of work.
+
+    Args:
+        evaluator: What measures.
+        networks: Untrained ones will do.
+        space: The search space.
+        objectives: All of the run.
+
+    Raises:
+        ConfigError: a function fails, or gives no finite number.
+    """
+    for each in objectives:
+        if each.cost == "exact" or each.measure is None:
+            continue
+        for arch in (space.smallest, space.largest):
+            network = networks[arch.width]
+            try:
+                given = each.measure(extract(network, arch, evaluator.statistics(network, arch)))
+                value = float(given)
+            except Nat2Error:
+                raise
+            except Exception as error:  # whatever the user's function does
+                raise ConfigError(
+                    f"the objective {each.name} fails for {arch.key} ({type(error).__name__}: {error})"
+                ) from error
+            if not math.isfinite(value):
+                raise ConfigError(f"the objective {each.name} must be a finite number; got {value} for {arch.key}")

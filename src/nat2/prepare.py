@@ -20,6 +20,8 @@ from nat2.settings import SCHEDULES
 from nat2.space import Macro, SearchSpace, cost
 from nat2.training.shrink import phases_for
 
+_FEWEST = 32  # validation images that say something of a network
+
 
 def prepare(config: RunConfig, processes: Processes = ALONE) -> tuple[RunConfig, Dataset, tuple[Macro, ...]]:
     """Read the images and settle what the configuration leaves open; a macro-architecture for each width.
@@ -70,6 +72,13 @@ def prepare(config: RunConfig, processes: Processes = ALONE) -> tuple[RunConfig,
     check_budget(space, with_costs((*objectives, *also), space, macros), seed=settled.seed)
     for size in (config.shrink.batch_size, config.adapt.batch_size):
         processes.check_batch(min(size, len(dataset.train)))
+    share = config.search.rungs[0][1]
+    first = share * len(dataset.val)
+    if share < 1 and first < _FEWEST:
+        raise ConfigError(
+            f"`preprocess` halving would begin with {first:.0f} of {len(dataset.val)} validation images, which says "
+            f"nothing; it needs {_FEWEST}: choose a smaller --search.oversample, or --search.preprocess oversample"
+        )
     if config.pretrained:
         files = config.pretrained.count(",") + 1
         if files != len(macros):

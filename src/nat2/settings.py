@@ -19,6 +19,9 @@ PredictorName = Literal[
 ]
 SearchPreset = Literal["default", "nat2", "nat"]
 Preprocess = Literal["none", "oversample", "halving"]
+Update = Literal["replace", "append"]
+Start = Literal["front", "random"]
+Selection = Literal["gain", "spread"]
 ScheduleName = Literal["short", "ofa", "ofav2", "transfer", "short-transfer"]
 
 
@@ -298,6 +301,17 @@ class FinetuneSettings:
         _check_share(self, "the fine-tuning", "label_smoothing")
 
 
+_CHOICES = {
+    "sampling": Sampling,
+    "preprocess": Preprocess,
+    "update": Update,
+    "predictor": PredictorName,
+    "features": FeatureKind,
+    "start": Start,
+    "selection": Selection,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
     """The policies of the search; NAT2's published values are the preset ``nat2``, NAT's are ``nat``."""
@@ -312,7 +326,7 @@ class SearchSettings:
     to all images."""
     oversample: int = 4
     """How many times the archive is drawn at first, unless `preprocess` is `none`."""
-    update: Literal["replace", "append"] = "replace"
+    update: Update = "replace"
     """Keep the archive at its size by survival (NAT2), or let it grow (NAT)."""
     predictor: PredictorName = "auto"
     """What learns the error from the archive: `lgb` (LightGBM, published), any other of the published study, `gp-rbf`,
@@ -323,7 +337,7 @@ class SearchSettings:
     learn_from: int = 500
     """How many evaluations with the current weights the predictor learns from at most, the best ones; 0: those of the
     archive (NAT, NAT2)."""
-    start: Literal["front", "random"] = "front"
+    start: Start = "front"
     """Where the inner evolution begins: at the archive's front and random networks, or at random ones alone (NAT,
     NAT2)."""
     generations: int = 4
@@ -332,7 +346,7 @@ class SearchSettings:
     """New networks evaluated in a generation."""
     top: int = 20
     """Best networks of the archive, whose genes are sampled in the adaptation."""
-    selection: Literal["gain", "spread"] = "gain"
+    selection: Selection = "gain"
     """Which of the networks found are evaluated: those that together would add most to the front's hypervolume, or
     those that fill the gaps between its costs (MSuNAS, NAT, NAT2)."""
     optimism: float = 1.0
@@ -349,7 +363,10 @@ class SearchSettings:
             ConfigError: a number is below its minimum.
         """
         _check_at_least(self, "the search", 1, "oversample", "candidates", "top", "inner_generations")
-        for name, choices in (("predictor", PredictorName), ("features", FeatureKind), ("preprocess", Preprocess)):
+        for name in ("archive", "oversample", "generations", "candidates", "top", "population", "inner_generations"):
+            if not isinstance(getattr(self, name), int):
+                raise ConfigError(f"`{name}` of the search must be a whole number; got {getattr(self, name)!r}")
+        for name, choices in _CHOICES.items():
             if getattr(self, name) not in get_args(choices):
                 raise ConfigError(
                     f"`{name}` of the search must be one of {', '.join(get_args(choices))}; got {getattr(self, name)!r}"
@@ -389,6 +406,11 @@ class SearchSettings:
             grown = self.candidates if self.update == "append" else 0
             again = sum(self.archive + grown * number for number in range(1, self.generations + 1))
         return sum(count for count, _ in self.rungs) + self.generations * self.candidates + again
+
+    @property
+    def networks(self) -> int:
+        """How many different networks are evaluated, if every generation finds all its candidates."""
+        return self.rungs[0][0] + self.generations * self.candidates
 
 
 SEARCH_PRESETS: dict[SearchPreset, dict[str, Any]] = {

@@ -15,8 +15,8 @@ from nat2.allocator import keep_freed_memory
 from nat2.config import RunConfig, parse_widths
 from nat2.data.dataset import Dataset, name_of
 from nat2.data.transform import steps_per_epoch
-from nat2.errors import ConfigError
-from nat2.evaluation import latency_of_ends
+from nat2.errors import ConfigError, RunError
+from nat2.evaluation import latency_of_ends, try_objectives
 from nat2.files import load_tensors, save_tensors, write_csv
 from nat2.folder import RunFolder, was_cleared
 from nat2.job import Job
@@ -101,7 +101,7 @@ def _run_here(config: RunConfig, out: Path | None, fresh: str, quiet: bool) -> l
                 for name, text in (*job.introduction, *(("weights", note) for note in notes)):
                     progress.say(f"{name}: {text}")
                 if networks:
-                    processes.once(lambda: _check_latency(job, networks))
+                    processes.once(lambda: _try_measuring(job, SuperNetworks(networks)))
                 results = _stages(job, networks)
                 processes.once(lambda: folder.finish(results))
             results = processes.once(folder.results)
@@ -136,11 +136,13 @@ def _stages(job: Job, networks: tuple[SuperNetwork, ...]) -> list[Result]:
     return results
 
 
-def _check_latency(job: Job, networks: Sequence[SuperNetwork]) -> None:
-    """Refuse a latency that no network has, before hours of work."""
-    for each in (*job.objectives, *job.also):
+def _try_measuring(job: Job, networks: SuperNetworks) -> None:
+    """Refuse a latency that no network has, and functions that do not work, before hours of work."""
+    every = (*job.objectives, *job.also)
+    try_objectives(job.evaluator, networks, job.space, every)
+    for each in every:
         if each.name == "latency" and each.bounded:
-            latency_of_ends(job.evaluator, SuperNetworks(networks), job.space, each)
+            latency_of_ends(job.evaluator, networks, job.space, each)
 
 
 def _open_archive(job: Job) -> Archive[Arch]:
@@ -269,10 +271,7 @@ def search_networks(job: Job, networks: SuperNetworks, archive: Archive[Arch], l
         job.progress.say(f"search: {generation.told(config.search.generations)}")
         lap()
 
-    measured = json.dumps(
-        {"batch": config.latency_batch, "threads": config.latency_threads, "device": str(processes.device)}
-    )
-    processes.once(lambda: archive.note("latency", measured))
+    processes.once(lambda: _note_latency(job, archive))
     evaluator = job.evaluator
     tied = evaluator.tied(networks, (*job.objectives, *job.also))
     found = search(
@@ -297,6 +296,20 @@ def search_networks(job: Job, networks: SuperNetworks, archive: Archive[Arch], l
 
     processes.once(save)
     return found
+
+
+def _note_latency(job: Job, archive: Archive[Arch]) -> None:
+    """Note what latencies are measured with; those of two devices cannot be compared."""
+    config = job.config
+    facts = {"batch": config.latency_batch, "threads": config.latency_threads, "device": job.processes.device.type}
+    measured_with = json.dumps(facts)
+    noted = archive.noted("latency")
+    if "latency" in job.columns and noted not in (None, measured_with):
+        raise RunError(
+            f"the latencies in {job.folder.archive} were measured with {noted}, now it would be {measured_with}; "
+            "continue on the same device (--accelerator), or begin again with --fresh"
+        )
+    archive.note("latency", measured_with)
 
 
 def _log(job: Job, generations: Sequence[Generation]) -> None:

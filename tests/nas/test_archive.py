@@ -146,3 +146,25 @@ def test_files_that_are_no_archive_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(CheckpointError, match="not an archive or is damaged"):
         Archive(tmp_path / "a.db")
+
+
+def test_a_database_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "a.db")) as other:
+        other.execute("CREATE TABLE songs (name TEXT)")
+        other.commit()
+    before = (tmp_path / "a.db").read_bytes()
+    with pytest.raises(CheckpointError, match="not an archive"):
+        Archive(tmp_path / "a.db")
+    assert (tmp_path / "a.db").read_bytes() == before
+
+
+def test_two_searches_on_one_file_are_told(tmp_path: Path) -> None:
+    with Archive(tmp_path / "a.db") as first, Archive(tmp_path / "a.db") as second:
+        first.add(measured(ARCHS[0], 0.5), row())
+        with pytest.raises(RunError, match="another search is writing"):
+            second.add(measured(ARCHS[0], 0.5), row())
+
+
+def test_a_folder_that_does_not_exist_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="a folder that exists"):
+        Archive(tmp_path / "nowhere" / "a.db")

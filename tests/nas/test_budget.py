@@ -32,6 +32,7 @@ from nat2.space import CostTable, IntegerSpace, Macro, SearchSpace
         ("error<=5%", "error", -math.inf, 0.05),
         ("params>=10_000", "params", 10_000, math.inf),
         ("params>=10k,params<=20k", "params", 10_000, 20_000),
+        ("params<=100k,params<=200k", "params", -math.inf, 100_000),
     ],
 )
 def test_bounds_are_read_with_their_units(text: str, name: str, low: float, high: float) -> None:
@@ -45,7 +46,8 @@ def test_bounds_are_read_with_their_units(text: str, name: str, low: float, high
         ("params", "bounds like"),
         ("params=3", "bounds like"),
         ("params<=", "bounds like"),
-        ("params<=-3", "bounds like"),
+        ("params<=200,000", "without commas in the numbers"),
+        ("params<=1e400", "finite"),
         ("params<=3ms", "with k, K, M"),
         ("latency<=3k", "with ms, s, us"),
         ("params<=1.2.3", "takes a number"),

@@ -15,7 +15,9 @@ from nat2.nas.archive import Archive, Evaluation, Generation
 from nat2.nas.found import Found
 from nat2.nas.nat import search
 from nat2.nas.objectives import Objective
+from nat2.nas.propose import Model
 from nat2.nas.select import hypervolume, non_dominated
+from nat2.nas.task import Search
 from nat2.parallel import ALONE, Processes
 from nat2.settings import SearchSettings
 from nat2.space import Arch, CostTable, Genomes, IntegerSpace, Macro, SearchSpace, cost
@@ -291,8 +293,6 @@ def test_failed_evaluations_are_kept_and_never_learned_from(archive: Archive[Arc
     assert failures == {"", "RuntimeError: out of memory", "error is nan"}
     assert all(e.arch.resolution != 56 and not e.failure for e in (*found.members, *found.front))
     assert found.generations[0].facts["failed"] > 0
-    evaluated = [evaluation.arch for evaluation, _ in archive.evaluations()]
-    assert len(set(evaluated)) == len(evaluated)
 
 
 def test_a_search_whose_evaluations_all_fail_stops_with_the_reason() -> None:
@@ -344,7 +344,7 @@ def test_any_space_can_be_searched_and_more_can_be_better(preset: Any) -> None:
     assert not any(a[0] <= b[0] and a[1] <= b[1] and a != b for a in front for b in front)
     assert found.best()["loss"] == min(e["loss"] for e in found.front)
     assert found.best("gain>=30")["gain"] >= 30
-    with pytest.raises(ConfigError, match="no network of the front keeps gain >= 100"):
+    with pytest.raises(ConfigError, match="nothing that was evaluated keeps gain >= 100; it has gain from"):
         found.best("gain>=100")
     with pytest.raises(ConfigError, match="latency was not recorded"):
         found.best("latency<=3")
@@ -382,11 +382,15 @@ def test_an_archive_of_another_search_is_refused(tmp_path: Path) -> None:
     objectives = [Objective(name="loss"), Objective(name="gain", direction="max")]
     settings = SearchSettings(archive=8, generations=0)
     search(space, counting, objectives, settings=settings, archive=path)
-    with pytest.raises(RunError, match="continue with the same objectives, bounds and seed"):
+    with pytest.raises(RunError, match="seed differ"):
         search(space, counting, objectives, settings=settings, archive=path, seed=1)
     objectives[1] = dataclasses.replace(objectives[1], low=3)
-    with pytest.raises(RunError, match="continue with the same objectives, bounds and seed"):
+    with pytest.raises(RunError, match="gain differ"):
         search(space, counting, objectives, settings=settings, archive=path)
+    with pytest.raises(RunError, match="adapts, gain differ"):
+        search(space, counting, objectives, settings=settings, archive=path, adapt=lambda number, good: None)
+    with pytest.raises(RunError, match="space, gain differ"):
+        search(IntegerSpace((9,) * 3), counting, objectives, settings=settings, archive=path)
 
 
 @pytest.mark.parametrize(
@@ -402,3 +406,96 @@ def test_an_archive_of_another_search_is_refused(tmp_path: Path) -> None:
 def test_objectives_that_contradict_each_other_are_refused(objectives: list[Objective], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         search(SPACE, lambda arch: 0.5, objectives)
+
+
+@pytest.mark.parametrize("preset", ["default", "nat2", "nat"])
+@pytest.mark.parametrize("choices", [(1,), (2,), (3,), (1, 1, 1), (2, 2)])
+def test_spaces_smaller_than_the_archive_are_searched_to_the_end(preset: Any, choices: tuple[int, ...]) -> None:
+    space = IntegerSpace(choices)
+    objectives = [Objective(name="loss"), Objective(name="gain", direction="max")]
+    settings = SearchSettings.of(preset, archive=8, oversample=1, generations=3, candidates=2)
+    found = search(space, counting, objectives, settings=settings)
+    assert len(found.evaluated) == space.size
+
+
+def test_what_failed_is_made_again_when_it_was_mended(tmp_path: Path) -> None:
+    space, path = IntegerSpace((4, 4)), tmp_path / "a.db"
+    objectives = [Objective(name="loss"), Objective(name="gain", direction="max")]
+    settings = SearchSettings(archive=8, generations=2, candidates=2)
+    working = [False]
+
+    def evaluate(arch: tuple[int, ...]) -> dict[str, float]:
+        if not working[0]:
+            raise OSError("no GPU")
+        return counting(arch)
+
+    with pytest.raises(RunError, match=r"no GPU\. Mend what evaluates and do the same again"):
+        search(space, evaluate, objectives, settings=settings, archive=path)
+    working[0] = True
+    found = search(space, evaluate, objectives, settings=settings, archive=path)
+    assert found.front == search(space, counting, objectives, settings=settings).front
+
+
+def test_one_network_that_cannot_be_evaluated_is_told() -> None:
+    with pytest.raises(RunError, match="ZeroDivisionError"):
+        search(IntegerSpace((1,)), lambda arch: 1 / 0, [Objective(name="loss")])
+
+
+@pytest.mark.parametrize(
+    ("measure", "message"),
+    [
+        (lambda genomes: [None] * len(genomes), "fails|not finite"),
+        (lambda genomes: 1 / 0, "ZeroDivisionError"),
+        (lambda genomes: genomes[:, 0] * np.nan, "not finite"),
+        (lambda genomes: 3.0, r"shape \(\)"),
+        (lambda genomes: genomes, "shape"),
+    ],
+)
+def test_exact_objectives_that_do_not_work_are_refused_before_anything_is_evaluated(
+    measure: Callable[[Genomes], Any], message: str
+) -> None:
+    asked: list[object] = []
+    objectives = [Objective(name="loss"), Objective(name="size", cost="exact", measure=measure, high=1e9)]
+    with pytest.raises(ConfigError, match=f"size.*({message})"):
+        search(IntegerSpace((4, 4)), lambda arch: asked.append(arch) or 0.5, objectives)
+    assert not asked
+
+
+def test_costs_of_nothing_are_no_harder_to_learn_from() -> None:
+    """What a predictor sees of a network does not depend on which others it sees."""
+    space = IntegerSpace((6, 6, 6))
+    size = Objective(name="size", cost="exact", measure=lambda genomes: genomes.sum(1))
+    found = search(
+        space, lambda arch: 1 / (1 + sum(arch)), [Objective(name="loss"), size],
+        settings=SearchSettings(archive=20, generations=1, predictor="bayesian"),
+    )  # fmt: skip
+    task = Search(
+        space, lambda arch: 0.5, (Objective(name="loss"), size), (), SearchSettings(predictor="bayesian"),
+        Archive(None, ("loss", "size"), key=space.key, parse=space.parse), None, 0,
+    )  # fmt: skip
+    model = Model(task, found.members, 1)
+    genomes = space.sample(20, np.random.default_rng(0)) + 0
+    genomes[:, 0] = np.maximum(genomes[:, 0], 1)
+    alone = model(genomes)["loss"]
+    together = model(np.concatenate([genomes, space.lower[None]]))["loss"]
+    np.testing.assert_allclose(together[:-1], alone)
+
+
+def test_progress_shows_under_a_tight_budget() -> None:
+    space = IntegerSpace((8,) * 6)
+    gain = Objective(name="gain", direction="max", low=30)
+    settings = SearchSettings(archive=16, generations=4, candidates=8)
+    found = search(space, counting, [Objective(name="loss"), gain], settings=settings)
+    volumes = [generation.hypervolume for generation in found.generations]
+    assert volumes[-1] > volumes[0]
+    assert found.feasible
+
+
+def test_the_best_is_looked_for_beyond_the_front() -> None:
+    """The front is of what is optimised; a budget may bound what is only recorded."""
+    space = IntegerSpace((8,) * 3)
+    last = Objective(name="last", cost="exact", measure=lambda genomes: genomes[:, 2])
+    settings = SearchSettings(archive=30, generations=2, candidates=8)
+    found = search(space, lambda arch: 1 - arch[2] / 10, [Objective(name="loss")], also=[last], settings=settings)
+    assert found.best("last<=2")["last"] <= 2
+    assert found.best()["last"] == 7

@@ -95,3 +95,26 @@ def test_the_decorator_leaves_the_function_as_it_is() -> None:
         return 2.0
 
     assert speed(None) == 2.0
+
+
+@pytest.mark.parametrize("change", [{"direction": "minimize"}, {"cost": "free"}, {"unit": "s"}, {"high": "3"}])
+def test_misspelt_kinds_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=f"`{next(iter(change))}` of size|bounds of size"):
+        Objective(**{"name": "size", **change})  # type: ignore[arg-type]
+
+
+def test_a_file_may_import_its_neighbours_and_hold_dataclasses(tmp_path: Path) -> None:
+    write(tmp_path / "neighbour_of_mine.py", "VALUE = 4.0\n")
+    text = (
+        "from __future__ import annotations\nimport dataclasses\nimport neighbour_of_mine\n\n"
+        "@dataclasses.dataclass\nclass Kept:\n    value: float = neighbour_of_mine.VALUE\n\n"
+        "def four(network): return Kept().value\n"
+    )
+    found = parse_objectives(f"error,{write(tmp_path / 'kept_objective.py', text)}:four")[1]
+    assert found.measure is not None
+    assert found.measure(None) == 4.0
+
+
+def test_a_file_that_leaves_the_program_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="SystemExit"):
+        parse_objectives(f"error,{write(tmp_path / 'f.py', 'import sys; sys.exit(3)')}:f")

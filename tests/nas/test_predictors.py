@@ -98,8 +98,8 @@ def test_auto_leaves_out_what_ranks_badly() -> None:
     assert chosen.tau > 0.5
 
 
-@pytest.mark.parametrize("name", ["lgb", "gp-rbf", "rbf", "svr", "auto"])
-@pytest.mark.parametrize("count", [3, 8, 12])
+@pytest.mark.parametrize("name", ["lgb", "gp-rbf", "rbf", "svr", "knn", "auto"])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 8, 12])
 def test_tiny_archives_are_no_error(name: PredictorName, count: int) -> None:
     genomes, errors = problem(count, 0)
     for kind in ("integer", "one-hot", "structure"):

@@ -94,9 +94,6 @@ def shuffled_batches(count: int, batch_size: int, generator: torch.Generator) ->
         yield order[step * size : (step + 1) * size]
 
 
-_LEAST = 64
-
-
 class ResizedImages:
     """A split's evaluation inputs at every resolution asked for, kept while they fit in memory."""
 
@@ -115,9 +112,9 @@ class ResizedImages:
     def __len__(self) -> int:
         return len(self._split)
 
-    def part(self, share: float) -> ResizedImages:
-        """A share of the images, above 0 and at most 1, evenly from all classes; some are always left."""
-        count = min(len(self), max(_LEAST, round(len(self) * share)))
+    def part(self, share: float, *, least: int = 1) -> ResizedImages:
+        """A share of the images, above 0 and at most 1, evenly from all classes; at least so many."""
+        count = min(len(self), max(least, round(len(self) * share)))
         if count == len(self):
             return self
         if count not in self._parts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,8 +135,13 @@ class Archive(Generic[A]):
         """
         self.path = path
         self._columns, self._key, self._parse = tuple(columns), key, parse
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise RunError(f"the archive {path} cannot be used: it must be a file in a folder that exists")
         with self._told():
             self._database = sqlite3.connect(path or ":memory:", isolation_level=None, timeout=60)
+            tables = {name for (name,) in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if tables and "meta" not in tables:
+                raise CheckpointError(f"{path} is a database, but not an archive; name another file")
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")
             if not self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
@@ -234,6 +239,21 @@ class Archive(Generic[A]):
             ).fetchall()
         return [self._evaluation(self._parse(row[0]), row[1:]) for row in rows]
 
+    def failed(self, arch: A) -> bool:
+        """Whether an evaluation of an architecture failed, with any weights."""
+        with self._told():
+            found = self._database.execute(
+                "SELECT 1 FROM evaluations WHERE arch = ? AND failure != '' LIMIT 1", (self._key(arch),)
+            ).fetchone()
+        return found is not None
+
+    def forget_failures(self, archs: Iterable[A]) -> None:
+        """Drop the failed evaluations of some architectures, so that they are made again."""
+        with self._told():
+            self._database.executemany(
+                "DELETE FROM evaluations WHERE arch = ? AND failure != ''", [(self._key(arch),) for arch in archs]
+            )
+
     def evaluations(self) -> list[tuple[Evaluation[A], Row]]:
         """Every evaluation in the order they were made."""
         with self._told():
@@ -278,6 +298,10 @@ class Archive(Generic[A]):
             raise RunError(
                 f"the archive {self.path} cannot be used ({error}); what was measured so far is kept. Free some space "
                 "on the disk, or close what locks the file, and give the same command again to continue"
+            ) from error
+        except sqlite3.IntegrityError as error:
+            raise RunError(
+                f"another search is writing to {self.path}; wait for it, stop it, or name another archive"
             ) from error
         except sqlite3.DatabaseError as error:
             raise CheckpointError(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from nat2.errors import ConfigError
 from nat2.nas.objectives import OBJECTIVES, Objective, Unit
 
-_BOUND = re.compile(r"([A-Za-z_]\w*)\s*(<=|>=|<|>|=)\s*([0-9][0-9_.]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([A-Za-zµ%]*)")
+_BOUND = re.compile(r"([A-Za-z_]\w*)\s*(<=|>=|<|>|=)\s*(-?[0-9][0-9_.]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([A-Za-zµ%]*)")
 _FACTORS: dict[Unit, dict[str, float]] = {
     "": {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9},
     "share": {"": 1, "%": 0.01},
@@ -37,7 +37,8 @@ def parse_budget(text: str, known: Sequence[Objective] = ()) -> tuple[Objective,
         match = _BOUND.fullmatch(part)
         if match is None or match[2] == "=":
             raise ConfigError(
-                f"--budget takes bounds like params<=200k or latency<=3ms, separated by commas; got {part!r}"
+                f"--budget takes bounds like params<=200k or latency<=3ms, separated by commas and without commas in "
+                f"the numbers; got {part!r}"
             )
         name, sign, number, suffix = match.groups()
         if name not in names:
@@ -48,8 +49,13 @@ def parse_budget(text: str, known: Sequence[Objective] = ()) -> tuple[Objective,
         except (KeyError, ValueError):
             units = ", ".join(unit for unit in factors if unit)
             raise ConfigError(f"--budget takes a number for {name}, if need be with {units}; got {part!r}") from None
+        if not math.isfinite(value):
+            raise ConfigError(f"--budget takes finite numbers; got {part!r}")
         before = bounded.get(name, names[name])
-        bounded[name] = replace(before, high=value) if sign[0] == "<" else replace(before, low=value)
+        if sign[0] == "<":
+            bounded[name] = replace(before, high=min(value, before.high))
+        else:
+            bounded[name] = replace(before, low=max(value, before.low))
     return tuple(bounded.values())
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nat2.errors import ConfigError
+from nat2.errors import ConfigError, Nat2Error
 from nat2.nas.budget import spelled, told
 from nat2.nas.evolve import evolve
 from nat2.nas.objectives import Objective, violation
@@ -64,6 +64,28 @@ def check_budget(space: Searchable[A], quantities: Sequence[Objective], *, seed:
 
 
 def exact(quantities: Sequence[Objective], genomes: Genomes) -> NDArray[np.float64]:
-    """Values of exact quantities, shape (n, quantities)."""
-    columns = [np.asarray(each.measure(genomes), dtype=np.float64) for each in quantities if each.measure is not None]
-    return np.stack(columns, axis=1) if columns else np.zeros((len(genomes), 0))
+    """Values of exact quantities, shape (n, quantities).
+
+    Raises:
+        ConfigError: what computes one of them fails, or gives something else than a finite number for each network.
+    """
+    if not quantities:
+        return np.zeros((len(genomes), 0))
+    return np.stack([_computed(each, genomes) for each in quantities], axis=1)
+
+
+def _computed(objective: Objective, genomes: Genomes) -> NDArray[np.float64]:
+    assert objective.measure is not None
+    try:
+        values = np.asarray(objective.measure(genomes), dtype=np.float64)
+    except Nat2Error:
+        raise
+    except Exception as error:  # whatever the user's function does
+        raise ConfigError(f"the exact objective {objective.name} fails ({type(error).__name__}: {error})") from error
+    if values.shape != (len(genomes),) or not np.isfinite(values).all():
+        given = f"shape {values.shape}" if values.shape != (len(genomes),) else "numbers that are not finite"
+        raise ConfigError(
+            f"the exact objective {objective.name} must give a finite number for each network, shape "
+            f"({len(genomes)},); got {given}"
+        )
+    return values

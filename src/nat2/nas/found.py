@@ -10,7 +10,7 @@ import numpy as np
 
 from nat2.errors import ConfigError
 from nat2.nas.archive import Evaluation, Generation
-from nat2.nas.budget import parse_budget, told
+from nat2.nas.budget import parse_budget, spelled, told
 from nat2.nas.objectives import Objective, violation
 from nat2.nas.select import trade_offs
 from nat2.nas.task import Search
@@ -28,6 +28,8 @@ class Found(Generic[A]):
     objective; if none keeps the budget, those that violate it least."""
     high_trade_off: tuple[Evaluation[A], ...]
     """The front, those first that lose most for what their neighbours gain over them (NAT)."""
+    evaluated: tuple[Evaluation[A], ...]
+    """Everything that was evaluated with the last weights."""
     feasible: bool
     """Whether the front keeps the budget."""
     generations: tuple[Generation, ...]
@@ -48,28 +50,34 @@ class Found(Generic[A]):
             members=tuple(member for member in members if member is not None),
             front=tuple(front),
             high_trade_off=tuple(front[int(number)] for number in order),
+            evaluated=tuple(every),
             feasible=bool((task.violations(front) <= 0).all()),
             generations=tuple(generations),
             quantities=task.quantities,
         )
 
     def best(self, budget: str = "") -> Evaluation[A]:
-        """The best in the first objective within a budget, e.g. ``params<=200k``.
+        """The best in the first objective of all that was evaluated within the search's budget and this one.
+
+        Args:
+            budget: Further bounds, e.g. ``params<=200k``; on anything that was recorded.
 
         Raises:
-            ConfigError: no network of the front keeps the budget.
+            ConfigError: no network keeps them.
         """
         bounds = parse_budget(budget, self.quantities)
         missing = [bound.name for bound in bounds if bound.name not in {each.name for each in self.quantities}]
         if missing:
             raise ConfigError(f"{', '.join(missing)} was not recorded in this search; give it as an objective")
-        table = np.array([[each[bound.name] for bound in bounds] for each in self.front], dtype=np.float64)
-        kept = violation(bounds, table.reshape(len(self.front), len(bounds))) <= 0
+        bounds += tuple(each for each in self.quantities if each.bounded)
+        table = np.array([[each[bound.name] for bound in bounds] for each in self.evaluated], dtype=np.float64)
+        kept = violation(bounds, table.reshape(len(self.evaluated), len(bounds))) <= 0
         if not kept.any():
-            spans = ", ".join(f"{bound.name} from {min(e[bound.name] for e in self.front):,g}" for bound in bounds)
-            raise ConfigError(f"no network of the front keeps {', '.join(map(told, bounds))}; it has {spans}")
-        sign = 1 if self.quantities[0].direction == "min" else -1
-        first = self.quantities[0].name
-        return min(
-            (each for each, keeps in zip(self.front, kept, strict=True) if keeps), key=lambda each: sign * each[first]
-        )
+            spans = ", ".join(
+                f"{bound.name} from {spelled(values.min(), bound.unit)} to {spelled(values.max(), bound.unit)}"
+                for bound, values in zip(bounds, table.T, strict=True)
+            )
+            raise ConfigError(f"nothing that was evaluated keeps {', '.join(map(told, bounds))}; it has {spans}")
+        first = self.quantities[0]
+        values = first.minimised(np.array([each[first.name] for each in self.evaluated]))
+        return self.evaluated[int(np.where(kept, values, np.inf).argmin())]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -10,6 +9,8 @@ from nat2.errors import Nat2Error, RunError
 from nat2.nas.archive import Evaluation, Origin, Row
 from nat2.nas.task import Search
 from nat2.space.searchable import A
+
+_LARGEST = 1e100  # what is larger has no spread that could be computed with
 
 
 def measure(
@@ -53,17 +54,18 @@ def succeeded(evaluations: Sequence[Evaluation[A]]) -> list[Evaluation[A]]:
     return [evaluation for evaluation in evaluations if not evaluation.failure]
 
 
-def check_failures(evaluations: Sequence[Evaluation[A]]) -> None:
-    """Refuse to go on if most evaluations fail.
+def check_failures(task: Search[A], evaluations: Sequence[Evaluation[A]]) -> None:
+    """Refuse to go on if most evaluations fail; those are forgotten, and made again when the search is.
 
     Raises:
         RunError: naming the first failure.
     """
     failed = [evaluation for evaluation in evaluations if evaluation.failure]
     if len(failed) > len(evaluations) / 2:
+        task.record(partial(task.archive.forget_failures, [evaluation.arch for evaluation in failed]))
         raise RunError(
             f"{len(failed)} of {len(evaluations)} evaluations failed, the first, {failed[0].arch}, with: "
-            f"{failed[0].failure}. Mend what evaluates and begin again with --fresh"
+            f"{failed[0].failure}. Mend what evaluates and do the same again: what was computed is kept"
         )
 
 
@@ -98,10 +100,10 @@ def _of_network(task: Search[A], arch: A) -> dict[str, float] | str:
 
 
 def _finite(values: dict[str, float]) -> dict[str, float] | str:
-    wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+    wrong = [f"{name} is {value}" for name, value in values.items() if not abs(value) <= _LARGEST]
     return ", ".join(wrong) or values
 
 
 def _plain(value: float) -> float:
-    """A whole number as one."""
-    return int(value) if float(value).is_integer() else float(value)
+    """A whole number as one, as far as floating point knows them."""
+    return int(value) if float(value).is_integer() and abs(value) < 2**53 else float(value)

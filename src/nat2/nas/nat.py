@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nat2.errors import RunError
+from nat2.errors import CheckpointError, RunError
 from nat2.nas.archive import Archive, Evaluation, Generation
 from nat2.nas.feasible import check_budget
 from nat2.nas.found import Found
@@ -79,31 +79,46 @@ def search(
         kept = Archive(None if archive is None else Path(archive), names, key=space.key, parse=space.parse)
     task = Search(space, evaluate, objectives, also, settings, kept, adapt, seed, processes, tick, report, say)
     check_budget(space, task.quantities, seed=seed)
-    _claim(task)
-    finished = kept.generations()
+    try:
+        _claim(task)
+        return _run(task)
+    finally:
+        if kept is not archive:
+            kept.close()
+
+
+def _run(task: Search[A]) -> Found[A]:
+    finished = task.archive.generations()
     for generation in finished:
-        tick(int(generation.facts["evaluations"]))
-        if adapt is not None and "good" in generation.facts:  # made again if its checkpoint was lost
-            adapt(generation.number, np.array(generation.facts["good"]))
-        report(generation)
+        task.tick(int(generation.facts["evaluations"]))
+        if task.adapt is not None and "good" in generation.facts:  # made again if its checkpoint was lost
+            task.adapt(generation.number, np.array(generation.facts["good"]))
+        task.report(generation)
     if not finished:
         finished.append(_initialise(task))
-    for number in range(finished[-1].number + 1, settings.generations + 1):
+    for number in range(finished[-1].number + 1, task.settings.generations + 1):
         finished.append(_generation(task, number, finished[-1]))
     return Found.of(task, finished)
 
 
 def _claim(task: Search[A]) -> None:
     """Note what is searched for, or check that the archive is of the same search."""
-    wanted = [[each.name, each.direction, each.low, each.high] for each in task.quantities]
-    identity = json.dumps({"seed": task.seed, "objectives": wanted})
+    wanted = {
+        "seed": task.seed,
+        "adapts": task.adapt is not None,
+        "space": [task.space.lower.tolist(), task.space.upper.tolist()],
+        **{each.name: [each.direction, each.cost, each.low, each.high] for each in task.quantities},
+    }
     noted = task.archive.noted("search")
     if noted is None:
-        task.record(partial(task.archive.note, "search", identity))
-    elif noted != identity:
+        task.record(partial(task.archive.note, "search", json.dumps(wanted)))
+        return
+    there = json.loads(noted)
+    different = [name for name in {**wanted, **there} if wanted.get(name) != there.get(name)]
+    if different:
         raise RunError(
-            f"{task.archive.path} holds the search {noted}, this one is {identity}; continue with the same objectives, "
-            "bounds and seed, or name another archive"
+            f"{task.archive.path} holds another search: {', '.join(different)} differ; continue with the same space, "
+            "objectives, bounds and seed, or name another archive"
         )
 
 
@@ -137,7 +152,7 @@ def _generation(task: Search[A], number: int, before: Generation) -> Generation:
         clock.append(time.monotonic())
         archs = [member.arch for member in members]
         again = measure(task, archs, weights=task.version(number), generation=number, origin="re-evaluation")
-        check_failures(again)
+        check_failures(task, again)
         evaluated, members = evaluated + again, succeeded(again)
         facts["evaluations"] += len(again)
         clock.append(time.monotonic())
@@ -160,7 +175,7 @@ def _candidates(
     if noted is None:
 
         def evaluated(arch: A) -> bool:
-            return task.archive.find(arch, weights=weights) is not None
+            return task.archive.find(arch, weights=weights) is not None or task.archive.failed(arch)
 
         def decide() -> str:
             genomes, table, facts = candidates(task, known, number, evaluated)
@@ -188,8 +203,15 @@ def _survivors(task: Search[A], members: list[Evaluation[A]], count: int, purpos
 
 
 def _known(task: Search[A], archs: Sequence[A], weights: int) -> list[Evaluation[A]]:
-    """The archive's evaluations, all of which were made when the last generation was closed."""
-    return [found for arch in archs if (found := task.archive.find(arch, weights=weights)) is not None]
+    """The archive's evaluations, all of which were made when the last generation was closed.
+
+    Raises:
+        CheckpointError: some are missing.
+    """
+    found = [each for arch in archs if (each := task.archive.find(arch, weights=weights)) is not None]
+    if len(found) < len(archs):
+        raise CheckpointError(f"{task.archive.path} is damaged: evaluations of its last generation are missing")
+    return found
 
 
 def _close(task: Search[A], number: int, members: Sequence[Evaluation[A]], facts: dict[str, Any]) -> Generation:

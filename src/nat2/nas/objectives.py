@@ -6,11 +6,12 @@ import importlib
 import importlib.util
 import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,11 @@ Unit = Literal["", "share", "bytes", "ms"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-RESERVED = ("id", "arch", "weights", "generation", "origin", "share", "seconds", "seed", "failure")
-"""Columns of the archive that no objective can be called."""
+RESERVED = (
+    "id", "arch", "weights", "generation", "origin", "share", "seconds", "seed", "failure", "accuracy",
+    "inherited_val_accuracy", "val_accuracy", "test_accuracy", "finetune_epochs", "others",
+)  # fmt: skip
+"""Columns of the archive and of pareto.csv that no objective can be called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +59,17 @@ class Objective:
         Raises:
             ConfigError: the name cannot be a column, or no value lies within the bounds.
         """
-        if not _NAME.fullmatch(self.name) or self.name in RESERVED:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name) or self.name in RESERVED:
             raise ConfigError(
                 "an objective's name consists of lower-case letters, digits and underscores and is none of "
                 f"{', '.join(RESERVED)}; got {self.name!r}"
             )
+        for name, choices in (("direction", Direction), ("cost", CostClass), ("unit", Unit)):
+            if getattr(self, name) not in get_args(choices):
+                shown = ", ".join(map(repr, get_args(choices)))
+                raise ConfigError(f"`{name}` of {self.name} must be one of {shown}; got {getattr(self, name)!r}")
+        if not all(isinstance(bound, int | float) for bound in (self.low, self.high)):
+            raise ConfigError(f"the bounds of {self.name} must be numbers; got {self.low!r} and {self.high!r}")
         if not self.low <= self.high:
             raise ConfigError(f"no {self.name} is at least {self.low:g} and at most {self.high:g}; widen the budget")
 
@@ -141,7 +151,7 @@ def _find(text: str) -> Objective:
         declared: Objective = getattr(function, "objective", None) or Objective(
             name=function.__name__.lower(), cost="measured"
         )
-        if declared.name in OBJECTIVES:
+        if declared.name in OBJECTIVES or declared.name == "latency_spread":
             raise ConfigError(f"{text} is called like a built-in objective, {declared.name}; give it another name")
         return replace(declared, measure=function)
     if text not in OBJECTIVES:
@@ -164,13 +174,18 @@ def _load(text: str) -> Callable[..., Any]:
             assert spec is not None
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
+            sys.modules.setdefault(spec.name, module)  # dataclasses look their module up
+            sys.path.insert(0, str(Path(place).resolve().parent))  # as if it had been run
+            try:
+                spec.loader.exec_module(module)
+            finally:
+                sys.path.pop(0)
         else:
             module = importlib.import_module(place)
         function = getattr(module, name)
     except ConfigError:
         raise
-    except Exception as error:  # whatever the user's file does when it is run
+    except (Exception, SystemExit) as error:  # whatever the user's file does when it is run
         raise ConfigError(
             f"--objectives names {text!r}, which cannot be read ({type(error).__name__}: {error})"
         ) from error

@@ -40,6 +40,7 @@ Tune = Callable[[Values, Values, int], Fit]
 """Finds what all experts of an ensemble have in common, from all that there is to learn from."""
 
 FOLDS = 10
+_FEWEST = 4
 _POOLED = 100  # with fewer networks, a tenth of them says too little of a ranking
 _NEAR = 0.05  # of the best: as good, as far as cross-validation can tell
 
@@ -75,11 +76,14 @@ def fit_ensemble(name: PredictorName, features: Values, targets: Values, *, seed
 
     Args:
         name: Which.
-        features: Shape (n, features), n at least 3.
+        features: Shape (n, features), n at least 1; of fewer than 4 the mean predicts.
         targets: Shape (n,).
         seed: Decides the parts and what is random in a predictor.
         folds: Number of experts, at most n.
     """
+    if len(targets) < _FEWEST:
+        mean = float(targets.mean())
+        return Ensemble("mean", lambda queries: np.full(len(queries), mean), 0.0, float(targets.std()))
     if name != "auto":
         return _ensemble(name, features, targets, seed, folds)
     tried = [_ensemble(each, features, targets, seed, folds) for each in AUTO]
@@ -224,6 +228,12 @@ def _support_vectors(features: Values, targets: Values, seed: int) -> Predictor:
     return lambda queries: np.asarray(model.predict(queries), dtype=np.float64)
 
 
+def _neighbours(features: Values, targets: Values, seed: int) -> Predictor:
+    nearest = KNeighborsRegressor(min(5, len(targets)), weights="distance")
+    model = make_pipeline(StandardScaler(), nearest).fit(features, targets)
+    return lambda queries: np.asarray(model.predict(queries), dtype=np.float64)
+
+
 def _network(seed: int) -> Any:
     """Three hidden layers of 300 (MSuNAS)."""
     return make_pipeline(
@@ -254,7 +264,7 @@ PREDICTORS: dict[PredictorName, Tune] = {
     "gp": _gaussian_process(DotProduct(1.0, (1e-6, 1e6)) + WhiteKernel(0.1, (1e-6, 1e2))),
     "svr": _untuned(_support_vectors),
     "ridge": _untuned(_scikit(lambda seed: Ridge())),
-    "knn": _untuned(_scikit(lambda seed: make_pipeline(StandardScaler(), KNeighborsRegressor(weights="distance")))),
+    "knn": _untuned(_neighbours),
     "bayesian": _untuned(_scikit(lambda seed: BayesianRidge())),
     "lgb": _untuned(fit_lightgbm),
     "catboost": _untuned(fit_catboost),

@@ -31,8 +31,9 @@ class Model:
         """Learn from the archive, with a predictor for each quantity that needs one."""
         self._task: Search[Any] = task
         genomes = task.encode_all([member.arch for member in members])
-        self._centre, self._spread = np.zeros(0), np.ones(0)
+        self._centre, self._spread, self._logs = np.zeros(0), np.ones(0), np.zeros(0, dtype=bool)
         if task.settings.features == "structure":
+            self._logs = exact_values(task, genomes).min(axis=0) > 0
             costs = self._costs(genomes)
             self._centre, self._spread = costs.mean(axis=0), np.maximum(costs.std(axis=0), 1e-9)
         features = self._features(genomes)
@@ -63,9 +64,14 @@ class Model:
         return np.concatenate([features, costs, costs**2], axis=1)
 
     def _costs(self, genomes: Genomes) -> Values:
-        columns = list(self._task.exact(genomes).values())
-        logs = [np.log(np.maximum(column, 1e-9)) if column.min() > 0 else column for column in columns]
-        return np.stack(logs, axis=1) if logs else np.zeros((len(genomes), 0))
+        costs = exact_values(self._task, genomes)
+        return np.where(self._logs, np.log(np.where(costs > 0, costs, 1e-9)), costs)
+
+
+def exact_values(task: Search[A], genomes: Genomes) -> Values:
+    """Exact quantities of canonical genomes, shape (n, quantities)."""
+    columns = list(task.exact(genomes).values())
+    return np.stack(columns, axis=1) if columns else np.zeros((len(genomes), 0))
 
 
 def propose(task: Search[A], members: Sequence[Evaluation[A]], model: Model, number: int) -> Genomes:
@@ -110,7 +116,10 @@ def choose(task: Search[A], members: Sequence[Evaluation[A]], pool: Genomes, mod
     predicted = task.minimised(table)
     if len(task.objectives) == 1:
         return pool[survive(predicted, count)]
-    front = task.values([members[n] for n in task.front(members)])
+    first = [members[n] for n in task.front(members)]
+    if task.violations(first).any():  # a front that breaks the budget is no reason to leave out what keeps it
+        first = []
+    front = task.values(first) if first else np.zeros((0, predicted.shape[1]))
     if task.settings.selection == "spread":
         return pool[spread_subset(predicted[:, 1:], front[:, 1:], count)]
     doubts = np.array([model.doubts.get(each.name, 0.0) for each in task.objectives])

@@ -72,8 +72,9 @@ def spread_subset(values: Objectives, front: Objectives, count: int) -> Indices:
     Returns:
         Ascending indices into `values`.
     """
-    low = np.minimum(values.min(0), front.min(0))
-    spans = np.maximum(values.max(0), front.max(0)) - low
+    both = np.concatenate([values, front])
+    low = both.min(0)
+    spans = both.max(0) - low
     scale = np.where(spans > 0, spans, 1.0)
     candidates, fixed = (values - low) / scale, (front - low) / scale
     chosen: list[int] = []
@@ -114,7 +115,7 @@ def gaining_subset(values: Objectives, front: Objectives, count: int) -> Indices
     chosen: list[int] = []
     left = dict.fromkeys(range(len(values)), np.inf)
     for _ in range(min(count, len(values))):
-        volume, best, most = float(measured(points)), -1, -1.0
+        volume, best, most = float(measured(points)) if len(points) else 0.0, -1, -1.0
         # What a candidate adds never grows, so those that added too little before need not be looked at again.
         for index in sorted(left, key=lambda each: -left[each]):
             if left[index] <= most:

@@ -23,6 +23,7 @@ from nat2.space.searchable import A, Searchable
 from nat2.space.space import Genomes
 
 Measured = Mapping[str, float] | float
+_ENOUGH = 8  # networks whose worst values mean something
 A_contra = TypeVar("A_contra", contravariant=True)
 
 
@@ -130,10 +131,12 @@ class Search(Generic[A]):
     def box(self, members: Sequence[Evaluation[A]]) -> tuple[list[float], list[float]]:
         """Origin and reference of the hypervolume, from the initial archive (MSuNAS: 1.01 of the worst values).
 
-        The origin is 0 where less is better and nothing is below it, else as far from the best as that from the worst.
+        If few of them keep the budget, those that do not count too. The origin is 0 where less is better and nothing is
+        below it, else as far from the best as that from the worst.
         """
         values, violated = self.values(members), self.violations(members)
-        values = values[violated <= violated.min()]
+        if (violated <= 0).sum() >= _ENOUGH:
+            values = values[violated <= 0]
         best, worst = values.min(0), values.max(0)
         natural = np.array([each.direction == "min" for each in self.objectives]) & (best >= 0)
         origin = np.where(natural, 0.0, best - (worst - best))
@@ -163,9 +166,16 @@ def check(
             rule = "is given by evaluating and takes no" if each.cost == "predicted" else "needs a"
             raise ConfigError(f"the objective {each.name} is {each.cost}, so it {rule} `measure`")
     check_predictor(settings.predictor)
-    partial_images = settings.rungs[0][1] < 1
-    if partial_images and "share" not in signature(evaluate).parameters:
+    if settings.rungs[0][1] < 1 and not _takes_share(evaluate):
         raise ConfigError(
             "successive halving evaluates on part of the images, so the evaluation must take `share`; choose "
             "`preprocess` none or oversample"
         )
+
+
+def _takes_share(evaluate: Evaluate[A]) -> bool:
+    try:
+        parameters = signature(evaluate).parameters.values()
+    except ValueError:  # it does not say
+        return True
+    return any(each.name == "share" or each.kind is each.VAR_KEYWORD for each in parameters)
