@@ -172,15 +172,15 @@ def calm(network):
 
 @pytest.fixture(scope="module")
 def bounded(place: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
-    """A run with a budget, a measured latency, an objective of the user, halving and curves."""
-    file = tmp_path_factory.mktemp("own") / "own.py"
-    file.write_text(OWN)
-    options = ["--objectives", f"error,params,{file}:calm", "--budget", "params<=60k,latency<=1s"]
-    options += ["--search.preprocess", "halving", "--search.oversample", "3", "--tensorboard", "true"]
-    out = tmp_path_factory.mktemp("bounded") / "whole"
-    code, _, errors = finish(command(*place, out, *options))
+    """A command with a budget, a measured latency, an objective of the user, halving and curves; where it was run."""
+    root = tmp_path_factory.mktemp("bounded")
+    (root / "own.py").write_text(OWN)
+    arguments = command(write_corners(root / "images", 130), place[1], root / "whole")
+    arguments += ["--objectives", f"error,params,{root / 'own.py'}:calm", "--budget", "params<=60k,latency<=1s"]
+    arguments += ["--search.preprocess", "halving", "--search.oversample", "3", "--tensorboard", "true"]
+    code, _, errors = finish(arguments)
     assert code == 0, errors
-    return options, out
+    return arguments, root / "whole"
 
 
 def test_a_budget_is_kept_from_the_first_network_on(bounded: tuple[list[str], Path]) -> None:
@@ -196,14 +196,13 @@ def test_a_budget_is_kept_from_the_first_network_on(bounded: tuple[list[str], Pa
     assert any((out / "tensorboard").iterdir())
 
 
-def test_a_run_with_a_budget_survives_kills(
-    bounded: tuple[list[str], Path], place: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_a_run_with_a_budget_survives_kills(bounded: tuple[list[str], Path], tmp_path: Path) -> None:
     """Latencies differ from run to run, so only what does not depend on them is compared."""
-    options, whole = bounded
+    arguments, whole = bounded
+    arguments = [str(tmp_path / "killed") if word == str(whole) else word for word in arguments]
     for moment in ("train: all done", "generation 1"):
-        kill(command(*place, tmp_path / "killed", *options), moment)
-    code, _, errors = finish(command(*place, tmp_path / "killed", *options))
+        kill(arguments, moment)
+    code, _, errors = finish(arguments)
     assert code == 0, errors
     first, second = (rows(out / "log.csv")[0] for out in (whole, tmp_path / "killed"))
     assert [first[name] for name in ("hypervolume", "evaluations")] == [
@@ -214,9 +213,13 @@ def test_a_run_with_a_budget_survives_kills(
         assert twice.fetchone()[0] == 0
 
 
-def test_another_budget_is_another_run(bounded: tuple[list[str], Path], place: tuple[Path, Path]) -> None:
-    options = [word.replace("60k", "50k") for word in bounded[0]]
-    assert "different are budget" in refusal(command(*place, bounded[1], *options))
+def test_another_budget_is_another_run(bounded: tuple[list[str], Path]) -> None:
+    assert "different are budget" in refusal([word.replace("60k", "50k") for word in bounded[0]])
+
+
+def test_halving_on_a_handful_of_images_is_refused(place: tuple[Path, Path], tmp_path: Path) -> None:
+    options = ("--search.preprocess", "halving", "--search.oversample", "9")
+    assert "validation images, which says nothing" in refusal(command(*place, tmp_path / "out", *options))
 
 
 def test_parallel_blocks_and_two_widths_go_the_whole_way_and_survive_a_kill(

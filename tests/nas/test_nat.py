@@ -499,3 +499,39 @@ def test_the_best_is_looked_for_beyond_the_front() -> None:
     found = search(space, lambda arch: 1 - arch[2] / 10, [Objective(name="loss")], also=[last], settings=settings)
     assert found.best("last<=2")["last"] <= 2
     assert found.best()["last"] == 7
+
+
+class Killed(BaseException):
+    """A kill at a write."""
+
+
+@pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize("place", [0, 1, 4, 9, 10, 11, 12, 15, 16, 17, 20, 21])
+def test_a_kill_at_any_write_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, written: bool
+) -> None:
+    """Just before a write to the archive, or just behind it."""
+    space = IntegerSpace((4,) * 4)
+    objectives = [Objective(name="loss"), Objective(name="gain", direction="max")]
+    settings = SearchSettings(archive=8, generations=3, candidates=3, population=12, predictor="bayesian")
+    whole = search(space, counting, objectives, settings=settings, archive=tmp_path / "whole.db")
+    left = [place]
+    with monkeypatch.context() as patched:
+        for name in ("add", "note", "close_generation"):
+            write = getattr(Archive, name)
+
+            def stop(self: Archive[Any], *arguments: object, write: Callable[..., None] = write) -> None:
+                left[0] -= 1
+                if left[0] < 0 and not written:
+                    raise Killed
+                write(self, *arguments)
+                if left[0] < 0:
+                    raise Killed
+
+            patched.setattr(Archive, name, stop)
+        with pytest.raises(Killed):
+            search(space, counting, objectives, settings=settings, archive=tmp_path / "killed.db")
+    resumed = search(space, counting, objectives, settings=settings, archive=tmp_path / "killed.db")
+    assert (resumed.members, resumed.front, resumed.evaluated) == (whole.members, whole.front, whole.evaluated)
+    volumes = [[generation.hypervolume for generation in found.generations] for found in (whole, resumed)]
+    assert volumes[0] == volumes[1]
