@@ -61,19 +61,16 @@ def test_equal_errors_are_predicted_as_they_are() -> None:
         np.testing.assert_allclose(predict(SPACE.features(genomes)), 0.25)
 
 
-SLOW = {"rbfs": 0.35, "e2epp": 0.6, "catboost": 0.6, "mlp": 0.3}
-QUICK = {
-    "rbf": 0.6, "carts": 0.4, "gp": 0.7, "svr": 0.7, "ridge": 0.7, "knn": 0.2, "bayesian": 0.7, "lgb": 0.6,
-    "gp-rbf": 0.7, "auto": 0.7,
-}  # fmt: skip
+SLOW = ("rbfs", "e2epp", "catboost", "mlp")
+QUICK = ("rbf", "carts", "gp", "svr", "ridge", "knn", "bayesian", "lgb", "gp-rbf", "auto")
 
 
 def test_every_predictor_is_tried() -> None:
-    assert set(SLOW) | set(QUICK) == {*PREDICTORS, "auto"}
+    assert {*SLOW, *QUICK} == {*PREDICTORS, "auto"}
 
 
-@pytest.mark.parametrize(("name", "least"), [*QUICK.items(), *SLOW.items()])
-def test_every_predictor_ranks_unseen_networks(name: PredictorName, least: float) -> None:
+@pytest.mark.parametrize("name", [*QUICK, *SLOW])
+def test_every_predictor_ranks_unseen_networks(name: PredictorName) -> None:
     if name == "catboost":
         pytest.importorskip("catboost")
     genomes, errors = problem(100 if name in QUICK else 60, 0)
@@ -83,8 +80,8 @@ def test_every_predictor_ranks_unseen_networks(name: PredictorName, least: float
     predicted = ensemble.predict(SPACE.features(unseen, "structure"))
     tau = quality(predicted, truth).tau
     assert tau is not None
-    assert tau > least
-    assert quality(predicted, truth).rmse < 2 * truth.std()
+    assert tau > (0.6 if name == "knn" else 0.75)
+    assert quality(predicted, truth).rmse < truth.std()
     assert ensemble.name == name or name == "auto"
 
 
