@@ -103,6 +103,7 @@ class Evaluator:
         """
         functions = {each.name: each.measure for each in objectives if each.cost == "predicted" and each.measure}
 
+        @torch.no_grad()
         def evaluate(arch: Arch, *, share: float = 1.0) -> dict[str, float]:
             network = networks[arch.width]
             statistics = self.statistics(network, arch, share=share)
@@ -132,7 +133,9 @@ class Evaluator:
                 return replace(each, measure=spreads.__getitem__)
             if each.cost == "measured" and each.measure is not None:
                 function = each.measure
-                return replace(each, measure=lambda arch: function(extract(networks[arch.width], arch)))
+                return replace(
+                    each, measure=torch.no_grad()(lambda arch: function(extract(networks[arch.width], arch)))
+                )
             return each
 
         return tuple(map(tied, objectives))
@@ -170,6 +173,7 @@ def latency_of_ends(
     return ends[0].median, ends[1].median
 
 
+@torch.no_grad()
 def try_objectives(
     evaluator: Evaluator, networks: SuperNetworks, space: SearchSpace, objectives: Sequence[Objective]
 ) -> None:
