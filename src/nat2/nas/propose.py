@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from nat2.nas.archive import Evaluation
 from nat2.nas.evolve import evolve
+from nat2.nas.feasible import exact
 from nat2.nas.objectives import violation
 from nat2.nas.predictors import Predictor, Values, fit_ensemble, quality
 from nat2.nas.select import gaining_subset, spread_subset, survive
@@ -33,8 +34,9 @@ class Model:
         genomes = task.encode_all([member.arch for member in members])
         self._centre, self._spread, self._logs = np.zeros(0), np.ones(0), np.zeros(0, dtype=bool)
         if task.settings.features == "structure":
-            self._logs = exact_values(task, genomes).min(axis=0) > 0
-            costs = self._costs(genomes)
+            values = exact(task.of_class("exact"), genomes)
+            self._logs = values.min(axis=0) > 0
+            costs = self._logarithms(values)
             self._centre, self._spread = costs.mean(axis=0), np.maximum(costs.std(axis=0), 1e-9)
         features = self._features(genomes)
         self.choices: dict[str, str] = {}
@@ -60,18 +62,12 @@ class Model:
         features = self._task.space.features(genomes, self._task.settings.features)
         if not len(self._centre):
             return features
-        costs = (self._costs(genomes) - self._centre) / self._spread
+        values = exact(self._task.of_class("exact"), genomes)
+        costs = (self._logarithms(values) - self._centre) / self._spread
         return np.concatenate([features, costs, costs**2], axis=1)
 
-    def _costs(self, genomes: Genomes) -> Values:
-        costs = exact_values(self._task, genomes)
+    def _logarithms(self, costs: Values) -> Values:
         return np.where(self._logs, np.log(np.where(costs > 0, costs, 1e-9)), costs)
-
-
-def exact_values(task: Search[A], genomes: Genomes) -> Values:
-    """Exact quantities of canonical genomes, shape (n, quantities)."""
-    columns = list(task.exact(genomes).values())
-    return np.stack(columns, axis=1) if columns else np.zeros((len(genomes), 0))
 
 
 def propose(task: Search[A], members: Sequence[Evaluation[A]], model: Model, number: int) -> Genomes:

@@ -77,7 +77,8 @@ class Search(Generic[A]):
 
     def values(self, evaluations: Sequence[Evaluation[A]]) -> Objectives:
         """The objectives of evaluations, less being better, shape (n, objectives)."""
-        return self._columns(self.objectives, [evaluation.values for evaluation in evaluations])
+        names = [each.name for each in self.objectives]
+        return self.minimised({name: np.array([e[name] for e in evaluations], dtype=np.float64) for name in names})
 
     def violations(self, evaluations: Sequence[Evaluation[A]]) -> NDArray[np.float64]:
         """How much evaluations violate the budget, shape (n,); 0 for nothing."""
@@ -88,11 +89,6 @@ class Search(Generic[A]):
     def front(self, evaluations: Sequence[Evaluation[A]]) -> list[int]:
         """Numbers of those that no other beats, within the budget."""
         return [int(n) for n in front_of(self.values(evaluations), self.violations(evaluations))]
-
-    @staticmethod
-    def _columns(objectives: Sequence[Objective], rows: Sequence[Mapping[str, float]]) -> Objectives:
-        columns = [each.minimised(np.array([row[each.name] for row in rows], dtype=np.float64)) for each in objectives]
-        return np.stack(columns, axis=1)
 
     def minimised(self, table: Mapping[str, NDArray[np.float64]]) -> Objectives:
         """The objectives, less being better, of columns by name; shape (n, objectives)."""
