@@ -9,7 +9,7 @@ import pytest
 from nat2.config import RunConfig
 from nat2.errors import ConfigError
 from nat2.estimate import Profile, profile
-from nat2.report.profile import profile_table
+from nat2.reports.profile import profile_table
 from nat2.settings import Phase
 from nat2.space import Macro, SearchSpace, cost
 from tests.tiny import SETTINGS, write_corners

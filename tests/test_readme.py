@@ -69,7 +69,7 @@ def _small_run(config: object, *, out: Path | None = None, **options: object) ->
     from nat2.config import RunConfig
     from nat2.data import Pipeline
     from nat2.deploy import export
-    from nat2.report.results import Result
+    from nat2.reports.results import Result
     from nat2.space import Arch, Macro, cost
     from nat2.supernet import SuperNetwork, extract
 
@@ -79,7 +79,7 @@ def _small_run(config: object, *, out: Path | None = None, **options: object) ->
     network = extract(SuperNetwork(macro, generator=torch.Generator().manual_seed(0)), arch)
     folder = (out or Path("runs/digits")) / "networks" / arch.id
     export(network, Pipeline((0.5,), (0.2,)), ["a", "b"], folder, side=16, facts={})
-    return [Result(arch.id, arch.key, 0.1, *cost(macro, arch)[:2], 0.9, 0.95, 0.94, 3)]
+    return [Result(arch.id, arch.key, 0.1, *cost(macro, arch)[:2], 0.5, 0.9, 0.95, 0.94, 3)]
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)

@@ -136,7 +136,7 @@ def _run(given: Namespace) -> None:
 def _profile(given: Namespace) -> None:
     from nat2.estimate import profile
     from nat2.progress import Progress
-    from nat2.report.profile import profile_table
+    from nat2.reports.profile import profile_table
 
     config, _ = _settings(given, _profile_parser("quick"))
     with Progress() as progress:

@@ -19,7 +19,16 @@ from nat2.nas.budget import parse_budget, told
 from nat2.nas.objectives import OBJECTIVES, Objective, parse_objectives
 from nat2.parallel import Processes
 from nat2.space import Arch, CostTable, Genomes, Macro, SearchSpace
-from nat2.supernet import StaticNetwork, Statistics, SuperNetwork, SuperNetworks, calibrate, extract, normalize_by
+from nat2.supernet import (
+    Normalize,
+    StaticNetwork,
+    Statistics,
+    SuperNetwork,
+    SuperNetworks,
+    calibrate,
+    extract,
+    normalize_by,
+)
 from nat2.training.optimise import accuracy
 
 _BYTES = 4  # of a float32
@@ -82,16 +91,19 @@ class Evaluator:
     latency_batch: int = 1
     latency_threads: int = 1
 
-    def statistics(self, network: SuperNetwork, arch: Arch, *, share: float = 1.0) -> Statistics:
-        """Batch-norm statistics, calibrated on training images."""
-        return calibrate(network, arch, self.calibration.part(share, least=_LEAST).batches(arch.resolution))
+    def statistics(
+        self, network: SuperNetwork, arch: Arch, *, share: float = 1.0, exits: tuple[int, ...] | None = None
+    ) -> Statistics:
+        """Batch-norm statistics, calibrated on training images; for the architecture's exit or for several."""
+        images = self.calibration.part(share, least=_LEAST)
+        return calibrate(network, arch, images.batches(arch.resolution), exits=exits)
 
     @torch.no_grad()
     def error(
-        self, network: SuperNetwork, arch: Arch, *, share: float = 1.0, statistics: Statistics | None = None
+        self, network: SuperNetwork, arch: Arch, *, share: float = 1.0, normalize: Normalize | None = None
     ) -> float:
-        """Share of misclassified validation images, of all or of a part of them."""
-        normalize = normalize_by(statistics or self.statistics(network, arch, share=share))
+        """Share of misclassified validation images, of all or of a part of them; calibrated unless told otherwise."""
+        normalize = normalize or normalize_by(self.statistics(network, arch, share=share))
         images = self.validation.part(share)
         answer = partial(network, arch=arch, normalize=normalize)
         return 1 - accuracy(answer, images.batches(arch.resolution), images.labels)
@@ -107,7 +119,7 @@ class Evaluator:
         def evaluate(arch: Arch, *, share: float = 1.0) -> dict[str, float]:
             network = networks[arch.width]
             statistics = self.statistics(network, arch, share=share)
-            values = {"error": self.error(network, arch, share=share, statistics=statistics)}
+            values = {"error": self.error(network, arch, share=share, normalize=normalize_by(statistics))}
             if functions:
                 extracted = extract(network, arch, statistics)
                 values |= {name: float(function(extracted)) for name, function in functions.items()}

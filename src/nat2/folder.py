@@ -22,7 +22,7 @@ from nat2.config import RunConfig, flat
 from nat2.data.dataset import Dataset
 from nat2.errors import CheckpointError, RunError
 from nat2.files import unwritable, write_csv, write_json, write_text
-from nat2.report.results import Result
+from nat2.reports.results import Result
 
 _PACKAGES = ("nat2", "torch", "numpy", "scipy", "scikit-learn", "lightgbm", "pymoo", "onnx", "onnxruntime")
 
@@ -120,6 +120,11 @@ class RunFolder:
     def page(self) -> Path:
         """The report."""
         return self.path / "report.html"
+
+    @property
+    def latencies(self) -> Path:
+        """A row a returned network: how long it takes on this machine."""
+        return self.path / "latency.csv"
 
     @property
     def curves(self) -> Path:

@@ -15,9 +15,9 @@ from nat2.nas.archive import Evaluation
 from nat2.nas.budget import spelled, told
 from nat2.nas.found import Found
 from nat2.nas.select import recommend
-from nat2.report.results import Result
+from nat2.reports.results import Result
 from nat2.space import Arch
-from nat2.supernet import StaticNetwork, SuperNetwork, SuperNetworks, extract
+from nat2.supernet import StaticNetwork, SuperNetwork, SuperNetworks, extract, normalize_by_stored
 from nat2.training.finetune import finetune
 from nat2.training.optimise import accuracy
 
@@ -100,7 +100,8 @@ def polish(job: Job, network: SuperNetwork, evaluation: Evaluation[Arch]) -> tup
         error=evaluation["error"],
         params=params,
         macs=macs,
-        inherited_val_accuracy=finetuned.inherited_val_accuracy,
+        inherited_val_accuracy=1 - job.evaluator.error(network, arch, normalize=normalize_by_stored),
+        calibrated_val_accuracy=finetuned.inherited_val_accuracy,
         val_accuracy=finetuned.val_accuracy,
         test_accuracy=test_accuracy,
         finetune_epochs=finetuned.epochs,

@@ -15,7 +15,7 @@ from nat2.nas.feasible import check_budget
 from nat2.nas.objectives import parse_objectives
 from nat2.nas.predictors import check_predictor
 from nat2.parallel import ALONE, Processes
-from nat2.report.curves import check_curves
+from nat2.reports.curves import check_curves
 from nat2.settings import SCHEDULES
 from nat2.space import Macro, SearchSpace, cost
 from nat2.training.shrink import phases_for

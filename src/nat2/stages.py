@@ -27,13 +27,13 @@ from nat2.parallel import Processes, connect, disconnected, launch, launched, ma
 from nat2.polish import polish_networks
 from nat2.prepare import prepare
 from nat2.progress import Progress, duration
-from nat2.report.curves import write_curves
-from nat2.report.page import write_page
-from nat2.report.plots import plot_pareto
-from nat2.report.results import Result, picks, table
+from nat2.reports.curves import write_curves
+from nat2.reports.page import write_page
+from nat2.reports.plots import plot_pareto
+from nat2.reports.results import Result, picks, table
 from nat2.seeds import torch_generator
 from nat2.space import Arch, Macro
-from nat2.supernet import SuperNetwork, SuperNetworks
+from nat2.supernet import SuperNetwork, SuperNetworks, store_statistics
 from nat2.supernet.checkpoint import load_pretrained, load_weights, read_checkpoint
 from nat2.supernet.static import channels_last
 from nat2.training.adapt import Adaptation
@@ -288,6 +288,11 @@ def search_networks(job: Job, networks: SuperNetworks, archive: Archive[Arch], l
         report=report,
         say=job.progress.say,
     )
+
+    # What the super-network's own batch norms hold is what sub-networks inherit before they are calibrated.
+    for network in networks:
+        largest = dataclasses.replace(job.space.largest, width=network.macro.width)
+        store_statistics(network, evaluator.statistics(network, largest, exits=network.macro.exits))
 
     def save() -> None:
         for network in networks:

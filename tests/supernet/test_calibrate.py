@@ -7,7 +7,7 @@ import torch
 
 from nat2.errors import ConfigError
 from nat2.space import SearchSpace
-from nat2.supernet import SuperNetwork, calibrate, normalize_by
+from nat2.supernet import SuperNetwork, calibrate, normalize_by, normalize_by_stored, store_statistics
 from tests.supernet.conftest import FAMILIES, random_network
 from tests.supernet.test_network import images, some_archs
 
@@ -52,3 +52,13 @@ def test_no_batches_are_refused(network: SuperNetwork) -> None:
 def test_batches_of_one_image_are_refused(network: SuperNetwork) -> None:
     with pytest.raises(ConfigError, match="at least two images"):
         calibrate(network, some_archs(network)[0], [images(4), images(1)])
+
+
+def test_stored_statistics_are_what_uncalibrated_sub_networks_answer_with(network: SuperNetwork) -> None:
+    largest = SearchSpace.of(network.macro, (32,)).largest
+    statistics = calibrate(network, largest, [images(16)], exits=network.macro.exits)
+    store_statistics(network, statistics)
+    with torch.no_grad():
+        stored = network(images(8), largest, normalize=normalize_by_stored, exits=network.macro.exits)
+        calibrated = network(images(8), largest, normalize=normalize_by(statistics), exits=network.macro.exits)
+    assert torch.equal(stored, calibrated)

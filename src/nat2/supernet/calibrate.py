@@ -60,3 +60,20 @@ def calibrate(
     if not images_seen:
         raise ConfigError("calibration needs at least one batch of training images; got none")
     return {path: (mean / images_seen, var / images_seen) for path, (mean, var) in sums.items()}
+
+
+@torch.no_grad()
+def store_statistics(network: SuperNetwork, statistics: Statistics) -> None:
+    """Write what `calibrate` measured of a network into the super-network's own batch norms, which sub-networks share.
+
+    Sub-networks that are not calibrated themselves answer with their part of these.
+
+    Args:
+        network: Changed in place.
+        statistics: Of its largest sub-network, for all exits.
+    """
+    for path, (mean, var) in statistics.items():
+        norm = network.get_submodule(path)
+        assert isinstance(norm, ElasticBatchNorm)
+        norm.running_mean[: len(mean)].copy_(mean)
+        norm.running_var[: len(var)].copy_(var)

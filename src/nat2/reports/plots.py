@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from nat2.files import write_bytes
 from nat2.nas.archive import Evaluation
-from nat2.report.results import Result
+from nat2.reports.results import Result
 from nat2.space import Arch
 
 

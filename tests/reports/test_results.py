@@ -12,9 +12,9 @@ from PIL import Image
 from rich.console import Console
 
 from nat2.nas.archive import Evaluation, Generation
-from nat2.report.page import write_page
-from nat2.report.plots import plot_pareto
-from nat2.report.results import Result, picks, table
+from nat2.reports.page import write_page
+from nat2.reports.plots import plot_pareto
+from nat2.reports.results import Result, picks, table
 from nat2.space import Arch
 
 ARCHS = [Arch.from_key(f"r{r}-w0.5-k3e3.k5e4-k7e6.k3e3") for r in (16, 18, 20, 24)]
@@ -22,7 +22,7 @@ ARCHS = [Arch.from_key(f"r{r}-w0.5-k3e3.k5e4-k7e6.k3e3") for r in (16, 18, 20, 2
 
 def result(number: int, params: int, val: float, test: float) -> Result:
     arch = ARCHS[number]
-    return Result(arch.id, arch.key, 0.1, params, 100_000_000 * (4 - number), val - 0.1, val, test, 5)
+    return Result(arch.id, arch.key, 0.1, params, 100_000_000 * (4 - number), val - 0.2, val - 0.1, val, test, 5)
 
 
 RESULTS = [

@@ -15,7 +15,7 @@ import plotly.offline
 from nat2.files import write_text
 from nat2.nas.archive import Evaluation, Generation
 from nat2.progress import duration
-from nat2.report.results import Result, picks
+from nat2.reports.results import Result, picks
 from nat2.space.arch import Arch
 
 
@@ -43,7 +43,7 @@ def write_page(
         config: The whole configuration as YAML.
     """
     ordered = sorted(results, key=lambda result: (result.params, result.macs))
-    page = files("nat2.report").joinpath("page.html").read_text(encoding="utf-8")
+    page = files("nat2.reports").joinpath("page.html").read_text(encoding="utf-8")
     content = {
         "TITLE": html.escape(title),
         "FACTS": "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts),
@@ -104,7 +104,7 @@ def _row(result: Result) -> str:
     numbers = (
         f"{result.params:,}",
         f"{result.macs:,}",
-        f"{100 * result.inherited_val_accuracy:.1f}",
+        f"{100 * result.calibrated_val_accuracy:.1f}",
         f"{100 * result.val_accuracy:.1f}",
         f"{100 * result.test_accuracy:.1f}",
     )

@@ -13,18 +13,35 @@ from nat2.space.arch import Arch
 
 
 @dataclass(frozen=True)
+class Operating:
+    """How a network with several exits does if an exit answers as soon as it is sure enough (anytime inference)."""
+
+    threshold: float
+    """The least confidence, 0..1, with which an exit before the last answers; above 1 none does."""
+    macs: float
+    """Multiply-accumulates for an image, mean over the test images."""
+    val_macs: float
+    """The same over the validation images, by weights that have not seen them."""
+    val_accuracy: float
+    test_accuracy: float
+
+
+@dataclass(frozen=True)
 class Result:
     """One network that was fine-tuned, tested and exported."""
 
     id: str
+    """Name of its folder: the architecture's id, and ``-ee`` behind it if several exits were trained together."""
     arch: str
     """The architecture's key."""
     error: float
-    """Share of misclassified validation images when the search measured it, before fine-tuning."""
+    """Share of misclassified validation images when the search measured it, with its last exit, before fine-tuning."""
     params: int
     macs: int
     inherited_val_accuracy: float
-    """With the adapted super-network's weights and calibrated statistics."""
+    """With the adapted super-network's weights and batch-norm statistics, as they are."""
+    calibrated_val_accuracy: float
+    """With the adapted super-network's weights and statistics calibrated for this network."""
     val_accuracy: float
     """Of fine-tuning's first phase at its best epoch, which saw training images only."""
     test_accuracy: float
@@ -33,11 +50,25 @@ class Result:
     """The best epoch; 0 if the inherited weights stayed the best."""
     others: dict[str, float] = field(default_factory=dict)
     """Whatever else the search measured, e.g. ``memory`` (bytes), ``latency`` (ms)."""
+    exits: tuple[int, ...] = ()
+    """The exits that answer together, ascending; by default the architecture's own."""
+    anytime: tuple[Operating, ...] = ()
+    """With several exits: accuracy against mean operations by threshold, cheapest first."""
+    int8_test_accuracy: float | None = None
+    """Of the quantised network on the test images, if there is one."""
+
+    def __post_init__(self) -> None:
+        """Read what JSON makes of tuples and dataclasses."""
+        object.__setattr__(self, "exits", tuple(self.exits) or (Arch.from_key(self.arch).exit,))
+        points = (each if isinstance(each, Operating) else Operating(**each) for each in self.anytime)
+        object.__setattr__(self, "anytime", tuple(points))
 
     def row(self, objectives: Sequence[str]) -> dict[str, Any]:
         """A row of pareto.csv: id and architecture, the objectives, then everything else."""
         facts = asdict(self)
         facts |= facts.pop("others")
+        del facts["anytime"]  # a curve has no place in a row; it is in result.json
+        facts["exits"] = "+".join(map(str, self.exits))
         first = ["id", "arch", *objectives, "params", "macs", "val_accuracy", "test_accuracy"]
         return {name: facts[name] for name in dict.fromkeys([*first, *facts])}
 
@@ -79,10 +110,10 @@ def table(results: Sequence[Result]) -> Table:
         shown.add_row(
             result.id,
             str(arch.resolution),
-            str(arch.exit),
+            "+".join(map(str, result.exits)),
             f"{result.params:,}",
             f"{result.macs:,}",
-            f"{100 * result.inherited_val_accuracy:.1f}",
+            f"{100 * result.calibrated_val_accuracy:.1f}",
             f"{100 * result.val_accuracy:.1f}",
             f"{100 * result.test_accuracy:.1f}",
         )

@@ -8,7 +8,7 @@ import pytest
 
 from nat2.errors import ConfigError
 from nat2.nas.archive import Generation
-from nat2.report.curves import check_curves, write_curves
+from nat2.reports.curves import check_curves, write_curves
 
 
 def generation(number: int) -> Generation:
@@ -30,6 +30,6 @@ def test_every_number_of_the_log_is_a_scalar_by_generation(tmp_path: Path) -> No
 
 
 def test_without_tensorboard_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nat2.report.curves.find_spec", lambda name: None)
+    monkeypatch.setattr("nat2.reports.curves.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"nat2\[tensorboard\]"):
         check_curves()
