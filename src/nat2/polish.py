@@ -101,7 +101,7 @@ def polish(job: Job, network: SuperNetwork, evaluation: Evaluation[Arch]) -> tup
         params=params,
         macs=macs,
         inherited_val_accuracy=1 - job.evaluator.error(network, arch, normalize=normalize_by_stored),
-        calibrated_val_accuracy=finetuned.inherited_val_accuracy,
+        calibrated_val_accuracy=finetuned.calibrated_val_accuracy,
         val_accuracy=finetuned.val_accuracy,
         test_accuracy=test_accuracy,
         finetune_epochs=finetuned.epochs,

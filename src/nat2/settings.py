@@ -20,6 +20,7 @@ PredictorName = Literal[
 SearchPreset = Literal["default", "nat2", "nat"]
 Preprocess = Literal["none", "oversample", "halving"]
 Update = Literal["replace", "append"]
+Variant = Literal["auto", "single", "ensemble", "both"]
 Start = Literal["front", "random"]
 Selection = Literal["gain", "spread"]
 ScheduleName = Literal["short", "ofa", "ofav2", "transfer", "short-transfer"]
@@ -288,6 +289,17 @@ class FinetuneSettings:
     """Images a step."""
     label_smoothing: float = 0.1
     """Smoothing of the labels while training, from 0 (published) to below 1."""
+    variant: Variant = "auto"
+    """What is made of each network: the one with its own exit (`single`, NAT2's variant A), the one whose exits up to
+    there were trained jointly and answer together (`ensemble`, variant B), or `both`; by default both for families
+    with early exits."""
+    ramp: Ramp = "UNIF"
+    """Weights of the losses and outputs of an ensemble's exits (AEP)."""
+    prune: bool = True
+    """Keep the exits of an ensemble that are best together on validation images, and cut the network behind the last
+    of them (AEP)."""
+    kd_ratio: float = 0.0
+    """Weight of the distillation from the largest network; 0 for none (published)."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -295,7 +307,7 @@ class FinetuneSettings:
         Raises:
             ConfigError: a number is outside its range.
         """
-        _check_not_negative(self, "the fine-tuning", "epochs", "weight_decay")
+        _check_not_negative(self, "the fine-tuning", "epochs", "weight_decay", "kd_ratio")
         _check_at_least(self, "the fine-tuning", _PAIR, "batch_size")
         _check_positive(self, "the fine-tuning", "patience", "lr")
         _check_share(self, "the fine-tuning", "label_smoothing")

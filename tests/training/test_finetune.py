@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,10 @@ import torch
 
 from nat2.data import Split
 from nat2.errors import ConfigError, RunError
-from nat2.settings import FinetuneSettings
+from nat2.settings import FinetuneSettings, Ramp
 from nat2.supernet import StaticNetwork, SuperNetwork, calibrate, extract
 from nat2.training import finetune as module
+from nat2.training.distill import Teacher, exit_weights
 from nat2.training.finetune import Finetuned, finetune
 from tests.training.conftest import PIPELINE, SPACE, corners, kill_after, same_weights, weights_of
 
@@ -38,7 +41,7 @@ def test_fine_tuning_improves_the_network_and_leaves_the_inherited_one_alone(
     settings = FinetuneSettings(epochs=4, patience=4, batch_size=16, lr=lr, optimizer=optimizer)  # type: ignore[arg-type]
     ticks: list[int] = []
     result = run(inherited, tmp_path / "s.safetensors", settings, tick=ticks.append)
-    assert result.val_accuracy > result.inherited_val_accuracy + 0.2
+    assert result.val_accuracy > result.calibrated_val_accuracy + 0.2
     assert 1 <= result.epochs <= 4
     assert same_weights(weights_of(inherited), before)
     assert not same_weights(weights_of(result.network), before)
@@ -65,7 +68,7 @@ def test_phase_two_trains_on_all_images_for_as_many_epochs_as_phase_one_found_be
 def test_no_epochs_leave_the_inherited_weights(tmp_path: Path, inherited: StaticNetwork) -> None:
     result = run(inherited, tmp_path / "s.safetensors", FinetuneSettings(epochs=0))
     assert result.epochs == 0
-    assert result.val_accuracy == result.inherited_val_accuracy
+    assert result.val_accuracy == result.calibrated_val_accuracy
     assert same_weights(weights_of(result.network), weights_of(inherited))
 
 
@@ -101,3 +104,60 @@ def test_a_loss_that_is_not_finite_stops_fine_tuning(tmp_path: Path, inherited: 
 def test_impossible_settings_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=f"`{next(iter(change))}` of the fine-tuning"):
         FinetuneSettings(**change)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def several(network: SuperNetwork, split: Split) -> StaticNetwork:
+    """With exits 1 to 3."""
+    arch = dataclasses.replace(SPACE.smallest, stages=SPACE.largest.stages[:3])
+    exits = (1, 2, 3)
+    statistics = calibrate(network, arch, [PIPELINE(split.pixels, 12)], exits=exits)
+    return extract(network, arch, statistics, exits=exits)
+
+
+@pytest.mark.parametrize("ramp", ["UNIF", "DESC", "ASC", "MIX"])
+def test_exits_are_trained_jointly_and_answer_together(tmp_path: Path, several: StaticNetwork, ramp: Ramp) -> None:
+    settings = dataclasses.replace(SETTINGS, ramp=ramp, prune=False)
+    result = run(several, tmp_path / "s.safetensors", settings)
+    assert result.val_accuracy > result.calibrated_val_accuracy + 0.2
+    assert result.network.exit_numbers == (1, 2, 3)
+    assert result.val_logits.shape == (3, 48, 4)
+    assert result.weights == pytest.approx(exit_weights(ramp, 3)[1].tolist())
+    alone = [float((logits.argmax(1) == corners(48, seed=1).labels).float().mean()) for logits in result.val_logits]
+    assert min(alone) > 0.4  # every exit has learnt
+
+
+def test_exits_that_do_not_help_are_pruned_and_the_network_is_cut_behind_the_last(
+    tmp_path: Path, several: StaticNetwork
+) -> None:
+    whole = run(several, tmp_path / "whole.safetensors", dataclasses.replace(SETTINGS, prune=False))
+    pruned = run(several, tmp_path / "s.safetensors", SETTINGS)
+    kept = pruned.network.exit_numbers
+    assert pruned.val_accuracy >= whole.val_accuracy
+    assert pruned.network.arch.exit == kept[-1]
+    assert sum(pruned.weights) == pytest.approx(1)
+    weights = whole.network.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in pruned.network.state_dict().items())
+    narrow = run(several, tmp_path / "n.safetensors", SETTINGS, allowed=lambda exits: exits == (1, 2))
+    assert narrow.network.exit_numbers == (1, 2)
+
+
+@pytest.mark.parametrize("epochs_before_kill", [1, 3, 6])
+def test_a_killed_joint_fine_tuning_ends_the_same(
+    tmp_path: Path, several: StaticNetwork, epochs_before_kill: int
+) -> None:
+    whole = run(several, tmp_path / "whole.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        run(several, tmp_path / "killed.safetensors", tick=kill_after(epochs_before_kill), interval=0.0)
+    resumed = run(several, tmp_path / "killed.safetensors")
+    assert same_weights(weights_of(resumed.network), weights_of(whole.network))
+    assert torch.equal(resumed.val_logits, whole.val_logits)
+    assert (resumed.epochs, resumed.val_accuracy, resumed.weights) == (whole.epochs, whole.val_accuracy, whole.weights)
+
+
+def test_a_teacher_changes_what_is_learnt(tmp_path: Path, several: StaticNetwork) -> None:
+    alone = run(several, tmp_path / "alone.safetensors")
+    settings = dataclasses.replace(SETTINGS, kd_ratio=1.0)
+    taught = run(several, tmp_path / "taught.safetensors", settings, teacher=Teacher(copy.deepcopy(several), "DESC"))
+    assert not same_weights(weights_of(alone.network), weights_of(taught.network))
+    assert taught.val_accuracy > taught.calibrated_val_accuracy

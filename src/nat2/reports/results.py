@@ -9,21 +9,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from nat2.deploy.anytime import Operating
 from nat2.space.arch import Arch
-
-
-@dataclass(frozen=True)
-class Operating:
-    """How a network with several exits does if an exit answers as soon as it is sure enough (anytime inference)."""
-
-    threshold: float
-    """The least confidence, 0..1, with which an exit before the last answers; above 1 none does."""
-    macs: float
-    """Multiply-accumulates for an image, mean over the test images."""
-    val_macs: float
-    """The same over the validation images, by weights that have not seen them."""
-    val_accuracy: float
-    test_accuracy: float
 
 
 @dataclass(frozen=True)

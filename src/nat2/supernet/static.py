@@ -170,6 +170,11 @@ def dense_sum(outputs: list[Tensor]) -> Tensor:
     return total
 
 
+def by_exit(logits: Tensor) -> Tensor:
+    """Logits of one exit or of several, always of shape (exits, N, classes)."""
+    return logits[None] if logits.dim() == 2 else logits
+
+
 class StaticNetwork(nn.Module):
     """The network of one architecture, with its own exit or with several."""
 

@@ -27,9 +27,17 @@ def ensemble(logits: Tensor, weights: Tensor) -> Tensor:
     return torch.einsum("enc,e->nc", logits, weights.to(logits))
 
 
-def joint_loss(logits: Tensor, labels: Tensor, weights: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Weighted sum of the exits' cross entropies; logits of shape (exits, N, classes)."""
-    losses = [F.cross_entropy(each, labels, label_smoothing=label_smoothing) for each in logits]
+def joint_loss(
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    *,
+    targets: Tensor | None = None,
+    ratio: float = 1.0,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Weighted sum of the exits' losses, each as of `distillation_loss`; logits of shape (exits, N, classes)."""
+    losses = [distillation_loss(each, labels, targets, ratio=ratio, label_smoothing=label_smoothing) for each in logits]
     return torch.stack(losses) @ weights.to(logits)
 
 

@@ -1,4 +1,4 @@
-"""Post-processing of a returned network: fine-tune it alone, at its own resolution (NAT2, variant A)."""
+"""Post-processing of a returned network: fine-tune it at its own resolution, with one exit or several (NAT2)."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nat2.data.dataset import Split
 from nat2.data.transform import Pipeline, ResizedImages, shuffled_batches, steps_per_epoch
 from nat2.errors import RunError
-from nat2.files import save_tensors
+from nat2.files import load_tensors, save_tensors
 from nat2.seeds import numpy_generator, torch_generator
 from nat2.settings import FinetuneSettings
-from nat2.supernet.static import StaticNetwork
+from nat2.supernet.static import StaticNetwork, by_exit
+from nat2.training.distill import Teacher, ensemble, exit_weights, joint_loss
 from nat2.training.optimise import (
     Schedule,
-    accuracy,
     has_state,
     is_finite,
     load_state,
@@ -34,6 +33,7 @@ from nat2.training.optimise import (
     save_state,
     set_learning_rate,
 )
+from nat2.training.prune import best_exits, keep_exits
 from nat2.training.shrink import CHECKPOINT_INTERVAL
 
 
@@ -42,12 +42,17 @@ class Finetuned:
     """A fine-tuned network and how it got there."""
 
     network: StaticNetwork
-    inherited_val_accuracy: float
-    """With the super-network's weights and calibrated statistics."""
+    """With the exits that are kept."""
+    weights: tuple[float, ...]
+    """Of their outputs; they sum to 1."""
+    calibrated_val_accuracy: float
+    """With the super-network's weights and calibrated statistics, and all exits."""
     val_accuracy: float
-    """Of phase 1 at its best epoch, which has not seen the validation images."""
+    """Of phase 1 at its best epoch, which has not seen the validation images, and the exits kept."""
     epochs: int
     """The best epoch E*; 0 if no epoch was better than the inherited weights."""
+    val_logits: Tensor
+    """What the exits kept said of the validation images at that epoch, shape (exits, N, classes)."""
 
 
 def finetune(
@@ -59,6 +64,8 @@ def finetune(
     *,
     state: Path,
     seed: int,
+    allowed: Callable[[tuple[int, ...]], bool] = lambda exits: True,
+    teacher: Teacher | None = None,
     interval: float = CHECKPOINT_INTERVAL,
     say: Callable[[str], None] = lambda line: None,
     tick: Callable[[int], None] = lambda steps: None,
@@ -69,36 +76,46 @@ def finetune(
     the lowest validation loss). Phase 2 trains on training and validation images for E* epochs along the same
     learning-rate curve; its weights are the result, and nothing measures them but the test.
 
+    Several exits are trained jointly and answer together, weighted by `settings.ramp` (AEP; variant B). Which of them
+    are kept is decided on the validation images by the weights of epoch E* of phase 1.
+
     Args:
-        inherited: Extracted from the super-network with calibrated statistics; left as it is.
+        inherited: Extracted from the super-network with calibrated statistics, with one exit or several; left as it is.
         train: Training images.
         val: Validation images.
         pipeline: Turns images into inputs.
         settings: How to train.
         state: File of the resume point; if it exists, training continues from it.
         seed: The run's seed.
+        allowed: Whether a subset of the exits keeps the budget.
+        teacher: Distils its answers with the weight `settings.kd_ratio`.
         interval: Seconds of training behind which an epoch's end is written down.
         say: Told what a user should know.
         tick: Called with the number of epochs just made (or found made), twice `settings.epochs` in all.
     """
     progress = _Progress(state, inherited, interval, say)
     images = ResizedImages(val, pipeline)
+    lesson = _Lesson(pipeline, settings, seed, teacher if settings.kd_ratio else None)
     if not progress.facts:
-        loss, value = _validate(inherited, images)
-        progress.facts |= {"inherited": value, "best": value, "best_loss": loss, "best_epoch": 0}
+        answers = _answers(inherited, images)
+        loss, value = _measure(answers, images.labels, settings)
+        progress.keep(answers)
+        progress.facts |= {"calibrated": value, "best": value, "best_loss": loss, "best_epoch": 0}
         progress.facts |= {"phase": 1, "epochs": 0, "least_loss": float("inf"), "since": 0}
     facts = progress.facts
     if facts["phase"] == 1:
         tick(facts["epochs"])
         network, optimizer = progress.resume(settings)
         while facts["epochs"] < settings.epochs and facts["since"] < settings.patience:
-            _train(network, optimizer, train, pipeline, settings, seed, facts["epochs"])
+            _train(network, optimizer, train, lesson, facts["epochs"])
             facts["epochs"] += 1
-            loss, value = _validate(network, images)
+            answers = _answers(network, images)
+            loss, value = _measure(answers, images.labels, settings)
             facts["since"] = 0 if loss < facts["least_loss"] else facts["since"] + 1
             facts["least_loss"] = min(loss, facts["least_loss"])
             if (value, -loss) > (facts["best"], -facts["best_loss"]):
                 facts |= {"best": value, "best_loss": loss, "best_epoch": facts["epochs"]}
+                progress.keep(answers)
             progress.save(network, optimizer)
             tick(1)
         tick(settings.epochs - facts["epochs"])
@@ -110,13 +127,38 @@ def finetune(
     tick(facts["epochs"])
     everything = train.joined(val)
     while facts["epochs"] < facts["best_epoch"]:
-        _train(network, optimizer, everything, pipeline, settings, seed, settings.epochs + facts["epochs"])
+        _train(network, optimizer, everything, lesson, settings.epochs + facts["epochs"])
         facts["epochs"] += 1
         progress.save(network, optimizer)
         tick(1)
     tick(settings.epochs - facts["best_epoch"])
     progress.save(network, optimizer, now=True)
-    return Finetuned(network.eval(), facts["inherited"], facts["best"], facts["best_epoch"])
+    return _pruned(network.eval(), progress.kept(), images.labels, facts, settings, allowed)
+
+
+def _pruned(
+    network: StaticNetwork,
+    answers: Tensor,
+    labels: Tensor,
+    facts: dict[str, Any],
+    settings: FinetuneSettings,
+    allowed: Callable[[tuple[int, ...]], bool],
+) -> Finetuned:
+    """The network with the exits that are best together on the validation images."""
+    exits = network.exit_numbers
+    weights = exit_weights(settings.ramp, len(exits))[1]
+    kept = best_exits(network, answers, labels, weights, allowed=allowed) if settings.prune else exits
+    rows = [exits.index(number) for number in kept]
+    answers, weights = answers[rows], weights[rows] / weights[rows].sum()
+    right = ensemble(answers, weights).argmax(1) == labels
+    return Finetuned(
+        network=keep_exits(network, kept),
+        weights=tuple(weights.tolist()),
+        calibrated_val_accuracy=facts["calibrated"],
+        val_accuracy=int(right.sum()) / len(labels),
+        epochs=facts["best_epoch"],
+        val_logits=answers,
+    )
 
 
 class _Progress:
@@ -124,10 +166,20 @@ class _Progress:
 
     def __init__(self, path: Path, inherited: StaticNetwork, interval: float, say: Callable[[str], None]) -> None:
         self._path = path
+        # Beside the resume point and never older: the epochs between are made again, and end with the same answers.
+        self._answers = path.with_name(f"{path.stem}-answers{path.suffix}")
         self._inherited = inherited
         self._interval = interval
         self._saved = time.monotonic()
         self.facts: dict[str, Any] = read_state(path, say=say)[1] if has_state(path) else {}
+
+    def keep(self, answers: Tensor) -> None:
+        """Keep what the exits said of the validation images at the best epoch so far."""
+        save_tensors(self._answers, {"answers": answers})
+
+    def kept(self) -> Tensor:
+        """What `keep` was given last."""
+        return load_tensors(self._answers)[0]["answers"]
 
     def restart(self) -> None:
         """Forget the weights: the next phase begins with the inherited ones."""
@@ -153,29 +205,42 @@ class _Progress:
             self._saved = time.monotonic()
 
 
-def _train(
-    network: StaticNetwork,
-    optimizer: torch.optim.Optimizer,
-    split: Split,
-    pipeline: Pipeline,
-    settings: FinetuneSettings,
-    seed: int,
-    epoch: int,
-) -> None:
+@dataclass(frozen=True)
+class _Lesson:
+    """What is taught, and how."""
+
+    pipeline: Pipeline
+    settings: FinetuneSettings
+    seed: int
+    teacher: Teacher | None
+
+
+def _train(network: StaticNetwork, optimizer: torch.optim.Optimizer, split: Split, lesson: _Lesson, epoch: int) -> None:
     """One epoch; those of phase 2 are numbered on behind `settings.epochs` and follow phase 1's learning rates."""
+    pipeline, settings = lesson.pipeline, lesson.settings
     steps = steps_per_epoch(len(split), settings.batch_size)
     schedule = Schedule(settings.lr, steps * settings.epochs, final=1e-8)
-    crops = torch_generator(seed, "finetune", network.arch.key, epoch)
+    exits = network.exit_numbers if len(network.exit_numbers) > 1 else ()
+    purpose: tuple[str | int, ...] = ("finetune", network.arch.key, *exits, epoch)
+    crops = torch_generator(lesson.seed, *purpose)
+    weights = exit_weights(settings.ramp, len(network.exit_numbers))[0]
     network.train()
     total = 0.0
     order = shuffled_batches(len(split), settings.batch_size, crops)
-    choices = numpy_generator(seed, "finetune", network.arch.key, epoch)
+    choices = numpy_generator(lesson.seed, *purpose)
     for step, (pixels, labels) in enumerate(split.batches(order)):
         images = pipeline.augmented(pixels, network.arch.resolution, crops)
         labels = labels.to(pipeline.device)
         images, kept, others = mix(images, labels, pipeline.augmentation.mixup, choices)
-        logits = network(images)
-        loss = mixed_loss(partial(_loss, logits, settings.label_smoothing), labels, others, kept)
+        loss_of = partial(
+            joint_loss,
+            by_exit(network(images)),
+            weights=weights,
+            targets=lesson.teacher(images) if lesson.teacher is not None else None,
+            ratio=settings.kd_ratio,
+            label_smoothing=settings.label_smoothing,
+        )
+        loss = mixed_loss(loss_of, labels, others, kept)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         set_learning_rate(optimizer, schedule(epoch % settings.epochs * steps + step))
@@ -186,14 +251,15 @@ def _train(
         raise RunError(f"fine-tuning {network.arch.id} diverged (loss {total / steps}); try a smaller --finetune.lr")
 
 
-def _loss(logits: Tensor, smoothing: float, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits, labels, label_smoothing=smoothing)
-
-
 @torch.no_grad()
-def _validate(network: StaticNetwork, images: ResizedImages) -> tuple[float, float]:
-    """Cross entropy and accuracy."""
+def _answers(network: StaticNetwork, images: ResizedImages) -> Tensor:
+    """Logits of the images, shape (exits, N, classes)."""
     network.eval()
-    logits = torch.cat([network(batch) for batch in images.batches(network.arch.resolution)])
-    loss: Tensor = F.cross_entropy(logits, images.labels)
-    return float(loss), accuracy(lambda batch: batch, [logits], images.labels)
+    return torch.cat([by_exit(network(batch)) for batch in images.batches(network.arch.resolution)], dim=1)
+
+
+def _measure(answers: Tensor, labels: Tensor, settings: FinetuneSettings) -> tuple[float, float]:
+    """Joint cross entropy of the exits, and accuracy of their joint answer."""
+    losses, outputs = exit_weights(settings.ramp, len(answers))
+    right = ensemble(answers, outputs).argmax(1) == labels
+    return float(joint_loss(answers, labels, losses)), int(right.sum()) / len(labels)
