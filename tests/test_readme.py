@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from nat2.cli import build_parser
+from nat2.cli import VERBS, build_parser
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -41,7 +41,7 @@ def test_documented_commands_are_understood(line: str) -> None:
     words = [re.sub(r"^--([\w-]+)", lambda m: "--" + m[1].replace("-", "_"), word) for word in shlex.split(line)[1:]]
     if "--config" not in words:
         given = build_parser().parse_args(words)
-        assert given.subcommand in ("run", "profile", "predict")
+        assert given.subcommand in VERBS
 
 
 @pytest.mark.parametrize("line", [line for line in command_lines() if line.startswith("make ")])
@@ -53,7 +53,7 @@ def test_documented_targets_exist(line: str) -> None:
 @pytest.mark.parametrize("document", sorted({document for document, _ in blocks("python")}))
 def test_documented_python_runs(document: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nat2.stages.run", _small_run)
+    monkeypatch.setattr("nat2.verbs.run", _small_run)
     names: dict[str, object] = {}
     for name, text in blocks("python"):
         if name == document:  # in order: a later one may read what an earlier one has written

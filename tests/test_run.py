@@ -80,8 +80,8 @@ def test_the_run_folder_explains_itself(whole: tuple[Path, str]) -> None:
     out, output = whole
     names = {path.name for path in out.iterdir()}
     assert names == {
-        ".lock", "archive.db", "config.yaml", "data.json", "environment.json", "log.csv", "networks", "pareto.csv",
-        "pareto.png", "report.html", "results.json", "seconds.json", "splits.csv", "supernet-w0.25.safetensors",
+        ".lock", "archive.db", "config.yaml", "data.json", "environment.json", "latency.csv", "log.csv", "networks",
+        "pareto.csv", "pareto.png", "report.html", "results.json", "seconds.json", "splits.csv", "supernet-w0.25.safetensors",
     }  # fmt: skip
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["search"]["archive"] == 8
@@ -89,11 +89,19 @@ def test_the_run_folder_explains_itself(whole: tuple[Path, str]) -> None:
     assert json.loads((out / "environment.json").read_text())["packages"]["torch"]
     networks = rows(out / "pareto.csv")
     assert list(networks[0])[:7] == ["id", "arch", "error", "params", "macs", "val_accuracy", "test_accuracy"]
-    assert len(networks) == 2
+    assert {row["id"].removesuffix("-ee") for row in networks} == {
+        row["id"] for row in networks if "-ee" not in row["id"]
+    }
+    assert len({row["id"].removesuffix("-ee") for row in networks}) == 2
+    latencies = rows(out / "latency.csv")
+    assert [row["id"] for row in latencies] == [row["id"] for row in networks]
+    assert all(0 < float(row["lower"]) <= float(row["median"]) <= float(row["upper"]) for row in latencies)
     for row in networks:
         assert 0 <= float(row["test_accuracy"]) <= 1
         files = {path.name for path in (out / "networks" / row["id"]).iterdir()}
-        assert files == {"arch.json", "model.onnx", "model.safetensors", "result.json"}
+        assert files == {
+            "arch.json", "model.onnx", "model.pt2", "model.safetensors", "preprocessing.json", "result.json",
+        }  # fmt: skip
         assert row["id"] in output
     log = rows(out / "log.csv")
     assert [row["generation"] for row in log] == ["0", "1", "2"]

@@ -15,11 +15,15 @@ _PUBLIC = {
     "RunConfig": "nat2.config",
     "SearchSettings": "nat2.settings",
     "SearchSpace": "nat2.space.space",
-    "load": "nat2.deploy.export",
+    "finetune": "nat2.verbs",
+    "latency": "nat2.deploy.latency",
+    "load": "nat2.deploy.deployable",
     "objective": "nat2.nas.objectives",
+    "predict": "nat2.deploy.predict",
     "profile": "nat2.estimate",
-    "run": "nat2.stages",
-    "search": "nat2.nas.nat",
+    "run": "nat2.verbs",
+    "search": "nat2.verbs",
+    "train": "nat2.verbs",
 }
 __all__ = [
     "Arch",
@@ -29,11 +33,15 @@ __all__ = [
     "SearchSettings",
     "SearchSpace",
     "__version__",
+    "finetune",
+    "latency",
     "load",
     "objective",
+    "predict",
     "profile",
     "run",
     "search",
+    "train",
 ]
 
 

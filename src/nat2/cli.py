@@ -6,9 +6,11 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jsonargparse
 import yaml
@@ -17,45 +19,15 @@ from jsonargparse import ArgumentParser, Namespace
 from nat2 import __version__
 from nat2.config import PRESETS, Preset, RunConfig, flat
 from nat2.errors import ConfigError, Nat2Error
-
-_ABOUT = """Small, fast, accurate image classifiers for your own data, by Neural Architecture Transfer 2.
-
-nat2 run                    the whole way on 1,797 bundled digits
-nat2 run --data photos      the same for your images: a folder of class folders
-nat2 VERB --help            what a verb does, with examples
-"""
-_RUN = """examples:
-  nat2 run                                    the whole way on 1,797 bundled digits
-  nat2 run --data photos                      the same for a folder of class folders
-  nat2 run --data photos --objectives error,macs --out runs/fast
-  nat2 run --config settings.yaml --seed 1    a file of settings, and flags over it
-
-Train a super-network on your images, search it, fine-tune, test and export the best networks, and write a report.
-A run that was interrupted continues when the same command is given again.
-"""
-_PROFILE = """examples:
-  nat2 profile --data photos                                        what a run on these images would be
-  nat2 profile --data photos --budget "params<=200k,latency<=3ms"   and whether a budget can be met
-  nat2 profile --config settings.yaml
-
-Look at the images and the search space and train for a few steps: how many networks there are, what they cost, which
-share of them keeps the budget, and how long the run will take. Takes the settings of `nat2 run`; writes nothing.
-"""
-_PREDICT = """examples:
-  nat2 predict runs/photos/networks/1a2b3c4d cat.jpg dog.jpg
-  nat2 predict runs/photos/networks/1a2b3c4d new/*.png --top 1
-
-Classify images with an exported network and print the most probable classes.
-"""
+from nat2.examples import ABOUT, EXAMPLES
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 if all went well, 2 for what the user can mend, 130 when interrupted."""
-    words = _underscored(sys.argv[1:] if arguments is None else arguments)
+    words = _continued(_underscored(sys.argv[1:] if arguments is None else arguments))
     try:
         given = build_parser(_preset_of(words)).parse_args(words)
-        verbs = {"run": _run, "profile": _profile, "predict": _predict}
-        verbs[given.subcommand](given[given.subcommand])
+        VERBS[given.subcommand].work(given[given.subcommand])
     except Nat2Error as error:
         _complain(str(error))
         sys.exit(2)
@@ -81,56 +53,114 @@ def build_parser(preset: Preset = "quick") -> ArgumentParser:
     """The parser of all verbs, its defaults those of a preset."""
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
-        prog="nat2", description=_ABOUT, formatter_class=_Formatter, version=__version__, usage="nat2 VERB [options]"
+        prog="nat2", description=ABOUT, formatter_class=_Formatter, version=__version__, usage="nat2 VERB [options]"
     )
     verbs = parser.add_subcommands(metavar="VERB", title="verbs", description=None)
-    parsers = {"run": _run_parser(preset), "profile": _profile_parser(preset), "predict": _predict_parser()}
-    verbs.add_subcommand("run", parsers["run"], help="from labelled images to networks ready to ship")
-    verbs.add_subcommand("profile", parsers["profile"], help="what a run would find and how long it would take")
-    verbs.add_subcommand("predict", parsers["predict"], help="classify images with an exported network")
-    for verb, subparser in parsers.items():
-        subparser.prog = f"nat2 {verb}"
+    for name, verb in VERBS.items():
+        subparser = _parser_of(name, preset)
+        verbs.add_subcommand(name, subparser, help=verb.help)
+        subparser.prog = f"nat2 {name}"
     return parser
 
 
-def _run_parser(preset: Preset) -> ArgumentParser:
-    parser = ArgumentParser(description=_RUN, usage="nat2 run [--data DIR] [--out DIR] [options]")
-    parser.add_argument("--out", type=str, default="", help="run folder, by default runs/<name of the data>")
+def _parser_of(name: str, preset: Preset) -> ArgumentParser:
+    verb = VERBS[name]
+    parser = ArgumentParser(description=EXAMPLES[name], usage=f"nat2 {name} {verb.usage}")
+    verb.arguments(parser)
+    if verb.settings:
+        parser.add_argument("--config", action="config", help="YAML file of settings; flags behind it win")
+        parser.add_argument(
+            "--skip_bad_images", action="store_true", help="leave unreadable images out instead of refusing the folder"
+        )
+        parser.add_class_arguments(RunConfig, skip={"skip_bad_images"})
+        parser.set_defaults(dict(flat(PRESETS[preset])) | {"preset": preset})
+    return parser
+
+
+# -- what each verb takes
+
+
+def _run_arguments(parser: ArgumentParser) -> None:
+    _folder_arguments(parser)
     parser.add_argument("--fresh", action="store_true", help="discard what an earlier run left in the folder")
+
+
+def _folder_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=str, nargs="?", default="", help="folder of a run to go on with, and its settings")
+    parser.add_argument("--out", type=str, default="", help="run folder, by default runs/<name of the data>")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    return _with_settings(parser, preset)
 
 
-def _profile_parser(preset: Preset) -> ArgumentParser:
-    parser = ArgumentParser(description=_PROFILE, usage="nat2 profile [--data DIR] [options]")
-    return _with_settings(parser, preset)
-
-
-def _with_settings(parser: ArgumentParser, preset: Preset) -> ArgumentParser:
-    """A parser that also takes every setting, its defaults those of a preset."""
-    parser.add_argument("--config", action="config", help="YAML file of settings; flags behind it win")
+def _finetune_arguments(parser: ArgumentParser) -> None:
+    _folder_arguments(parser)
     parser.add_argument(
-        "--skip_bad_images", action="store_true", help="leave unreadable images out instead of refusing the folder"
+        "ids", type=str, nargs="*", default=[], help="further networks: ids in the archive, or architectures' keys"
     )
-    parser.add_class_arguments(RunConfig, skip={"skip_bad_images"})
-    parser.set_defaults(dict(flat(PRESETS[preset])) | {"preset": preset})
-    return parser
 
 
-def _predict_parser() -> ArgumentParser:
-    parser = ArgumentParser(description=_PREDICT, usage="nat2 predict NETWORK IMAGE [IMAGE ...] [--top N]")
+def _no_arguments(parser: ArgumentParser) -> None:
+    """None beside the settings."""
+
+
+def _export_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=str, help="run folder")
+    parser.add_argument("ids", type=str, nargs="*", default=[], help="ids of networks that it has returned; or all")
+    parser.add_argument(
+        "--to", type=str, default="", help="folder to write to; by default the run's own files are renewed"
+    )
+    parser.add_argument("--int8", action="store_true", help="write an ONNX file in 8-bit integers too")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
+def _latency_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("folders", type=str, nargs="+", help="folders of exported networks, or of runs")
+    parser.add_argument("--runtime", type=str, default="onnx", help="onnx, int8 or torch, or several with commas")
+    parser.add_argument("--batch", type=str, default="1", help="images at once; several with commas")
+    parser.add_argument("--threads", type=str, default="1", help="threads; several with commas")
+    parser.add_argument("--csv", type=str, default="", help="write the table to this file too")
+
+
+def _predict_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("network", type=str, help="folder of an exported network: runs/<data>/networks/<id>")
     parser.add_argument("images", type=str, nargs="+", help="image files")
     parser.add_argument("--top", type=int, default=3, help="how many classes to print for an image")
-    return parser
+    parser.add_argument(
+        "--threshold", type=float, default=None, help="let the first exit answer that is at least so sure, 0 to 1"
+    )
+    parser.add_argument(
+        "--mean_macs", type=float, default=None, help="the same with the threshold that takes so many operations"
+    )
+
+
+# -- what each verb does
 
 
 def _run(given: Namespace) -> None:
-    from nat2.stages import run
+    from nat2.verbs import run
 
-    config, options = _settings(given, _run_parser("quick"), "out", "fresh", "quiet")
-    out = options.pop("out")
-    run(config, out=Path(out) if out else None, **options)
+    config, options = _settings(given, "run")
+    run(config, **options)
+
+
+def _train(given: Namespace) -> None:
+    from nat2.verbs import train
+
+    config, options = _settings(given, "train")
+    train(config, **options)
+
+
+def _search(given: Namespace) -> None:
+    from nat2.verbs import search
+
+    config, options = _settings(given, "search")
+    search(config, **options)
+
+
+def _finetune(given: Namespace) -> None:
+    from nat2.verbs import finetune
+
+    config, options = _settings(given, "finetune")
+    finetune(config, networks=options.pop("ids"), **options)
 
 
 def _profile(given: Namespace) -> None:
@@ -138,32 +168,123 @@ def _profile(given: Namespace) -> None:
     from nat2.progress import Progress
     from nat2.reports.profile import profile_table
 
-    config, _ = _settings(given, _profile_parser("quick"))
+    config, _ = _settings(given, "profile")
     with Progress() as progress:
         found = profile(config, say=progress.say)
         for part in profile_table(found):
             progress.show(part)
+        progress.show(f"{'next':>18}: nat2 run with the same settings")
 
 
-def _settings(given: Namespace, parser: ArgumentParser, *names: str) -> tuple[RunConfig, dict[str, Any]]:
-    """The configuration that was given, and the options beside it."""
-    for field in dataclasses.fields(RunConfig):
-        if field.default_factory is not dataclasses.MISSING and not isinstance(given[field.name], Namespace):
-            raise ConfigError(f"{field.name} is a group of settings, as --help shows; got {given[field.name]!r}")
-    for name in {"fresh", "quiet", "skip_bad_images"} & {*names, "skip_bad_images"}:
-        if not isinstance(given[name], bool):
-            raise ConfigError(f"{name} must be true or false; got {given[name]!r}")
-    settings = vars(parser.instantiate(given))
-    options = {name: settings.pop(name) for name in names}
-    settings.pop("config")
-    return RunConfig(**settings), options
+def _export(given: Namespace) -> None:
+    from nat2.ship import export
+
+    written = export(given.run, given.ids, to=given.to or None, int8=given.int8, quiet=given.quiet)
+    if not given.quiet:
+        print(f"{'next':>18}: nat2 latency {' '.join(shlex.quote(str(path)) for path in written)}")
+
+
+def _latency(given: Namespace) -> None:
+    from nat2.deploy.latency import latency
+    from nat2.files import write_csv
+    from nat2.progress import Progress
+    from nat2.reports.terminal import tell_latencies
+
+    measured = []
+    with Progress() as progress:
+        for each in latency(
+            *given.folders,
+            runtimes=given.runtime.split(","),
+            batches=_numbers("--batch", given.batch),
+            threads=_numbers("--threads", given.threads),
+        ):
+            measured.append(each)
+        if given.csv:
+            write_csv(Path(given.csv), [each.row() for each in measured])
+        progress.show(tell_latencies(measured))
+        if given.csv:
+            progress.show(f"{'written':>18}: {given.csv}")
+        first = next((folder for folder in given.folders if not (Path(folder) / "networks").is_dir()), "NETWORK")
+        progress.show(f"{'next':>18}: nat2 predict {shlex.quote(first)} IMAGE")
 
 
 def _predict(given: Namespace) -> None:
     from nat2.deploy.predict import predict
 
-    for image, answers in predict(Path(given.network), [Path(image) for image in given.images], top=given.top):
+    found = predict(given.network, given.images, top=given.top, threshold=given.threshold, mean_macs=given.mean_macs)
+    for image, answers in found:
         print(f"{image}: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in answers), flush=True)
+
+
+class _Verb(NamedTuple):
+    """A verb of the command line."""
+
+    work: Callable[[Namespace], None]
+    arguments: Callable[[ArgumentParser], None]
+    usage: str
+    help: str
+    settings: bool = False
+    """Whether it takes every setting."""
+
+
+VERBS = {
+    "run": _Verb(
+        _run,
+        _run_arguments,
+        "[RUN] [--data DIR] [--out DIR] [options]",
+        "from labelled images to networks to ship",
+        True,
+    ),
+    "profile": _Verb(
+        _profile, _no_arguments, "[--data DIR] [options]", "what a run would find and how long it would take", True
+    ),
+    "train": _Verb(
+        _train,
+        _run_arguments,
+        "[RUN] [--data DIR] [--out DIR] [options]",
+        "a run's first stage: the super-network",
+        True,
+    ),
+    "search": _Verb(
+        _search, _run_arguments, "[RUN] [--data DIR] [--out DIR] [options]", "a run's second stage: the search", True
+    ),
+    "finetune": _Verb(
+        _finetune,
+        _finetune_arguments,
+        "[RUN [ID ...]] [options]",
+        "a run's last stage, or further networks of it",
+        True,
+    ),
+    "export": _Verb(_export, _export_arguments, "RUN [ID ...] [--to DIR] [--int8]", "files of networks, checked again"),
+    "latency": _Verb(_latency, _latency_arguments, "FOLDER [FOLDER ...] [options]", "how long networks take here"),
+    "predict": _Verb(_predict, _predict_arguments, "NETWORK IMAGE [IMAGE ...] [options]", "classify images"),
+}
+
+
+def _settings(given: Namespace, verb: str) -> tuple[RunConfig, dict[str, Any]]:
+    """The configuration that was given, and the options beside it."""
+    for field in dataclasses.fields(RunConfig):
+        if field.default_factory is not dataclasses.MISSING and not isinstance(given[field.name], Namespace):
+            raise ConfigError(f"{field.name} is a group of settings, as --help shows; got {given[field.name]!r}")
+    for name in {"fresh", "quiet", "skip_bad_images"} & set(vars(given)):
+        if not isinstance(given[name], bool):
+            raise ConfigError(f"{name} must be true or false; got {given[name]!r}")
+    settings = vars(_parser_of(verb, "quick").instantiate(given))
+    settings.pop("config")
+    options = {name: settings.pop(name) for name in ("run", "out", "fresh", "quiet", "ids") if name in settings}
+    run, out = options.pop("run", ""), options.pop("out", "")
+    if run and not (Path(run) / "config.yaml").exists():
+        raise ConfigError(f"{run} is not a run folder; name one like runs/photos, or the images with --data")
+    if out:
+        options["out"] = Path(out)
+    return RunConfig(**settings), options
+
+
+def _numbers(name: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{name} must be whole numbers with commas between them; got {text!r}") from None
 
 
 class _Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -178,6 +299,16 @@ def _underscored(words: list[str]) -> list[str]:
         name, equals, value = word.partition("=")
         changed.append("--" + name[2:].replace("-", "_") + equals + value if word.startswith("--") else word)
     return changed + words[end:]
+
+
+def _continued(words: list[str]) -> list[str]:
+    """``nat2 search RUN`` means the settings of the run, and its folder; flags behind it win."""
+    if len(words) < 2 or words[0] not in VERBS or not VERBS[words[0]].settings:
+        return words
+    config = Path(words[1]) / "config.yaml"
+    if words[1].startswith("-") or not config.is_file():
+        return words
+    return [words[0], f"--config={config}", f"--out={words[1]}", *words[1:]]
 
 
 def _preset_of(arguments: list[str]) -> Preset:

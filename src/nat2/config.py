@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 
 from nat2.errors import ConfigError
 from nat2.nas.budget import parse_budget
@@ -89,6 +93,8 @@ class RunConfig:
     """Adaptation of the super-network between generations."""
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
     """Post-processing of the returned networks."""
+    int8: bool = False
+    """Export every network in 8-bit integers too, calibrated on training images."""
     devices: int = 1
     """Processes on this machine, each with a GPU, or with its share of the CPU's cores; batches and evaluations are
     divided among them. Several machines: see `torchrun`."""
@@ -128,6 +134,11 @@ class RunConfig:
             )
         if self.networks < 1:
             raise ConfigError(f"--networks must be at least 1; got {self.networks}")
+        if self.finetune.variant == "ensemble" and self.family.startswith("SE"):
+            raise ConfigError(
+                f"--finetune.variant ensemble needs early exits, which --family {self.family} has not; choose single, "
+                "or a family that begins with EE"
+            )
         if self.stem_stride not in (0, 1, 2):
             raise ConfigError(f"--stem_stride must be 1 or 2, or 0 to choose; got {self.stem_stride}")
         if self.width != "auto":
@@ -174,6 +185,23 @@ class RunConfig:
         """Plain data, with lists for tuples."""
         plain: dict[str, Any] = _plain(asdict(self))
         return plain
+
+
+def read_config(path: Path) -> RunConfig:
+    """A configuration from a YAML file, as `--config` reads it; what it does not say is its preset's.
+
+    Raises:
+        ConfigError: the file cannot be read, or does not hold settings.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        preset = content.get("preset", "quick")
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(RunConfig)
+        parser.set_defaults(dict(flat(PRESETS[preset])))
+        return RunConfig(**vars(parser.instantiate(parser.parse_object(content))))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, ArgumentError) as error:
+        raise ConfigError(f"{path} does not hold settings ({error})") from error
 
 
 def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -25,10 +25,11 @@ from nat2.nas.evolve import evolve
 from nat2.nas.feasible import exact
 from nat2.nas.objectives import Objective, violation
 from nat2.parallel import connect
+from nat2.polish import variants
 from nat2.prepare import prepare
 from nat2.progress import Progress
 from nat2.seeds import derive, numpy_generator, torch_generator
-from nat2.space import Genomes, SearchSpace
+from nat2.space import Arch, Genomes, SearchSpace
 from nat2.supernet import SuperNetwork, SuperNetworks, extract
 from nat2.supernet.static import channels_last
 from nat2.training.adapt import Adaptation
@@ -167,7 +168,7 @@ def _seconds(job: Job, networks: Sequence[SuperNetwork]) -> dict[str, float]:
     if adapts and config.search.generations:
         steps = steps_per_epoch(len(train), config.adapt.batch_size)
         searching += config.search.generations * config.adapt.epochs * steps * _adaptation_seconds(job, networks)
-    polishing = config.networks * (_EXPORT_SECONDS + _finetuning_seconds(job, networks[0]))
+    polishing = config.networks * sum(_EXPORT_SECONDS + each for each in _finetuning_seconds(job, networks[0]))
     return {"train": training, "search": searching, "fine-tune and export": polishing}
 
 
@@ -249,25 +250,31 @@ def _adaptation_seconds(job: Job, networks: Sequence[SuperNetwork]) -> float:
     return _lap_seconds(moments)
 
 
-def _finetuning_seconds(job: Job, network: SuperNetwork) -> float:
-    """Of both phases of a network of middling size."""
+def _finetuning_seconds(job: Job, network: SuperNetwork) -> list[float]:
+    """Of both phases of a network of middling size, for each of its variants."""
     config = job.config.finetune
-    if not config.epochs:
-        return 0.0
     few = _few(job.dataset.train, config.batch_size)
     genomes = job.space.sample(101, numpy_generator(job.config.seed, "finetune"))
     genomes[:, 1] = 0  # the narrowest width, whose network this is
     order = np.argsort(exact([each for each in (*job.objectives, *job.also) if each.name == "macs"], genomes)[:, 0])
     arch = job.space.decode(genomes[order[25]])  # what is returned is rather small
-    inherited = extract(network, arch, job.evaluator.statistics(network, arch))
+    return [
+        _variant_seconds(job, network, arch, exits, few) if config.epochs else 0.0
+        for exits in variants(network.macro, arch, config)
+    ]
+
+
+def _variant_seconds(job: Job, network: SuperNetwork, arch: Arch, exits: tuple[int, ...], few: Split) -> float:
+    """Of both phases with some exits, as long as they may last."""
+    config = job.config.finetune
     moments: list[float] = []
     finetune(
-        inherited,
+        extract(network, arch, job.evaluator.statistics(network, arch, exits=exits), exits=exits),
         few,
         few,
         job.pipeline,
         dataclasses.replace(config, epochs=2),
-        state=job.folder.state / "profile-finetune.safetensors",
+        state=job.folder.state / f"profile-finetune-{len(exits)}.safetensors",
         seed=derive(job.config.seed, "profile"),
         interval=1e9,
         tick=lambda epochs: moments.append(time.perf_counter()),

@@ -31,7 +31,7 @@ from nat2.supernet import (
 )
 from nat2.training.optimise import accuracy
 
-_BYTES = 4  # of a float32
+BYTES = 4  # of a float32
 _LEAST = 64  # images that batch-norm statistics need
 SPREAD = Objective(name="latency_spread", cost="measured", unit="ms")
 """Between the quartiles of the latency."""
@@ -61,7 +61,7 @@ def quantities(config: RunConfig) -> tuple[tuple[Objective, ...], tuple[Objectiv
 def with_costs(objectives: Sequence[Objective], space: SearchSpace, macros: Sequence[Macro]) -> tuple[Objective, ...]:
     """Tie exact objectives to the closed-form costs of a space, or to the user's functions."""
     table = CostTable(space, {macro.width: macro for macro in macros})
-    columns = {"params": (0, 1), "macs": (1, 1), "memory": (2, _BYTES)}
+    columns = {"params": (0, 1), "macs": (1, 1), "memory": (2, BYTES)}
 
     def tied(each: Objective) -> Objective:
         if each.cost != "exact":

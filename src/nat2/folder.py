@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import json
 import os
@@ -126,6 +127,14 @@ class RunFolder:
         """A row a returned network: how long it takes on this machine."""
         return self.path / "latency.csv"
 
+    def milliseconds(self) -> dict[str, float]:
+        """Median latency of each returned network with ONNX Runtime, as it was measured last."""
+        try:
+            with self.latencies.open(newline="", encoding="utf-8") as file:
+                return {row["id"]: float(row["median"]) for row in csv.DictReader(file) if row["runtime"] == "onnx"}
+        except (OSError, ValueError, KeyError):  # a table that is lost is no reason to stop
+            return {}
+
     @property
     def curves(self) -> Path:
         """Curves for TensorBoard."""
@@ -172,15 +181,14 @@ class RunFolder:
         try:
             stored = dict(flat(dict(yaml.safe_load(self.config.read_text()))))
             _ = stored["seed"]  # every configuration has one; a file that was cut short has not
-            fingerprint = json.loads((self.path / "data.json").read_text())["fingerprint"]
+            fingerprint = fingerprint_of(self.path)
         except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError) as error:
             raise self._damaged(error) from error
         given = dict(flat(config.to_dict()))
-        different = [
-            f"{key} ({stored.get(key)} there, {given.get(key)} now)"
-            for key in dict.fromkeys([*stored, *given])
-            if stored.get(key) != given.get(key) and key not in _FREE
+        keys = [
+            key for key in dict.fromkeys([*stored, *given]) if stored.get(key) != given.get(key) and key not in _FREE
         ]
+        different = [f"{key} ({stored.get(key)} there, {given.get(key)} now)" for key in keys if self._begun(key)]
         if different:
             raise RunError(
                 f"{self.path} holds a run of another configuration; different are {'; '.join(different)}. Give the "
@@ -191,6 +199,15 @@ class RunFolder:
                 f"the images in {config.data} are not those that the run in {self.path} began with; choose another "
                 "folder with --out, or --fresh to discard it"
             )
+        if keys:  # settings of stages that have not begun may change
+            write_text(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
+
+    def _begun(self, key: str) -> bool:
+        """Whether the stage that a setting belongs to has begun."""
+        for prefixes, evidence in _STAGES:
+            if any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes):
+                return any(next(self.path.glob(pattern), None) for pattern in evidence)
+        return True
 
     def _damaged(self, error: Exception) -> CheckpointError:
         return CheckpointError(f"{self.path} holds a damaged run ({type(error).__name__}); begin again with --fresh")
@@ -273,13 +290,30 @@ class RunFolder:
 # Where the images lie does not matter as long as they are the same ones, and that the fingerprint tells; how many
 # processes divide the work changes results by rounding only.
 _FREE = ("data", "skip_bad_images", "memory", "devices", "accelerator", "checkpoint_seconds", "tensorboard")
-NETWORK_FILES = ("model.onnx", "model.safetensors", "arch.json", "result.json")
+_STAGES = (
+    (("objectives", "budget", "search", "adapt", "latency_batch", "latency_threads"), ("archive.db",)),
+    (("networks", "finetune", "int8"), ("networks/*", "state/finetune-*")),
+)
+"""Settings that nothing looks at before a stage begins, and what is there when it has begun."""
+NETWORK_FILES = (
+    "model.onnx",
+    "model.pt2",
+    "model.safetensors",
+    "arch.json",
+    "preprocessing.json",
+    "result.json",
+)
 _CLEARING, _FRESH = ".clearing", ".fresh"
 _OWN = {
     ".lock", _CLEARING, _FRESH, "archive.db", "archive.db-shm", "archive.db-wal", "config.yaml", "data.json",
-    "environment.json", "log.csv", "networks", "pareto.csv", "pareto.png", "report.html", "results.json",
+    "environment.json", "latency.csv", "log.csv", "networks", "pareto.csv", "pareto.png", "report.html", "results.json",
     "seconds.json", "splits.csv", "state", "tensorboard",
 }  # fmt: skip
+
+
+def fingerprint_of(path: Path) -> str:
+    """What tells the images of a run from others."""
+    return str(json.loads((path / "data.json").read_text())["fingerprint"])
 
 
 def was_cleared(path: Path, fresh: str) -> bool:

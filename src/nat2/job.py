@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nat2.config import RunConfig, parse_resolutions
-from nat2.data.dataset import Dataset
+from nat2.data.dataset import Dataset, Split
 from nat2.data.transform import Pipeline, ResizedImages
 from nat2.evaluation import Evaluator, quantities, with_costs
 from nat2.folder import RunFolder
+from nat2.nas.archive import Evaluation
 from nat2.nas.objectives import Objective
 from nat2.parallel import Processes
 from nat2.prepare import introduction
 from nat2.progress import Progress
-from nat2.space import Macro, SearchSpace
+from nat2.space import Arch, Macro, SearchSpace
+from nat2.supernet import SuperNetworks
 from nat2.training.shrink import calibration_images
 
 
@@ -30,6 +32,8 @@ class Job:
     progress: Progress
     processes: Processes
     evaluator: Evaluator
+    calibration: Split
+    """Training images for batch-norm statistics and for the ranges of 8-bit activations."""
     objectives: tuple[Objective, ...]
     """What is optimised, the error first."""
     also: tuple[Objective, ...]
@@ -67,9 +71,17 @@ class Job:
                 latency_batch=config.latency_batch,
                 latency_threads=config.latency_threads,
             ),
+            calibration=calibration,
             objectives=with_costs(objectives, space, macros),
             also=with_costs(also, space, macros),
         )
+
+    def evaluated(self, networks: SuperNetworks, arch: Arch) -> Evaluation[Arch]:
+        """What the search would record of a network with the present weights; measured objectives aside."""
+        exact = [each for each in (*self.objectives, *self.also) if each.cost == "exact" and each.measure is not None]
+        genome = self.space.encode(arch)[None]
+        values = {each.name: float(each.measure(genome)[0]) for each in exact if each.measure is not None}
+        return Evaluation(arch, {"error": self.evaluator.error(networks[arch.width], arch), **values})
 
     @property
     def columns(self) -> tuple[str, ...]:

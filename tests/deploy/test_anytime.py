@@ -72,5 +72,5 @@ def test_a_cost_below_the_first_exit_is_refused() -> None:
     points = curve(answered(1), answered(2), WEIGHTS, MACS)
     with pytest.raises(ConfigError, match="no threshold has 9 MACs in the mean; the least is 10"):
         threshold_for(points, 9)
-    with pytest.raises(ConfigError, match="no threshold has 9 MACs in the mean$"):
+    with pytest.raises(ConfigError, match=r"no threshold has 9 MACs in the mean$"):
         threshold_for((), 9)

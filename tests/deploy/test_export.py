@@ -14,8 +14,10 @@ from PIL import Image
 from nat2.data import read_dataset
 from nat2.data.transform import Pipeline
 from nat2.deploy import export, load
-from nat2.deploy import export as export_function
+from nat2.deploy.anytime import confidence, running_answers
+from nat2.deploy.export import answer, open_session, quiet_exporter
 from nat2.deploy.predict import predict
+from nat2.deploy.quantise import accuracy_of, quantise
 from nat2.errors import CheckpointError, ConfigError, DataError, Nat2Error
 from nat2.settings import Augmentation
 from nat2.space import Arch, Macro
@@ -64,9 +66,13 @@ def test_the_description_is_complete(exported: tuple[StaticNetwork, Path]) -> No
     description = json.loads((exported[1] / "arch.json").read_text())
     assert Arch.from_json(description["arch"]) == ARCH
     assert description["classes"] == ["a", "b", "c"]
-    assert description["input"]["resolution"] == 12
+    assert description["exits"] == [2]
+    preprocessing = json.loads((exported[1] / "preprocessing.json").read_text())
+    assert (preprocessing["resolution"], preprocessing["side"], preprocessing["mean"]) == (12, 16, [0.4, 0.5, 0.6])
     assert description["params"] == 7
-    assert {path.name for path in exported[1].iterdir()} == {"arch.json", "model.onnx", "model.safetensors"}
+    assert {path.name for path in exported[1].iterdir()} == {
+        "arch.json", "model.onnx", "model.pt2", "model.safetensors", "preprocessing.json",
+    }  # fmt: skip
 
 
 def test_a_file_that_answers_differently_is_not_reported_as_exported(
@@ -82,8 +88,8 @@ def test_a_file_that_answers_differently_is_not_reported_as_exported(
             return [logits + 1 for logits in self.session.run(*arguments)]
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Wrong)
-    with pytest.raises(Nat2Error, match="ONNX Runtime's answers differ"):
-        export_function(random_static(), PIPELINE, "abc", tmp_path, side=16, facts={})
+    with pytest.raises(Nat2Error, match="answers of ONNX Runtime differ"):
+        export(random_static(), PIPELINE, "abc", tmp_path, side=16, facts={})
 
 
 def test_a_network_whose_training_diverged_is_not_exported(tmp_path: Path) -> None:
@@ -91,7 +97,7 @@ def test_a_network_whose_training_diverged_is_not_exported(tmp_path: Path) -> No
     with torch.no_grad():
         network.stem.conv.weight.fill_(float("nan"))
     with pytest.raises(Nat2Error, match="not finite; its training diverged"):
-        export_function(network, PIPELINE, "abc", tmp_path / "n", side=16, facts={})
+        export(network, PIPELINE, "abc", tmp_path / "n", side=16, facts={})
 
 
 def test_prediction_goes_through_the_steps_of_training(exported: tuple[StaticNetwork, Path], tmp_path: Path) -> None:
@@ -126,7 +132,7 @@ def test_grey_images_are_answered_by_colour_networks(exported: tuple[StaticNetwo
     assert len(answers) == 2
 
 
-@pytest.mark.parametrize("damage", ["absent", "empty", "no json", "keys", "macro", "weights"])
+@pytest.mark.parametrize("damage", ["absent", "empty", "no json", "keys", "macro", "exits", "weights", "input"])
 def test_damaged_exports_are_refused(exported: tuple[StaticNetwork, Path], tmp_path: Path, damage: str) -> None:
     source = exported[1]
     contents = {path.name: path.read_bytes() for path in source.iterdir()}
@@ -138,6 +144,10 @@ def test_damaged_exports_are_refused(exported: tuple[StaticNetwork, Path], tmp_p
         contents["arch.json"] = b'{"arch": {}}'
     elif damage == "macro":
         contents["arch.json"] = json.dumps(json.loads(contents["arch.json"]) | {"macro": {}}).encode()
+    elif damage == "exits":
+        contents["arch.json"] = json.dumps(json.loads(contents["arch.json"]) | {"exits": [3]}).encode()
+    elif damage == "input":
+        contents["preprocessing.json"] = b"{}"
     elif damage == "weights":
         contents["model.safetensors"] = contents["model.safetensors"][:500]
     folder = tmp_path / "network"
@@ -147,3 +157,73 @@ def test_damaged_exports_are_refused(exported: tuple[StaticNetwork, Path], tmp_p
             (folder / name).write_bytes(content)
     with pytest.raises(CheckpointError):
         load(folder)
+
+
+EXITS = (1, 3)
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> tuple[StaticNetwork, Path]:
+    """A network whose exits 1 and 3 answer together."""
+    folder = tmp_path_factory.mktemp("several") / "network"
+    macro = Macro(classes=3, channels=3, width=0.25, stem_stride=1)
+    arch = Arch.from_key("r12-w0.25-k5e4.k3e6.k7e3-k7e3.k5e6-k3e3.k3e3")
+    network = extract(SuperNetwork(macro, generator=torch.Generator().manual_seed(0)), arch, exits=EXITS)
+    export(network, PIPELINE, ["a", "b", "c"], folder, side=16, facts={}, weights=(0.2, 0.6))
+    return network, folder
+
+
+def test_exits_answer_together_in_every_format(several: tuple[StaticNetwork, Path]) -> None:
+    network, folder = several
+    images = torch.rand(5, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = network(PIPELINE.normalize(images))
+        torch.testing.assert_close(load(folder)(images), 0.25 * logits[0] + 0.75 * logits[1], rtol=1e-4, atol=1e-4)
+        expected = load(folder)(images)
+        with quiet_exporter():
+            program = torch.export.load(folder / "model.pt2").module()
+        torch.testing.assert_close(program(images), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(answer(open_session(folder / "model.onnx"), images), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.34, 0.36, 0.4, 1.1])
+def test_an_exit_that_is_sure_answers_and_nothing_behind_it_is_computed(
+    several: tuple[StaticNetwork, Path], threshold: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, folder = several
+    images = torch.rand(40, 3, 12, 12, generator=torch.Generator().manual_seed(0)) * 3
+    model = load(folder)
+    with torch.no_grad():
+        first, both = running_answers(network(PIPELINE.normalize(images)), model.weights)
+    sure = confidence(first) >= threshold
+    computed = []
+    stage = StaticNetwork.run_stage
+
+    def count(self: StaticNetwork, number: int, x: torch.Tensor) -> torch.Tensor:
+        computed.append((number, len(x)))
+        return stage(self, number, x)
+
+    monkeypatch.setattr(StaticNetwork, "run_stage", count)
+    logits, exits = model.anytime(images, threshold=threshold)
+    torch.testing.assert_close(logits, torch.where(sure[:, None], first, both), rtol=1e-4, atol=1e-4)
+    assert exits.tolist() == torch.where(sure, 1, 3).tolist()
+    left = int((~sure).sum())
+    assert computed == [(1, 40)] + ([(2, left), (3, left)] if left else [])
+
+
+def test_eight_bits_answer_much_like_the_network_and_are_smaller(
+    several: tuple[StaticNetwork, Path], tmp_path: Path
+) -> None:
+    folder = several[1]
+    images = torch.rand(64, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    quantise(folder / "model.onnx", tmp_path / "model-int8.onnx", images.split(32))
+    with torch.no_grad():
+        expected = load(folder)(images)
+    actual = answer(open_session(tmp_path / "model-int8.onnx"), images)
+    assert float((actual - expected).abs().max()) < 0.2 * float(expected.abs().max())
+    assert not torch.equal(actual, expected)
+    assert (tmp_path / "model-int8.onnx").stat().st_size < 0.7 * (folder / "model.onnx").stat().st_size
+    assert accuracy_of(folder / "model.onnx", images.split(10), expected.argmax(1)) == 1
+    (tmp_path / "bad.onnx").write_bytes(b"no network")
+    with pytest.raises(CheckpointError, match=r"bad\.onnx cannot be read"):
+        quantise(tmp_path / "bad.onnx", tmp_path / "out.onnx", images.split(32))

@@ -35,7 +35,16 @@ class Pipeline:
         Returns:
             Shape (n, channels, resolution, resolution), channels_last.
         """
-        return self.normalize(resize(scale(central(pixels, self.center).to(self.device)), resolution))
+        return self.normalize(self.prepared(pixels, resolution))
+
+    def prepared(self, pixels: Tensor, resolution: int) -> Tensor:
+        """The same without normalisation: what an exported network takes."""
+        return resize(scale(central(pixels, self.center).to(self.device)), resolution)
+
+    def shipped(self, split: Split, resolution: int, *, batch_size: int = 256) -> Iterator[Tensor]:
+        """A split's images in order, in batches, as an exported network takes them: values 0..1."""
+        order = torch.arange(len(split)).tensor_split(-(-len(split) // batch_size))
+        yield from (self.prepared(pixels, resolution) for pixels, _ in split.batches(order))
 
     def augmented(
         self, pixels: Tensor, resolution: int, generator: torch.Generator, *, count: int = 0, part: slice = slice(None)

@@ -1,19 +1,25 @@
-"""How long a network takes on this machine: through ONNX Runtime on the CPU, or on a CUDA device."""
+"""How long a network takes on this machine: through ONNX Runtime on the CPU, or through torch."""
 
 from __future__ import annotations
 
 import io
+import itertools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import nn
 
-from nat2.deploy.export import quiet_exporter
-from nat2.errors import ConfigError
+from nat2.deploy.deployable import describe, load
+from nat2.deploy.export import answer, open_session, quiet_exporter
+from nat2.errors import CheckpointError, ConfigError
+
+Runtime = Literal["onnx", "int8", "torch"]
+FILES: dict[Runtime, str] = {"onnx": "model.onnx", "int8": "model-int8.onnx"}
 
 _WARM_UP = 10
 _RUNS = (20, 400)
@@ -54,14 +60,123 @@ def measure_latency(
     Raises:
         ConfigError: `batch` or `threads` is below 1.
     """
-    for name, value in (("batch", batch), ("threads", threads)):
-        if value < 1:
-            raise ConfigError(f"`{name}` of the latency must be at least 1; got {value}")
+    check_conditions("onnx", batch, threads)
     images = torch.rand(batch, channels, resolution, resolution, generator=torch.Generator().manual_seed(0))
     if device is not None and device.type == "cuda":
         run = _on_cuda(network.to(device), images.to(device, memory_format=torch.channels_last))
     else:
         run = _on_cpu(network.cpu(), images, threads)
+    return _timed(run)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The latency of an exported network under stated conditions."""
+
+    id: str
+    """Name of its folder."""
+    runtime: Runtime
+    batch: int
+    threads: int
+    device: str
+    latency: Latency
+
+    def row(self) -> dict[str, Any]:
+        """A row of latency.csv; times in milliseconds."""
+        facts = {"id": self.id, "runtime": self.runtime, "batch": self.batch, "threads": self.threads}
+        rounded = {
+            name: round(value, 5) if isinstance(value, float) else value for name, value in asdict(self.latency).items()
+        }
+        return facts | {"device": self.device} | rounded
+
+
+def measure_exported(
+    folder: Path, *, runtime: Runtime = "onnx", batch: int = 1, threads: int = 1, device: torch.device | None = None
+) -> Measured:
+    """Measure an exported network as it will be run.
+
+    Args:
+        folder: Of the network.
+        runtime: ``onnx`` and ``int8`` run ``model.onnx`` and ``model-int8.onnx`` on the CPU with ONNX Runtime;
+            ``torch`` runs the torch module.
+        batch: Images at once.
+        threads: Threads on the CPU.
+        device: A CUDA device for torch; the CPU by default.
+
+    Raises:
+        ConfigError: a number is below 1, or there is no such runtime or file.
+        CheckpointError: the folder does not hold an exported network, or a file is damaged.
+    """
+    check_conditions(runtime, batch, threads)
+    network, resolution = load(folder), describe(folder)["input"]["resolution"]
+    shape = (batch, network.mean.shape[1], resolution, resolution)
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    where = device if runtime == "torch" and device is not None else torch.device("cpu")
+    if runtime == "torch":
+        latency = _on_torch(network.to(where), images.to(where), threads)
+    else:
+        file = folder / FILES[runtime]
+        if not file.exists():
+            advice = "; make one with nat2 export RUN ID --int8 true" if runtime == "int8" else ""
+            raise CheckpointError(f"{file} does not exist{advice}")
+        try:
+            session = open_session(file, threads=threads)
+        except Exception as error:  # ONNX Runtime raises its own kinds on damaged files
+            raise CheckpointError(f"{file} cannot be read ({error}); export the network again") from error
+        latency = _timed(lambda: answer(session, images))
+    return Measured(folder.name, runtime, batch, threads, where.type, latency)
+
+
+def latency(
+    *folders: Path | str,
+    runtimes: Sequence[Runtime] = ("onnx",),
+    batches: Sequence[int] = (1,),
+    threads: Sequence[int] = (1,),
+) -> Iterator[Measured]:
+    """Measure exported networks on this machine, one after the other; the verb `nat2 latency`.
+
+    Args:
+        folders: Of exported networks; a run folder stands for all of its networks.
+        runtimes: Any of ``onnx``, ``int8`` and ``torch``.
+        batches: Images at once.
+        threads: Threads.
+
+    Raises:
+        ConfigError: something is asked for that does not exist.
+        CheckpointError: a folder does not hold an exported network.
+    """
+    for each in itertools.product(runtimes, batches, threads):
+        check_conditions(*each)
+    networks = [network for folder in folders for network in networks_in(Path(folder))]
+    for network in networks:
+        describe(network)
+    return (
+        measure_exported(network, runtime=runtime, batch=batch, threads=count)
+        for network in networks
+        for runtime, batch, count in itertools.product(runtimes, batches, threads)
+    )
+
+
+def networks_in(folder: Path) -> list[Path]:
+    """A network's folder itself, or the networks of a run folder."""
+    inside = sorted(path.parent for path in (folder / "networks").glob("*/arch.json"))
+    return inside or [folder]
+
+
+def check_conditions(runtime: str, batch: int, threads: int) -> None:
+    """Refuse what cannot be measured.
+
+    Raises:
+        ConfigError: a number is below 1, or there is no such runtime.
+    """
+    if runtime not in get_args(Runtime):
+        raise ConfigError(f"the runtime must be one of {', '.join(get_args(Runtime))}; got {runtime!r}")
+    for name, value in (("batch", batch), ("threads", threads)):
+        if value < 1:
+            raise ConfigError(f"`{name}` of the latency must be at least 1; got {value}")
+
+
+def _timed(run: Callable[[], object]) -> Latency:
     for _ in range(_WARM_UP):
         run()
     taken: list[float] = []
@@ -72,6 +187,18 @@ def measure_latency(
         taken.append(1000 * (time.perf_counter() - began))
     lower, median, upper = (float(value) for value in np.percentile(taken, (25, 50, 75)))
     return Latency(median, lower, upper, len(taken))
+
+
+def _on_torch(network: nn.Module, images: torch.Tensor, threads: int) -> Latency:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        images = images.contiguous(memory_format=torch.channels_last)
+        if images.device.type == "cuda":
+            return _timed(_on_cuda(network, images))
+        return _timed(torch.inference_mode()(lambda: network(images)))
+    finally:
+        torch.set_num_threads(before)
 
 
 def _on_cpu(network: nn.Module, images: torch.Tensor, threads: int) -> Callable[[], object]:
@@ -86,10 +213,7 @@ def _on_cpu(network: nn.Module, images: torch.Tensor, threads: int) -> Callable[
             output_names=["logits"],
             dynamo=False,
         )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+    session = open_session(file.getvalue(), threads=threads)
     inputs = {"images": images.numpy()}
     return lambda: session.run(["logits"], inputs)
 

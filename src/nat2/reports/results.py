@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -50,10 +50,16 @@ class Result:
         points = (each if isinstance(each, Operating) else Operating(**each) for each in self.anytime)
         object.__setattr__(self, "anytime", tuple(points))
 
-    def row(self, objectives: Sequence[str]) -> dict[str, Any]:
-        """A row of pareto.csv: id and architecture, the objectives, then everything else."""
+    def row(self, objectives: Sequence[str], others: Iterable[str] = ()) -> dict[str, Any]:
+        """A row of pareto.csv: id and architecture, the objectives, then everything else.
+
+        Args:
+            objectives: What was searched.
+            others: What was measured of any network; empty where it was not measured of this one.
+        """
         facts = asdict(self)
-        facts |= facts.pop("others")
+        measured = facts.pop("others")
+        facts = dict.fromkeys([*objectives, *others]) | facts | measured
         del facts["anytime"]  # a curve has no place in a row; it is in result.json
         facts["exits"] = "+".join(map(str, self.exits))
         first = ["id", "arch", *objectives, "params", "macs", "val_accuracy", "test_accuracy"]
@@ -74,16 +80,17 @@ def picks(results: Sequence[Result]) -> dict[str, Result]:
     }
 
 
-def table(results: Sequence[Result]) -> Table:
-    """The networks by size, for the terminal."""
+def table(results: Sequence[Result], milliseconds: Mapping[str, float] | None = None) -> Table:
+    """The networks by size, for the terminal; with their latencies if they are given."""
     shown = Table(
         "network",
         "pixels",
-        "exit",
+        "exits",
         "params",
         "MACs",
+        *(["ms"] if milliseconds else []),
         "found",
-        "fine-tuned",
+        "tuned",
         "test %",
         box=SIMPLE_HEAD,
         collapse_padding=True,
@@ -100,9 +107,12 @@ def table(results: Sequence[Result]) -> Table:
             "+".join(map(str, result.exits)),
             f"{result.params:,}",
             f"{result.macs:,}",
+            *([f"{milliseconds[result.id]:.2f}" if result.id in milliseconds else ""] if milliseconds else []),
             f"{100 * result.calibrated_val_accuracy:.1f}",
             f"{100 * result.val_accuracy:.1f}",
             f"{100 * result.test_accuracy:.1f}",
         )
-    shown.caption = "found and fine-tuned: accuracy on validation images; test: on images that nothing else has seen"
+    shown.caption = (
+        "found and tuned (fine-tuned): accuracy on validation images; test: on images that nothing else has seen"
+    )
     return shown

@@ -202,13 +202,18 @@ class StaticNetwork(nn.Module):
         """Logits of shape (N, classes), or (exits, N, classes) if there are several exits."""
         logits = []
         x = self.stem(images)
-        for number, stage in enumerate(self.stages, start=1):
-            outputs: list[Tensor] = []
-            for layer in stage:  # type: ignore[attr-defined]
-                x = layer(x)
-                if self.macro.dense_skips:
-                    outputs.append(x)
-                    x = dense_sum(outputs)
+        for number in range(1, len(self.stages) + 1):
+            x = self.run_stage(number, x)
             if number in self.exit_numbers:
                 logits.append(self.exits[str(number)](x))
         return logits[0] if len(logits) == 1 else torch.stack(logits)
+
+    def run_stage(self, number: int, x: Tensor) -> Tensor:
+        """Features behind stage `number` (from 1), given those before it."""
+        outputs: list[Tensor] = []
+        for layer in self.stages[number - 1]:  # type: ignore[attr-defined]
+            x = layer(x)
+            if self.macro.dense_skips:
+                outputs.append(x)
+                x = dense_sum(outputs)
+        return x

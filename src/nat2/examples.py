@@ -1,0 +1,74 @@
+"""What the help of each verb begins with."""
+
+ABOUT = """Small, fast, accurate image classifiers for your own data, by Neural Architecture Transfer 2.
+
+nat2 run                    the whole way on 1,797 bundled digits
+nat2 run --data photos      the same for your images: a folder of class folders
+nat2 VERB --help            what a verb does, with examples
+"""
+EXAMPLES = {
+    "run": """examples:
+  nat2 run                                    the whole way on 1,797 bundled digits
+  nat2 run --data photos                      the same for a folder of class folders
+  nat2 run --data photos --objectives error,macs --out runs/fast
+  nat2 run --config settings.yaml --seed 1    a file of settings, and flags over it
+  nat2 run runs/photos                        go on with a run that was interrupted
+
+Train a super-network on your images, search it, fine-tune, test and export the best networks, and write a report.
+A run that was interrupted continues when the same command is given again.
+""",
+    "profile": """examples:
+  nat2 profile --data photos                                        what a run on these images would be
+  nat2 profile --data photos --budget "params<=200k,latency<=3ms"   and whether a budget can be met
+  nat2 profile --config settings.yaml
+
+Look at the images and the search space and train for a few steps: how many networks there are, what they cost, which
+share of them keeps the budget, and how long the run will take. Takes the settings of `nat2 run`; writes nothing.
+""",
+    "train": """examples:
+  nat2 train --data photos                            train the super-network, and stop there
+  nat2 train --data photos --preset nat2 --devices 4  with the published schedule, on four devices
+  nat2 train runs/photos                              go on with a training that was interrupted
+
+Train a super-network on your images by extended progressive shrinking: the first stage of `nat2 run`, whose settings
+it takes. Go on with `nat2 search`.
+""",
+    "search": """examples:
+  nat2 search runs/photos                                  search the super-network of a run
+  nat2 search runs/photos --budget "params<=200k"          settings of what has not begun may be given now
+  nat2 search --data photos                                train first, then search
+
+Search the super-network for the networks that trade accuracy against your objectives best, and adapt it meanwhile: the
+second stage of `nat2 run`, whose settings it takes. Go on with `nat2 finetune`.
+""",
+    "finetune": """examples:
+  nat2 finetune runs/photos                           fine-tune, test and export what the search has found
+  nat2 finetune runs/photos 1a2b3c4d 5e6f7a8b         and two networks of the archive beside; also of a finished run
+  nat2 finetune runs/photos --finetune.variant both   with one exit, and with several that answer together
+
+Fine-tune the best networks of a search, test them once, export them, and write the report: the last stage of
+`nat2 run`, whose settings it takes.
+""",
+    "export": """examples:
+  nat2 export runs/photos 1a2b3c4d --to deploy          a network's files to a folder of your own
+  nat2 export runs/photos 1a2b3c4d --to deploy --int8   and in 8-bit integers, with their accuracy
+  nat2 export runs/photos --int8                        8 bits for all networks of a run, where they are
+
+Write the files of networks that a run has returned, and check on this machine that they answer as they should.
+""",
+    "latency": """examples:
+  nat2 latency runs/photos                                          all networks of a run
+  nat2 latency deploy/1a2b3c4d --batch 1,8 --threads 1,2            one, in four ways
+  nat2 latency deploy/1a2b3c4d --runtime onnx,int8,torch --csv t.csv
+
+Measure on this machine how long exported networks take: warm-up, then the median and quartiles of many runs.
+""",
+    "predict": """examples:
+  nat2 predict runs/photos/networks/1a2b3c4d cat.jpg dog.jpg
+  nat2 predict runs/photos/networks/1a2b3c4d new/*.png --top 1
+  nat2 predict runs/photos/networks/1a2b3c4d-ee cat.jpg --threshold 0.9
+
+Classify images with an exported network and print the most probable classes. Of a network with several exits the first
+may answer that is sure enough.
+""",
+}
