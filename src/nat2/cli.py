@@ -51,7 +51,7 @@ def _complain(message: str) -> None:
 
 def build_parser(preset: Preset = "quick") -> ArgumentParser:
     """The parser of all verbs, its defaults those of a preset."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True, add_print_completion_argument=True)
     parser = ArgumentParser(
         prog="nat2", description=ABOUT, formatter_class=_Formatter, version=__version__, usage="nat2 VERB [options]"
     )
