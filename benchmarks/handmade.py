@@ -32,8 +32,8 @@ from nat2.supernet import StaticNetwork, SuperNetwork, extract
 from nat2.supernet.static import channels_last
 from nat2.training.optimise import Schedule, accuracy, set_learning_rate, sgd
 
-SIZES = {"small": (2, Layer(3, 3)), "medium": (3, Layer(5, 4)), "large": (4, Layer(5, 6))}
-"""Depth of all five stages, and their layers."""
+SIZES = {"small": (2, 2, Layer(3, 3)), "medium": (3, 3, Layer(5, 4)), "large": (5, 4, Layer(5, 6))}
+"""How many stages, how deep each, and their layers: what somebody would take who knows the family."""
 BATCH, RATE, DECAY, SMOOTHING = 64, 0.08, 3e-5, 0.1
 
 
@@ -53,8 +53,8 @@ def made_by_hand(config: RunConfig, name: str, seconds: float) -> Made:
     config, dataset, macros = prepare(config)
     macro: Macro = macros[0]
     resolution = parse_resolutions(config.resolutions)[-1]
-    depth, layer = SIZES[name]
-    arch = Arch(resolution=resolution, width=macro.width, stages=((layer,) * depth,) * 5)
+    stages, depth, layer = SIZES[name]
+    arch = Arch(resolution=resolution, width=macro.width, stages=((layer,) * depth,) * stages)
     generator = torch_generator(config.seed, "handmade", name)
     network: StaticNetwork = channels_last(extract(SuperNetwork(macro, generator=generator), arch))
     pipeline = Pipeline(dataset.mean, dataset.std, config.augmentation, center=config.center or 1.0)
