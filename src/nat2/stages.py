@@ -30,6 +30,7 @@ from nat2.progress import Progress, duration
 from nat2.reports.curves import write_curves
 from nat2.reports.page import write_page
 from nat2.reports.plots import plot_pareto
+from nat2.reports.read import read_run
 from nat2.reports.results import Result, picks, table
 from nat2.seeds import torch_generator
 from nat2.space import Arch, Macro
@@ -132,7 +133,7 @@ def _stages(job: Job, networks: tuple[SuperNetwork, ...]) -> list[Result]:
         with _timed(job, "fine-tune and export") as lap:
             results = polish_networks(job, trained, found, lap)
         with _timed(job, "report"):
-            job.processes.once(lambda: _report(job, found, results, archive.generations()))
+            job.processes.once(lambda: _report(job, found, results))
     return results
 
 
@@ -323,21 +324,12 @@ def _log(job: Job, generations: Sequence[Generation]) -> None:
         write_curves(job.folder.curves, generations)
 
 
-def _report(job: Job, found: Found[Arch], results: list[Result], generations: list[Generation]) -> None:
-    folder, dataset = job.folder, job.dataset
+def _report(job: Job, found: Found[Arch], results: list[Result]) -> None:
+    folder = job.folder
     objectives = [objective.name for objective in job.objectives]
     write_csv(folder.pareto, [result.row(objectives) for result in results])
     plot_pareto(folder.plot, found.members, results, cost="macs" if "params" not in objectives else "params")
-    write_page(
-        folder.page,
-        title=dataset.name,
-        facts=job.introduction,
-        archive=found.members,
-        results=results,
-        generations=generations,
-        seconds=folder.seconds(),
-        config=folder.config.read_text(),
-    )
+    write_page(folder.page, [read_run(folder.path)])
 
 
 @contextmanager
