@@ -39,7 +39,7 @@ def fine_tuned(arch: Arch, /, **changes: Any) -> Result:
     values = measured(arch)
     found = 1 - values["error"]
     known = {"error": values["error"], "params": int(values["params"]), "macs": int(values["macs"])}
-    accuracies = [found - 0.1, found, 0.5 + found / 2, 0.49 + found / 2]
+    accuracies = [found - 0.1, found, 0.5 + found / 2, 0.95 - found / 10]  # the test says otherwise
     others = {name: value for name, value in values.items() if name not in known}
     result = Result(arch.id, arch.key, **known, others=others, **dict(zip(_ACCURACIES, accuracies, strict=True)),
                     finetune_epochs=3)  # fmt: skip
