@@ -124,7 +124,7 @@ def test_histograms_count_layers_of_the_stages_that_are_executed() -> None:
 def test_histograms_of_parallel_blocks_name_them() -> None:
     archs = [Arch.from_key("r12-w0.25-k3e3ct.c")]
     (blocks,) = histograms(archs, archs)["parallel blocks"]
-    assert dict(zip(blocks.values, blocks.counts, strict=True)) == {"1x1": 1, "bottleneck + 1x1 + identity": 1}
+    assert dict(zip(blocks.values, blocks.counts, strict=True)) == {"1x1": 1, "bottleneck + 1x1 + transformation": 1}
 
 
 def reference_file(folder: Path, text: str) -> Path:

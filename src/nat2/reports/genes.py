@@ -68,7 +68,9 @@ _BY_STAGE: dict[str, Callable[[Arch, int], list[float]]] = {
 def _blocks(layer: Layer) -> str:
     """The active blocks of a layer, without its kernel and expand ratio."""
     names = str(layer).lstrip("ke0123456789")
-    words = ["bottleneck"] * bool(layer.blocks & MBCONV) + ["1x1"] * ("c" in names) + ["identity"] * ("t" in names)
+    words = (
+        ["bottleneck"] * bool(layer.blocks & MBCONV) + ["1x1"] * ("c" in names) + ["transformation"] * ("t" in names)
+    )
     return " + ".join(words)
 
 
@@ -99,7 +101,7 @@ def genes_html(archs: Sequence[Arch], every: Sequence[Arch]) -> str:
 def _multiple(histogram: Histogram) -> str:
     title = html.escape(histogram.title)
     if not sum(histogram.counts):
-        return f"<div class='multiple none'>{title}: none reaches it</div>"
+        return f"<div class='multiple none'>{title}: none</div>"
     rows = "".join(
         f"<tr><th scope='row'>{html.escape(value)}</th><td><span class='bar' style='--share:{share:.4f}'></span></td>"
         f"<td class='n'>{100 * share:.0f}&nbsp;%</td></tr>"

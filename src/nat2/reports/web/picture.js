@@ -6,7 +6,7 @@ function parsedKey(key) {
   const [, resolution, width, rest] = key.match(/^r(\d+)-w([\d.]+)-(.+)$/);
   const stages = rest.split("-").map(stage => stage.split(".").map(text => {
     const match = text.match(/^(?:k(\d+)e(\d+))?(c?)(t?)$/);
-    return { kernel: Number(match[1] || 0), expand: Number(match[2] || 0), beside: [match[3] && "1×1", match[4] && "skip"].filter(Boolean) };
+    return { kernel: Number(match[1] || 0), expand: Number(match[2] || 0), beside: [match[3] && "1×1", match[4] && "T"].filter(Boolean) };
   }));
   return { resolution: Number(resolution), width, stages };
 }
@@ -84,4 +84,5 @@ function drawPicture(place, key, exits, macros) {
   root.setAttribute("height", y + 4);
   root.dataset.key = key;
   place.replaceChildren(root);
+  if (stages.flat().some(layer => layer.beside.length)) place.append(element("p", { textContent: "+1×1 and +T are blocks beside or instead of the bottleneck, their outputs summed: a 1×1 convolution, and a transformation that hands the input on in the shape of the output." }));
 }

@@ -20,7 +20,7 @@ function told(value, unit) {
   if (unit === "percent") return value.toFixed(1) + " %";
   if (unit === "share") return (100 * value).toFixed(1) + " %";
   if (unit === "ms") return Number(value.toPrecision(3)) + " ms";
-  if (unit === "bytes") return (value < 1e6 ? value / 1e3 : value / 1e6).toLocaleString("en", { maximumFractionDigits: 1 }) + (value < 1e6 ? " kB" : " MB");
+  if (unit === "bytes") return (value < 1e6 ? value / 1e3 : value / 1e6).toLocaleString("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 }) + (value < 1e6 ? " kB" : " MB");
   return Math.abs(value) >= 100 || Number.isInteger(value) ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
 }
 
@@ -45,9 +45,10 @@ function axis(title, extra) {
 function quantityAxis(spec, values) {
   const log = !spec.accuracy && values.length > 0 && values.every(value => value > 0) && Math.max(...values) > 3 * Math.min(...values);
   const title = spec.title + ({ percent: " in %", ms: " in ms", bytes: " in bytes" }[spec.unit] || "");
-  const wide = Math.log10(Math.max(...values) / Math.min(...values)) > 1.3;
-  return axis(title, log ? { type: "log", tickformat: spec.unit === "ms" ? "" : "~s", dtick: wide ? 1 : "D1", minor: { dtick: "D1", showgrid: wide, gridcolor: colour("--line"), griddash: "dot" } }
-    : { type: "linear", tickformat: spec.accuracy ? "" : spec.unit === "ms" ? "" : "~s" });
+  const decades = Math.log10(Math.max(...values) / Math.min(...values));
+  const digits = decades > 2.5 ? 1 : decades > .6 ? "D2" : "D1";  // which ticks have labels
+  return axis(title, log ? { type: "log", tickformat: spec.unit === "ms" ? "" : "~s", dtick: digits, minor: { dtick: "D1", showgrid: true, gridcolor: colour("--line"), griddash: "dot" } }
+    : { type: "linear", tickformat: spec.accuracy || spec.unit === "ms" ? "" : "~s" });
 }
 
 const axisOf = key => data.axes.find(each => each.key === key);
@@ -113,7 +114,6 @@ function referenceTrace(x, y) {
 
 /** Fill the two axis selects and call back on change. */
 function axisSelects(redraw) {
-  const [run] = data.runs;
   const returned = data.runs.some(each => each.results.length);
   for (const [name, preferred] of [["x-axis", data.axes.find(each => !each.accuracy).key], ["y-axis", returned ? "test_accuracy" : "found_accuracy"]]) {
     const select = byId(name);
