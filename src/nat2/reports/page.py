@@ -80,10 +80,13 @@ def _lead(run: RunReport) -> str:
             f"accurate names {100 * (1 - lowest['error']):.1f} % of the validation images right, before fine-tuning."
         )
     best = max(run.results, key=lambda each: (each.val_accuracy, -each.params))
+    outcome = f"names {100 * best.test_accuracy:.1f} % of {tested} test images right with {best.params:,} parameters"
+    if len(run.results) == 1:
+        return f"One network came out of this search. It {outcome}."
+    smallest = run.results[0]
     return (
-        f"{len(run.results)} networks came out of this search, from small to large. The most accurate names "
-        f"{100 * best.test_accuracy:.1f} % of {tested} test images right with {best.params:,} parameters; the smallest "
-        f"{100 * run.results[0].test_accuracy:.1f} % with {run.results[0].params:,}."
+        f"{len(run.results)} networks came out of this search, from small to large. The most accurate {outcome}; the "
+        f"smallest {100 * smallest.test_accuracy:.1f} % with {smallest.params:,}."
     )
 
 

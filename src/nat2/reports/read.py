@@ -134,11 +134,13 @@ class RunReport:
         if self.finished:
             return ""
         last = int(self.config["search"]["generations"])
-        done = self.generations[-1].number if self.generations else 0
-        if done < last or not self.generations:
-            where = f"The search is in generation {done + 1 if self.generations else 0} of {last}"
+        if not self.generations:
+            where = "The search is measuring its first networks"
+        elif self.generations[-1].number < last:
+            where = f"The search is in generation {self.generations[-1].number + 1} of {last}"
         else:
-            where = f"The search is over; {len(self.results)} networks are fine-tuned so far"
+            count = len(self.results)
+            where = f"The search is over; {count} network{' is' if count == 1 else 's are'} fine-tuned so far"
         return (
             f"This run is not finished. {where}. The page shows what there is; give the same nat2 run command to "
             "continue a run that was interrupted, and nat2 report to draw the page again."
