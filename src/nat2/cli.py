@@ -120,6 +120,19 @@ def _latency_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--csv", type=str, default="", help="write the table to this file too")
 
 
+def _report_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("runs", type=str, nargs="+", help="run folders; several are compared")
+    parser.add_argument(
+        "--out", type=str, default="", help="file to write; by default RUN/report.html or comparison.html"
+    )
+    parser.add_argument(
+        "--references",
+        type=str,
+        default="",
+        help="CSV file of networks to show beside: name, accuracy, params, macs, ...",
+    )
+
+
 def _predict_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("network", type=str, help="folder of an exported network: runs/<data>/networks/<id>")
     parser.add_argument("images", type=str, nargs="+", help="image files")
@@ -208,6 +221,18 @@ def _latency(given: Namespace) -> None:
         progress.show(f"{'next':>18}: nat2 predict {shlex.quote(first)} IMAGE")
 
 
+def _report(given: Namespace) -> None:
+    from nat2.reports.report import report
+
+    path = report(
+        *given.runs,
+        out=Path(given.out) if given.out else None,
+        references=Path(given.references) if given.references else None,
+    )
+    print(f"{'report':>18}: {path} (open it in a browser)")
+    print(f"{'next':>18}: move its sliders to your budget; it shows the command that exports the network to take")
+
+
 def _predict(given: Namespace) -> None:
     from nat2.deploy.predict import predict
 
@@ -257,6 +282,7 @@ VERBS = {
     ),
     "export": _Verb(_export, _export_arguments, "RUN [ID ...] [--to DIR] [--int8]", "files of networks, checked again"),
     "latency": _Verb(_latency, _latency_arguments, "FOLDER [FOLDER ...] [options]", "how long networks take here"),
+    "report": _Verb(_report, _report_arguments, "RUN [RUN ...] [options]", "draw the page of a run, or compare runs"),
     "predict": _Verb(_predict, _predict_arguments, "NETWORK IMAGE [IMAGE ...] [options]", "classify images"),
 }
 
