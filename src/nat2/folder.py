@@ -282,6 +282,22 @@ _OWN = {
 }  # fmt: skip
 
 
+def check_place(path: Path) -> None:
+    """Refuse what no folder can be called, before anything asks whether it exists.
+
+    Raises:
+        RunError: the path is too long, goes through a file, or holds a NUL.
+    """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise unwritable(path, error) from error
+    except ValueError as error:
+        raise RunError(f"--out must be a path of a folder; got {str(path)!r} ({error})") from error
+
+
 def was_cleared(path: Path, fresh: str) -> bool:
     """Whether a folder was cleared for this command before."""
     try:

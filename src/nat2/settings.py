@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from nat2.errors import ConfigError
 from nat2.space.space import FeatureKind, Sampling, SearchSpace
@@ -23,6 +27,71 @@ Update = Literal["replace", "append"]
 Start = Literal["front", "random"]
 Selection = Literal["gain", "spread"]
 ScheduleName = Literal["short", "ofa", "ofav2", "transfer", "short-transfer"]
+
+
+_LARGEST = 10**9  # of a whole number: more are a slip of the hand
+_MOST = 10**6  # networks at a time
+
+
+def check_types(settings: Any, of: str = "") -> None:
+    """Check that each field of a dataclass holds what its annotation says, as plain Python values.
+
+    Args:
+        settings: The dataclass.
+        of: What the settings are of, for the error; nothing if they are flags by themselves.
+
+    Raises:
+        ConfigError: a value is of another type, a text holds a NUL, or a whole number is beyond all measure.
+    """
+    group: Any = type(settings)
+    for name, kind in _kinds(group).items():
+        value = getattr(settings, name)
+        named = f"`{name}` of {of}" if of else f"--{name}"
+        if not _is_of(value, kind):
+            raise ConfigError(f"{named} must be {_spelled(kind)}; got {_shown(value)}")
+        # A seed is only hashed and stored, in 64 bits.
+        limit = 2**63 if name == "seed" else _LARGEST + 1
+        if isinstance(value, int) and not -limit < value < limit:
+            raise ConfigError(f"{named} must be below {limit:,}; got {_shown(value)}")
+
+
+@cache
+def _kinds(kind: Any) -> Mapping[str, Any]:
+    return get_type_hints(kind)
+
+
+def _is_of(value: object, kind: Any) -> bool:
+    """Whether a value is of a type as the settings' annotations spell it."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return isinstance(value, str) and value in parts
+    if origin in (Union, UnionType):
+        return any(_is_of(value, part) for part in parts)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_of(each, parts[0]) for each in value)
+    if kind is float:
+        return type(value) in (int, float)
+    if kind is str:
+        return type(value) is str and "\0" not in value
+    return type(value) is kind if kind in (int, bool) else isinstance(value, kind)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, int) and value.bit_length() > 1000:  # Python refuses to spell much longer ones
+        return f"one of {value.bit_length()} bits"
+    return reprlib.repr(value)
+
+
+def _spelled(kind: Any) -> str:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return f"one of {', '.join(parts)}"
+    if origin in (Union, UnionType):
+        return " or ".join(_spelled(part) for part in parts)
+    if origin is tuple:
+        return f"a list, each of it {_spelled(parts[0])}"
+    known = {int: "a whole number", float: "a number", str: "a text without NUL", bool: "true or false"}
+    return known.get(kind, "nothing" if kind is NoneType else f"a group of settings ({kind.__name__})")
 
 
 def _check_positive(settings: object, of: str, *names: str) -> None:
@@ -44,6 +113,13 @@ def _check_at_least(settings: object, of: str, minimum: int, *names: str) -> Non
     for name in names:
         if getattr(settings, name) < minimum:
             raise ConfigError(f"`{name}` of {of} must be at least {minimum}; got {getattr(settings, name)}")
+
+
+def _check_at_most(settings: object, of: str, maximum: int, *names: str) -> None:
+    """Raise ConfigError if a named field is beyond the maximum."""
+    for name in names:
+        if getattr(settings, name) > maximum:
+            raise ConfigError(f"`{name}` of {of} must be at most {maximum:,}; got {getattr(settings, name):,}")
 
 
 _HALVING = 3  # how much larger the share of the images is from one rung to the next
@@ -81,6 +157,7 @@ class Augmentation:
         Raises:
             ConfigError: a number is outside its range.
         """
+        check_types(self, "the augmentation")
         if self.crop_scale is not None and not 0 < self.crop_scale <= 1:
             raise ConfigError(f"`crop_scale` of the augmentation must be above 0 and at most 1; got {self.crop_scale}")
         if not 0 <= self.magnitude <= 30:
@@ -123,7 +200,9 @@ class Phase:
             ConfigError: a number is not positive, or a choice does not exist.
         """
         for name in ("kernels", "expands", "depths", "exits", "levels"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            given = getattr(self, name)
+            object.__setattr__(self, name, tuple(given) if isinstance(given, list) else given)
+        check_types(self, f"`{{}}` of phase {self.name!r}")
         _check_positive(self, f"phase {self.name!r}", "epochs", "lr", "subnets")
         _check_not_negative(self, f"phase {self.name!r}", "warmup_epochs")
         # The search space knows which choices exist.
@@ -226,6 +305,7 @@ class ShrinkSettings:
         Raises:
             ConfigError: a number is outside its range.
         """
+        check_types(self, "the shrinking")
         _check_at_least(self, "the shrinking", _PAIR, "batch_size", "calibration_images")
         _check_share(self, "the shrinking", "label_smoothing")
         _check_not_negative(self, "the shrinking", "weight_decay", "kd_ratio", "corners")
@@ -265,6 +345,7 @@ class AdaptSettings:
         Raises:
             ConfigError: a number is outside its range.
         """
+        check_types(self, "the adaptation")
         _check_not_negative(self, "the adaptation", "epochs", "warmup_epochs", "weight_decay", "kd_ratio")
         _check_at_least(self, "the adaptation", _PAIR, "batch_size")
         _check_positive(self, "the adaptation", "lr", "subnets", "clip", "smoothing")
@@ -295,21 +376,11 @@ class FinetuneSettings:
         Raises:
             ConfigError: a number is outside its range.
         """
+        check_types(self, "the fine-tuning")
         _check_not_negative(self, "the fine-tuning", "epochs", "weight_decay")
         _check_at_least(self, "the fine-tuning", _PAIR, "batch_size")
         _check_positive(self, "the fine-tuning", "patience", "lr")
         _check_share(self, "the fine-tuning", "label_smoothing")
-
-
-_CHOICES = {
-    "sampling": Sampling,
-    "preprocess": Preprocess,
-    "update": Update,
-    "predictor": PredictorName,
-    "features": FeatureKind,
-    "start": Start,
-    "selection": Selection,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -362,15 +433,10 @@ class SearchSettings:
         Raises:
             ConfigError: a number is below its minimum.
         """
+        check_types(self, "the search")
         _check_at_least(self, "the search", 1, "oversample", "candidates", "top", "inner_generations")
-        for name in ("archive", "oversample", "generations", "candidates", "top", "population", "inner_generations"):
-            if not isinstance(getattr(self, name), int):
-                raise ConfigError(f"`{name}` of the search must be a whole number; got {getattr(self, name)!r}")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in get_args(choices):
-                raise ConfigError(
-                    f"`{name}` of the search must be one of {', '.join(get_args(choices))}; got {getattr(self, name)!r}"
-                )
+        sizes = ("archive", "oversample", "generations", "candidates", "top", "population", "inner_generations")
+        _check_at_most(self, "the search", _MOST, *sizes)
         _check_at_least(self, "the search", 4, "population")
         _check_not_negative(self, "the search", "generations", "learn_from", "optimism")
         if self.archive < 8:

@@ -18,7 +18,7 @@ from nat2.data.transform import steps_per_epoch
 from nat2.errors import ConfigError, RunError
 from nat2.evaluation import latency_of_ends, try_objectives
 from nat2.files import load_tensors, save_tensors, write_csv
-from nat2.folder import RunFolder, was_cleared
+from nat2.folder import RunFolder, check_place, was_cleared
 from nat2.job import Job
 from nat2.nas.archive import Archive, Generation
 from nat2.nas.found import Found
@@ -63,6 +63,7 @@ def run(config: RunConfig, *, out: Path | None = None, fresh: bool = False, quie
     Raises:
         Nat2Error: something the user can mend; nothing that was computed is lost.
     """
+    check_place(out or Path())
     if fresh and may_restart():
         raise ConfigError(
             "--fresh would discard the run again whenever torchrun starts its processes again; leave out --fresh or "
