@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from nat2.data.transform import Pipeline
+from nat2.deploy.description import check_description
 from nat2.errors import CheckpointError, Nat2Error
 from nat2.files import load_tensors, save_tensors, write_atomic, write_json
 from nat2.space.arch import Arch
@@ -109,7 +110,8 @@ def load(folder: Path | str) -> Deployable:
     description = describe(folder)
     try:
         macro, arch = Macro(**description["macro"]), Arch.from_json(description["arch"])
-    except (Nat2Error, TypeError) as error:
+        macro.check(arch)
+    except (Nat2Error, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / 'arch.json'} is damaged ({error}); export the network again") from error
     tensors, _ = load_tensors(folder / "model.safetensors")
     channels = [0.0] * macro.channels
@@ -125,15 +127,12 @@ def describe(folder: Path) -> dict[str, Any]:
         CheckpointError: the file is missing or damaged.
     """
     try:
-        description: dict[str, Any] = json.loads((folder / "arch.json").read_text(encoding="utf-8"))
-        missing = {"arch", "macro", "classes", "input"} - description.keys()
-    except (OSError, ValueError, AttributeError) as error:
+        description = json.loads((folder / "arch.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{folder} does not hold an exported network ({error}); name a folder like runs/<data>/networks/<id>"
         ) from error
-    if missing:
-        raise CheckpointError(f"{folder / 'arch.json'} lacks {', '.join(sorted(missing))}; export the network again")
-    return description
+    return check_description(folder / "arch.json", description)
 
 
 def _export_onnx(model: Deployable, path: Path, resolution: int) -> float:

@@ -34,6 +34,8 @@ def predict(network: Path, images: Sequence[Path], *, top: int = 3) -> Iterator[
     bad = []
     for path in images:
         try:
+            if path.exists() and not path.is_file():  # a pipe would be waited for
+                raise ValueError("a folder or a device")
             with Image.open(path) as image:
                 pixels = decode(image, inputs["side"], grey=model.mean.shape[1] == 1)
         except Exception as error:  # PIL raises almost anything on damaged files
