@@ -283,19 +283,20 @@ _OWN = {
 
 
 def check_place(path: Path) -> None:
-    """Refuse what no folder can be called, before anything asks whether it exists.
+    """Refuse what no run folder can be called, before anything asks whether it exists.
 
     Raises:
-        RunError: the path is too long, goes through a file, or holds a NUL.
+        RunError: the path is too long, goes through a file, holds a NUL, or is not UTF-8, which the libraries need.
     """
     try:
+        str(path.absolute()).encode()
         path.stat()
     except FileNotFoundError:
         return
     except OSError as error:
         raise unwritable(path, error) from error
     except ValueError as error:
-        raise RunError(f"--out must be a path of a folder; got {str(path)!r} ({error})") from error
+        raise RunError(f"--out must be a path in UTF-8 without NUL; got {str(path)!r}") from error
 
 
 def was_cleared(path: Path, fresh: str) -> bool:
