@@ -84,7 +84,10 @@ def _complain(message: str) -> None:
 
 def _in_short(message: str) -> str:
     """A message without what makes it unreadable: what was given may be of any length."""
-    return "\n".join(line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..." for line in message.splitlines())
+    half = _LONGEST // 2  # what is wrong stands at the beginning of a line, and what to do at its end
+    return "\n".join(
+        line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}" for line in message.splitlines()
+    )
 
 
 def _parsed(parser: ArgumentParser, words: list[str]) -> Namespace:
