@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import io
 import os
 import shlex
 import sys
@@ -13,20 +14,25 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import jsonargparse
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from nat2 import __version__
 from nat2.config import PRESETS, Preset, RunConfig, flat
+from nat2.document import read_document
 from nat2.errors import ConfigError, Nat2Error
 from nat2.examples import ABOUT, EXAMPLES
+
+_LONGEST = 1000  # characters of a line that tells what is wrong
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 if all went well, 2 for what the user can mend, 130 when interrupted."""
-    words = _continued(_underscored(sys.argv[1:] if arguments is None else arguments))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may hold what a terminal cannot show
     try:
-        given = build_parser(_preset_of(words)).parse_args(words)
+        words = _continued(_underscored(sys.argv[1:] if arguments is None else arguments))
+        given = _parsed(build_parser(_preset_of(words)), words)
         VERBS[given.subcommand].work(given[given.subcommand])
     except Nat2Error as error:
         _complain(str(error))
@@ -46,13 +52,30 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def _complain(message: str) -> None:
     """Say what is wrong; of processes that a launcher started only the first, because all of them find the same."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"nat2: {message}", file=sys.stderr)
+        print(f"nat2: {_in_short(message)}", file=sys.stderr)
+
+
+def _in_short(message: str) -> str:
+    """A message without what makes it unreadable: what was given may be of any length."""
+    half = _LONGEST // 2  # what is wrong stands at the beginning of a line, and what to do at its end
+    return "\n".join(
+        line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}" for line in message.splitlines()
+    )
+
+
+def _parsed(parser: ArgumentParser, words: list[str]) -> Namespace:
+    """What the words mean; whatever they make the parser's libraries raise is the words' fault."""
+    try:
+        return parser.parse_args(words)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"the command line cannot be read ({reason}); nat2 --help shows what there is") from error
 
 
 def build_parser(preset: Preset = "quick") -> ArgumentParser:
     """The parser of all verbs, its defaults those of a preset."""
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True, add_print_completion_argument=True)
-    parser = ArgumentParser(
+    parser = _Parser(
         prog="nat2", description=ABOUT, formatter_class=_Formatter, version=__version__, usage="nat2 VERB [options]"
     )
     verbs = parser.add_subcommands(metavar="VERB", title="verbs", description=None)
@@ -65,7 +88,7 @@ def build_parser(preset: Preset = "quick") -> ArgumentParser:
 
 def _parser_of(name: str, preset: Preset) -> ArgumentParser:
     verb = VERBS[name]
-    parser = ArgumentParser(description=EXAMPLES[name], usage=f"nat2 {name} {verb.usage}")
+    parser = _Parser(description=EXAMPLES[name], usage=f"nat2 {name} {verb.usage}")
     verb.arguments(parser)
     if verb.settings:
         parser.add_argument("--config", action="config", help="YAML file of settings; flags behind it win")
@@ -313,6 +336,14 @@ def _numbers(name: str, text: str) -> list[int]:
         raise ConfigError(f"{name} must be whole numbers with commas between them; got {text!r}") from None
 
 
+class _Parser(ArgumentParser):
+    """Tells what is wrong with the words, however long they are."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print usage and error and exit with 2."""
+        super().error(_in_short(message), ex)
+
+
 class _Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of the examples as they are."""
 
@@ -338,16 +369,18 @@ def _continued(words: list[str]) -> list[str]:
 
 
 def _preset_of(arguments: list[str]) -> Preset:
-    """The preset that flags or a file name, so that it can set the defaults of everything else."""
+    """The preset that flags or a file name, so that it can set the defaults of everything else.
+
+    Raises:
+        ConfigError: a file of settings cannot be read, or not be believed.
+    """
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--preset")
-    finder.add_argument("--config")
+    finder.add_argument("--config", action="append", default=[])
     preset = None
-    with contextlib.suppress(argparse.ArgumentError, OSError, UnicodeDecodeError, yaml.YAMLError):
-        # Whatever is wrong with the arguments or the file is told when they are read in earnest.
+    with contextlib.suppress(argparse.ArgumentError):  # told when the words are read in earnest
         found, _ = finder.parse_known_args(arguments)
-        preset = found.preset
-        if preset is None and found.config is not None:
-            content = yaml.safe_load(Path(found.config).read_text(encoding="utf-8"))
-            preset = content.get("preset") if isinstance(content, dict) else None
+        for path in found.config:
+            preset = read_document(Path(path)).get("preset", preset)
+        preset = found.preset or preset
     return preset if isinstance(preset, str) and preset in PRESETS else "quick"

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from nat2.checks import check_types
 from nat2.errors import ConfigError
 from nat2.nas.budget import parse_budget
 from nat2.nas.objectives import parse_objectives
@@ -117,13 +118,16 @@ class RunConfig:
         Raises:
             ConfigError: a value is outside its range.
         """
-        if not isinstance(self.data, str) or not self.data:
+        if isinstance(self.phases, list):
+            object.__setattr__(self, "phases", tuple(self.phases))
+        check_types(self)
+        if not self.data:
             raise ConfigError(f"--data must name a folder, a file, or digits; got {self.data!r}")
         parse_budget(self.budget, parse_objectives(self.objectives))
-        if min(self.latency_batch, self.latency_threads) < 1:
+        if not (1 <= self.latency_batch <= 4096 and 1 <= self.latency_threads <= 1024):
             raise ConfigError(
-                "--latency_batch and --latency_threads must be at least 1; got "
-                f"{self.latency_batch} and {self.latency_threads}"
+                "--latency_batch must be at least 1 and at most 4096, --latency_threads at least 1 and at most 1024; "
+                f"got {self.latency_batch} and {self.latency_threads}"
             )
         if self.resolutions != "auto":
             parse_resolutions(self.resolutions)
@@ -225,15 +229,15 @@ def parse_resolutions(text: str) -> tuple[int, ...]:
     """Read a list of image sides, e.g. ``48,56,64``.
 
     Raises:
-        ConfigError: they are not ascending whole numbers of at least 8.
+        ConfigError: they are not ascending whole numbers from 8 to 4096.
     """
     try:
         sides = tuple(int(part) for part in text.split(","))
     except ValueError:
         sides = ()
-    if not sides or list(sides) != sorted(set(sides)) or sides[0] < 8:
+    if not sides or list(sides) != sorted(set(sides)) or not 8 <= sides[0] <= sides[-1] <= 4096:
         raise ConfigError(
-            f"--resolutions must be ascending whole numbers of at least 8, like 48,56,64, or auto; got {text!r}"
+            f"--resolutions must be ascending whole numbers from 8 to 4096, like 48,56,64, or auto; got {text!r:.200}"
         )
     return sides
 
@@ -242,15 +246,15 @@ def parse_widths(value: str | float) -> tuple[float, ...]:
     """Read a width multiplier or a list of them, e.g. ``1.0,1.2``.
 
     Raises:
-        ConfigError: they are not ascending numbers from 0.1 to 8.
+        ConfigError: they are not ascending numbers from 0.1 to 8, at most eight.
     """
     try:
         widths = tuple(float(part) for part in str(value).split(","))
     except ValueError:
         widths = ()
-    if not widths or list(widths) != sorted(set(widths)) or not 0.1 <= widths[0] <= widths[-1] <= 8:
+    if not widths or list(widths) != sorted(set(widths)) or not 0.1 <= widths[0] <= widths[-1] <= 8 or len(widths) > 8:
         raise ConfigError(
-            f"--width must be a number from 0.1 to 8, or ascending ones like 1.0,1.2, or auto; got {value!r}"
+            f"--width must be a number from 0.1 to 8, or at most 8 ascending ones, or auto; got {value!r:.200}"
         )
     return widths
 

@@ -47,8 +47,8 @@ def unwritable(path: Path, error: OSError) -> RunError:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file as a whole."""
-    write_bytes(path, text.encode())
+    """Write a text file as a whole, in UTF-8; what is no character, of file names in other encodings, is escaped."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -84,6 +84,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: the file is absent, damaged, or not ours.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise CheckpointError(f"{path} is not a weights file, but a folder or a device")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)

@@ -316,6 +316,23 @@ def fingerprint_of(path: Path) -> str:
     return str(json.loads((path / "data.json").read_text())["fingerprint"])
 
 
+def check_place(path: Path) -> None:
+    """Refuse what no run folder can be called, before anything asks whether it exists.
+
+    Raises:
+        RunError: the path is too long, goes through a file, holds a NUL, or is not UTF-8, which the libraries need.
+    """
+    try:
+        str(path.absolute()).encode()
+        path.stat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise unwritable(path, error) from error
+    except ValueError as error:
+        raise RunError(f"--out must be a path in UTF-8 without NUL; got {str(path)!r}") from error
+
+
 def was_cleared(path: Path, fresh: str) -> bool:
     """Whether a folder was cleared for this command before."""
     try:

@@ -33,6 +33,7 @@ S = TypeVar("S")
 
 _ROUND = 4  # evaluations a process between two exchanges of results
 _RESTARTS = 3
+_CROWD = 4  # processes a core, beyond which a machine is only worn out
 _ATTEMPT = "NAT2_ATTEMPT"
 _PATIENCE = timedelta(days=30)  # one process may fine-tune for hours longer than another; a lost one is noticed anyway
 
@@ -254,8 +255,12 @@ def launch(work: Callable[..., T], *arguments: Any, devices: int) -> T:
     If a process is lost, all are started again, at most three times; the function is to continue where it was.
 
     Raises:
-        Nat2Error: what the function raised in any process, or RunError if processes were lost too often.
+        Nat2Error: what the function raised in any process, RunError if processes were lost too often, or ConfigError if
+            there are to be many times as many as the machine has cores.
     """
+    most = _CROWD * (os.cpu_count() or 1)
+    if devices > most:
+        raise ConfigError(f"--devices must be at most {most}, {_CROWD} for each core of this machine; got {devices}")
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

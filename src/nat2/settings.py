@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from nat2.checks import check_at_least, check_at_most, check_not_negative, check_positive, check_share, check_types
 from nat2.errors import ConfigError
 from nat2.space.space import FeatureKind, Sampling, SearchSpace
 
@@ -26,35 +27,9 @@ Selection = Literal["gain", "spread"]
 ScheduleName = Literal["short", "ofa", "ofav2", "transfer", "short-transfer"]
 
 
-def _check_positive(settings: object, of: str, *names: str) -> None:
-    """Raise ConfigError unless each named field is above 0 and finite."""
-    for name in names:
-        if not 0 < getattr(settings, name) < math.inf:
-            raise ConfigError(f"`{name}` of {of} must be above 0; got {getattr(settings, name)}")
-
-
-def _check_not_negative(settings: object, of: str, *names: str) -> None:
-    """Raise ConfigError unless each named field is at least 0 and finite."""
-    for name in names:
-        if not 0 <= getattr(settings, name) < math.inf:
-            raise ConfigError(f"`{name}` of {of} must be 0 or more; got {getattr(settings, name)}")
-
-
-def _check_at_least(settings: object, of: str, minimum: int, *names: str) -> None:
-    """Raise ConfigError unless each named field reaches the minimum."""
-    for name in names:
-        if getattr(settings, name) < minimum:
-            raise ConfigError(f"`{name}` of {of} must be at least {minimum}; got {getattr(settings, name)}")
-
-
+_MOST = 10**6  # networks at a time
 _HALVING = 3  # how much larger the share of the images is from one rung to the next
 _PAIR = 2  # images in a batch: one image has no batch statistics
-
-
-def _check_share(settings: object, of: str, name: str) -> None:
-    """Raise ConfigError unless the named field is at least 0 and below 1."""
-    if not 0 <= getattr(settings, name) < 1:
-        raise ConfigError(f"`{name}` of {of} must be at least 0 and below 1; got {getattr(settings, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +57,13 @@ class Augmentation:
         Raises:
             ConfigError: a number is outside its range.
         """
+        check_types(self, "the augmentation")
         if self.crop_scale is not None and not 0 < self.crop_scale <= 1:
             raise ConfigError(f"`crop_scale` of the augmentation must be above 0 and at most 1; got {self.crop_scale}")
         if not 0 <= self.magnitude <= 30:
             raise ConfigError(f"`magnitude` of the augmentation must be from 0 to 30; got {self.magnitude}")
-        _check_share(self, "the augmentation", "cutout")
-        _check_not_negative(self, "the augmentation", "mixup")
+        check_share(self, "the augmentation", "cutout")
+        check_not_negative(self, "the augmentation", "mixup")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,9 +100,11 @@ class Phase:
             ConfigError: a number is not positive, or a choice does not exist.
         """
         for name in ("kernels", "expands", "depths", "exits", "levels"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        _check_positive(self, f"phase {self.name!r}", "epochs", "lr", "subnets")
-        _check_not_negative(self, f"phase {self.name!r}", "warmup_epochs")
+            given = getattr(self, name)
+            object.__setattr__(self, name, tuple(given) if isinstance(given, list) else given)
+        check_types(self, f"`{{}}` of phase {self.name!r}")
+        check_positive(self, f"phase {self.name!r}", "epochs", "lr", "subnets")
+        check_not_negative(self, f"phase {self.name!r}", "warmup_epochs")
         # The search space knows which choices exist.
         SearchSpace(
             resolutions=(32,),
@@ -227,11 +205,12 @@ class ShrinkSettings:
         Raises:
             ConfigError: a number is outside its range.
         """
-        _check_at_least(self, "the shrinking", _PAIR, "batch_size", "calibration_images")
-        _check_share(self, "the shrinking", "label_smoothing")
-        _check_not_negative(self, "the shrinking", "weight_decay", "kd_ratio", "corners")
+        check_types(self, "the shrinking")
+        check_at_least(self, "the shrinking", _PAIR, "batch_size", "calibration_images")
+        check_share(self, "the shrinking", "label_smoothing")
+        check_not_negative(self, "the shrinking", "weight_decay", "kd_ratio", "corners")
         if self.clip is not None:
-            _check_not_negative(self, "the shrinking", "clip")
+            check_not_negative(self, "the shrinking", "clip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,9 +245,10 @@ class AdaptSettings:
         Raises:
             ConfigError: a number is outside its range.
         """
-        _check_not_negative(self, "the adaptation", "epochs", "warmup_epochs", "weight_decay", "kd_ratio")
-        _check_at_least(self, "the adaptation", _PAIR, "batch_size")
-        _check_positive(self, "the adaptation", "lr", "subnets", "clip", "smoothing")
+        check_types(self, "the adaptation")
+        check_not_negative(self, "the adaptation", "epochs", "warmup_epochs", "weight_decay", "kd_ratio")
+        check_at_least(self, "the adaptation", _PAIR, "batch_size")
+        check_positive(self, "the adaptation", "lr", "subnets", "clip", "smoothing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,21 +287,11 @@ class FinetuneSettings:
         Raises:
             ConfigError: a number is outside its range.
         """
-        _check_not_negative(self, "the fine-tuning", "epochs", "weight_decay", "kd_ratio")
-        _check_at_least(self, "the fine-tuning", _PAIR, "batch_size")
-        _check_positive(self, "the fine-tuning", "patience", "lr")
-        _check_share(self, "the fine-tuning", "label_smoothing")
-
-
-_CHOICES = {
-    "sampling": Sampling,
-    "preprocess": Preprocess,
-    "update": Update,
-    "predictor": PredictorName,
-    "features": FeatureKind,
-    "start": Start,
-    "selection": Selection,
-}
+        check_types(self, "the fine-tuning")
+        check_not_negative(self, "the fine-tuning", "epochs", "weight_decay", "kd_ratio")
+        check_at_least(self, "the fine-tuning", _PAIR, "batch_size")
+        check_positive(self, "the fine-tuning", "patience", "lr")
+        check_share(self, "the fine-tuning", "label_smoothing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -374,17 +344,12 @@ class SearchSettings:
         Raises:
             ConfigError: a number is below its minimum.
         """
-        _check_at_least(self, "the search", 1, "oversample", "candidates", "top", "inner_generations")
-        for name in ("archive", "oversample", "generations", "candidates", "top", "population", "inner_generations"):
-            if not isinstance(getattr(self, name), int):
-                raise ConfigError(f"`{name}` of the search must be a whole number; got {getattr(self, name)!r}")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in get_args(choices):
-                raise ConfigError(
-                    f"`{name}` of the search must be one of {', '.join(get_args(choices))}; got {getattr(self, name)!r}"
-                )
-        _check_at_least(self, "the search", 4, "population")
-        _check_not_negative(self, "the search", "generations", "learn_from", "optimism")
+        check_types(self, "the search")
+        check_at_least(self, "the search", 1, "oversample", "candidates", "top", "inner_generations")
+        sizes = ("archive", "oversample", "generations", "candidates", "top", "population", "inner_generations")
+        check_at_most(self, "the search", _MOST, *sizes)
+        check_at_least(self, "the search", 4, "population")
+        check_not_negative(self, "the search", "generations", "learn_from", "optimism")
         if self.archive < 8:
             raise ConfigError(f"`archive` of the search must be at least 8, to fit a predictor; got {self.archive}")
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nat2.config import read_config
-from nat2.deploy.deployable import describe, load
+from nat2.deploy.deployable import load
+from nat2.deploy.description import describe
 from nat2.deploy.export import export_programs
 from nat2.errors import ConfigError, RunError
 from nat2.files import unwritable, write_bytes, write_json

@@ -15,7 +15,7 @@ from nat2.config import RunConfig
 from nat2.data.dataset import Dataset, name_of
 from nat2.errors import ConfigError
 from nat2.evaluation import latency_of_ends, try_objectives
-from nat2.folder import RunFolder, was_cleared
+from nat2.folder import RunFolder, check_place, was_cleared
 from nat2.job import Job
 from nat2.nas.archive import Archive, Evaluation
 from nat2.nas.found import Found
@@ -142,6 +142,7 @@ def _start(
             "--fresh would discard the run again whenever torchrun starts its processes again; leave out --fresh or "
             "--max-restarts, or remove the run folder yourself"
         )
+    check_place(out or Path())
     out = out or Path("runs") / name_of(config.data)
     order = _Order(config, out, uuid.uuid4().hex if fresh else "", quiet, until, networks)
     if config.devices > 1 and not launched():

@@ -200,14 +200,27 @@ def _unpickled(path: Path, name: str, content: bytes | None) -> dict[str, Any]:
 
 
 def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def _load(path: Path) -> dict[str, NDArray[np.generic]]:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise DataError(f"{path} cannot be read as arrays: it is a folder or a device")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        MemoryError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise DataError(
             f"{path} cannot be read ({error}); write it with numpy.savez from arrays of numbers or text"
         ) from error
@@ -231,11 +244,11 @@ def _numbered(
     """Labels as numbers from 0, and the classes' names."""
     every = np.unique(np.concatenate(list(labels.values())))
     if every.dtype.kind in "US":
-        classes = tuple(map(str, every))
+        classes = tuple(map(_text, every))
         return {split: np.searchsorted(every, values) for split, values in labels.items()}, classes
     if every.dtype.kind not in "iu":
         raise DataError(f"{path}: labels must be whole numbers or names; got {every.dtype}")
-    classes = tuple(map(str, every if names is None else names.reshape(-1)))
+    classes = tuple(map(_text, every if names is None else names.reshape(-1)))
     if names is None:
         return {split: np.searchsorted(every, values) for split, values in labels.items()}, classes
     if every[0] < 0 or every[-1] >= len(classes):
@@ -293,6 +306,8 @@ def _reader(path: Path) -> Callable[[str], bytes | None] | None:
                 file = archive.extractfile(entry) if entry.isfile() and name in _CIFAR_FILES else None
                 if file is not None:
                     members[name] = file.read()
+            while archive.fileobj is not None and archive.fileobj.read(2**20):
+                pass  # to the sum at the end of what is compressed, which tells whether all of it is right
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise DataError(f"{path} is damaged ({error}); download it again") from error
     return members.get

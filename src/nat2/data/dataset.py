@@ -222,7 +222,7 @@ def open_source(data: str, *, skip_bad_images: bool = False, memory: float | Non
         DataError: the images cannot be used.
     """
     if data == "digits":
-        return Opened(8, digits)
+        return Opened(8, lambda side: digits(side, memory=memory))
     listing: Listing | None
     if data.startswith("hub:"):
         listing = list_hub(data.removeprefix("hub:"))

@@ -83,9 +83,16 @@ class Listing:
     known: str = ""
 
 
-def digits(side: int) -> Source:
-    """The 1,797 real 8x8 digits that scikit-learn bundles, enlarged to `side`."""
+def digits(side: int, *, memory: float | None = None) -> Source:
+    """The 1,797 real 8x8 digits that scikit-learn bundles, enlarged to `side`.
+
+    Raises:
+        DataError: they do not fit into `memory` GiB (`fits`).
+    """
     from sklearn.datasets import load_digits
+
+    if not fits(1797, side, memory):
+        raise DataError(f"the digits at {side} x {side} pixels do not fit into --memory; use smaller --resolutions")
 
     bunch = load_digits()
     images = (bunch.images * (255 / 16)).round().astype(np.uint8)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nat2.deploy.anytime import confidence
+from nat2.deploy.description import describe
 from nat2.errors import CheckpointError, Nat2Error
 from nat2.files import load_tensors
 from nat2.space.arch import Arch
@@ -102,26 +101,3 @@ def load(folder: Path | str) -> Deployable:
     deployable = Deployable(network, channels, channels, weights=[1.0] * len(network.exit_numbers))
     load_weights(deployable, tensors)
     return channels_last(deployable).eval()
-
-
-def describe(folder: Path) -> dict[str, Any]:
-    """What ``arch.json`` and ``preprocessing.json`` say of an exported network: architecture, classes, ``input``.
-
-    Raises:
-        CheckpointError: a file is missing or damaged.
-    """
-    description = _read(folder, "arch.json", {"arch", "macro", "exits", "classes"})
-    return description | {"input": _read(folder, "preprocessing.json", {"side", "center", "resolution"})}
-
-
-def _read(folder: Path, name: str, needed: set[str]) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
-        missing = needed - content.keys()
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"{folder} does not hold an exported network ({error}); name a folder like runs/<data>/networks/<id>"
-        ) from error
-    if missing:
-        raise CheckpointError(f"{folder / name} lacks {', '.join(sorted(missing))}; export the network again")
-    return content

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from nat2.deploy.deployable import describe, load
+from nat2.deploy.deployable import load
+from nat2.deploy.description import describe
 from nat2.deploy.export import answer, open_session, quiet_exporter
 from nat2.errors import CheckpointError, ConfigError
 

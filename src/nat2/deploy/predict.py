@@ -12,7 +12,8 @@ from torch import Tensor
 from nat2.data.sources import decode
 from nat2.data.transform import central, resize, scale
 from nat2.deploy.anytime import Operating, threshold_for
-from nat2.deploy.deployable import Deployable, describe, load
+from nat2.deploy.deployable import Deployable, load
+from nat2.deploy.description import describe
 from nat2.errors import CheckpointError, ConfigError, DataError
 
 
@@ -76,6 +77,10 @@ def _predictions(
     bad = []
     for path in images:
         try:
+            if path.exists() and not path.is_file():  # a pipe would be waited for
+                raise ValueError("a folder or a device")
+            if path.exists() and not path.is_file():  # a pipe would be waited for
+                raise ValueError("a folder or a device")
             with Image.open(path) as image:
                 pixels = decode(image, inputs["side"], grey=model.mean.shape[1] == 1)
         except Exception as error:  # PIL raises almost anything on damaged files

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Literal, NamedTuple
 
-from nat2.errors import CheckpointError, RunError
+from nat2.errors import ArchError, CheckpointError, RunError
 from nat2.space.arch import Arch
 from nat2.space.searchable import A
 
@@ -142,6 +142,9 @@ class Archive(Generic[A]):
             raise RunError(f"the archive {path} cannot be used: it must be a file in a folder that exists")
         with self._told():
             self._database = sqlite3.connect(path or ":memory:", isolation_level=None, timeout=60)
+            trouble = self._database.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            if trouble != "ok":
+                raise sqlite3.DatabaseError(trouble)
             tables = {name for (name,) in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if tables and "meta" not in tables:
                 raise CheckpointError(f"{path} is a database, but not an archive; name another file")
@@ -252,7 +255,7 @@ class Archive(Generic[A]):
                 f"SELECT failure, {self._names} FROM evaluations WHERE arch = ? AND weights = ? AND share = ?",
                 (self._key(arch), weights, share),
             ).fetchone()
-        return None if row is None else self._evaluation(arch, row)
+            return None if row is None else self._evaluation(arch, row)
 
     def find_value(self, arch: A, name: str) -> float | None:
         """What was measured of an architecture with any version of the weights."""
@@ -271,7 +274,7 @@ class Archive(Generic[A]):
                 "WHERE weights = ? AND share = 1 AND failure = '' ORDER BY id",
                 (weights,),
             ).fetchall()
-        return [self._evaluation(self._parse(row[0]), row[1:]) for row in rows]
+            return [self._evaluation(self._parse(row[0]), row[1:]) for row in rows]
 
     def failed(self, arch: A) -> bool:
         """Whether an evaluation of an architecture failed, with any weights."""
@@ -294,8 +297,8 @@ class Archive(Generic[A]):
             rows = self._database.execute(
                 f"SELECT {', '.join(Row._fields)}, arch, failure, {self._names} FROM evaluations ORDER BY id"
             ).fetchall()
-        n = len(Row._fields)
-        return [(self._evaluation(self._parse(row[n]), row[n + 1 :]), Row(*row[:n])) for row in rows]
+            n = len(Row._fields)
+            return [(self._evaluation(self._parse(row[n]), row[n + 1 :]), Row(*row[:n])) for row in rows]
 
     @property
     def _names(self) -> str:
@@ -303,6 +306,8 @@ class Archive(Generic[A]):
 
     def _evaluation(self, arch: A, row: Sequence[Any]) -> Evaluation[A]:
         failure, *values = row
+        if not failure and not all(isinstance(value, int | float) for value in values):
+            raise ValueError(f"what was measured of {arch} is no number")
         return Evaluation(arch, {} if failure else dict(zip(self._columns, values, strict=True)), failure)
 
     def close_generation(self, generation: Generation) -> None:
@@ -318,10 +323,10 @@ class Archive(Generic[A]):
         """All finished generations in order; number 0 is the initial archive."""
         with self._told():
             rows = self._database.execute("SELECT * FROM generations ORDER BY generation").fetchall()
-        return [
-            Generation(number, tuple(self._parse(key) for key in json.loads(members)), volume, json.loads(facts))
-            for number, members, volume, facts in rows
-        ]
+            return [
+                Generation(number, tuple(self._parse(key) for key in json.loads(members)), volume, json.loads(facts))
+                for number, members, volume, facts in rows
+            ]
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -337,7 +342,7 @@ class Archive(Generic[A]):
             raise RunError(
                 f"another search is writing to {self.path}; wait for it, stop it, or name another archive"
             ) from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, ArchError, ValueError, TypeError) as error:  # of the file, or of what is in it
             raise CheckpointError(
                 f"{self.path} is not an archive or is damaged ({error}); begin again with --fresh"
             ) from error

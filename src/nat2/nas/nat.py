@@ -67,6 +67,7 @@ def search(
 
     Raises:
         ConfigError: the arguments contradict each other, or no architecture keeps the bounds on exact objectives.
+        CheckpointError: the archive is damaged.
         RunError: the archive cannot be written, or most of the first evaluations fail.
     """
     settings = settings or SearchSettings()
@@ -82,6 +83,8 @@ def search(
     try:
         _claim(task)
         return _run(task)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{kept.path} is damaged ({error}); begin again with --fresh") from error
     finally:
         if kept is not archive:
             kept.close()

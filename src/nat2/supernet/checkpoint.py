@@ -66,6 +66,8 @@ def read_checkpoint(path: Path | str, *, width: float | None = None) -> dict[str
     path = Path(path)
     if path.suffix == ".safetensors":
         return load_tensors(path)[0]
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise CheckpointError(f"{path} is not a readable checkpoint, but a folder or a device")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own remarks on files that it goes on to refuse

@@ -1,0 +1,109 @@
+"""What settings may be: types as they are annotated, and ranges."""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Mapping
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from nat2.errors import ConfigError
+
+_LARGEST = 10**9  # of a whole number: more are a slip of the hand
+
+
+def check_types(settings: Any, of: str = "") -> None:
+    """Check that each field of a dataclass holds what its annotation says, as plain Python values.
+
+    Args:
+        settings: The dataclass.
+        of: What the settings are of, for the error; nothing if they are flags by themselves.
+
+    Raises:
+        ConfigError: a value is of another type, a text holds a NUL, or a whole number is beyond all measure.
+    """
+    group: Any = type(settings)
+    for name, kind in _kinds(group).items():
+        value = getattr(settings, name)
+        named = f"`{name}` of {of}" if of else f"--{name}"
+        if not _is_of(value, kind):
+            raise ConfigError(f"{named} must be {_spelled(kind)}; got {_shown(value)}")
+        # A seed is only hashed and stored, in 64 bits.
+        limit = 2**63 if name == "seed" else _LARGEST + 1
+        if isinstance(value, int) and not -limit < value < limit:
+            raise ConfigError(f"{named} must be below {limit:,}; got {_shown(value)}")
+
+
+@cache
+def _kinds(kind: Any) -> Mapping[str, Any]:
+    return get_type_hints(kind)
+
+
+def _is_of(value: object, kind: Any) -> bool:
+    """Whether a value is of a type as the settings' annotations spell it."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return isinstance(value, str) and value in parts
+    if origin in (Union, UnionType):
+        return any(_is_of(value, part) for part in parts)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_of(each, parts[0]) for each in value)
+    if kind is float:
+        return type(value) in (int, float)
+    if kind is str:
+        return type(value) is str and "\0" not in value
+    return type(value) is kind if kind in (int, bool) else isinstance(value, kind)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, int) and value.bit_length() > 1000:  # Python refuses to spell much longer ones
+        return f"one of {value.bit_length()} bits"
+    return reprlib.repr(value)
+
+
+def _spelled(kind: Any) -> str:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return f"one of {', '.join(parts)}"
+    if origin in (Union, UnionType):
+        return " or ".join(_spelled(part) for part in parts)
+    if origin is tuple:
+        return f"a list, each of it {_spelled(parts[0])}"
+    known = {int: "a whole number", float: "a number", str: "a text without NUL", bool: "true or false"}
+    return known.get(kind, "nothing" if kind is NoneType else f"a group of settings ({kind.__name__})")
+
+
+def check_positive(settings: object, of: str, *names: str) -> None:
+    """Raise ConfigError unless each named field is above 0 and finite."""
+    for name in names:
+        if not 0 < getattr(settings, name) < math.inf:
+            raise ConfigError(f"`{name}` of {of} must be above 0; got {getattr(settings, name)}")
+
+
+def check_not_negative(settings: object, of: str, *names: str) -> None:
+    """Raise ConfigError unless each named field is at least 0 and finite."""
+    for name in names:
+        if not 0 <= getattr(settings, name) < math.inf:
+            raise ConfigError(f"`{name}` of {of} must be 0 or more; got {getattr(settings, name)}")
+
+
+def check_at_least(settings: object, of: str, minimum: int, *names: str) -> None:
+    """Raise ConfigError unless each named field reaches the minimum."""
+    for name in names:
+        if getattr(settings, name) < minimum:
+            raise ConfigError(f"`{name}` of {of} must be at least {minimum}; got {getattr(settings, name)}")
+
+
+def check_at_most(settings: object, of: str, maximum: int, *names: str) -> None:
+    """Raise ConfigError if a named field is beyond the maximum."""
+    for name in names:
+        if getattr(settings, name) > maximum:
+            raise ConfigError(f"`{name}` of {of} must be at most {maximum:,}; got {getattr(settings, name):,}")
+
+
+def check_share(settings: object, of: str, name: str) -> None:
+    """Raise ConfigError unless the named field is at least 0 and below 1."""
+    if not 0 <= getattr(settings, name) < 1:
+        raise ConfigError(f"`{name}` of {of} must be at least 0 and below 1; got {getattr(settings, name)}")
