@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
-from nat2.cli import main
+from nat2.cli import VERBS, main
 from tests.data.test_sources import write_images
 
 
@@ -19,7 +22,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return int(stop.value.code or 0), captured.out, captured.err
 
 
-@pytest.mark.parametrize("arguments", [(), ("run",), ("profile",), ("predict",)])
+@pytest.mark.parametrize("arguments", [(), *((verb,) for verb in VERBS)])
 def test_help_begins_with_examples(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
     code, output, _ = run(capsys, *arguments, "--help")
     assert code == 0
@@ -181,3 +184,29 @@ def test_a_read_only_folder_is_refused(capsys: pytest.CaptureFixture[str], tmp_p
     code, _, errors = run(capsys, "run", "--out", str(tmp_path / "out"))
     assert code == 2
     assert "cannot be written" in errors
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        (["fi"], "finetune"),
+        (["run", "--search.pre"], "--search.preprocess --search.predictor"),
+        (["run", "--preset", ""], "quick nat2 nat"),
+    ],
+)
+def test_shells_complete_verbs_flags_and_values(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: list[str], completed: str
+) -> None:
+    code, script, _ = run(capsys, "--print_completion", "shtab-bash")
+    assert code == 0
+    (tmp_path / "nat2.bash").write_text(script)
+    given = " ".join(shlex.quote(word) for word in ["nat2", *words])
+    asked = subprocess.run(
+        ["bash", "-c", f'''source {shlex.quote(str(tmp_path / "nat2.bash"))}
+        function=$(complete -p nat2 | sed 's/.*-F \\([^ ]*\\) .*/\\1/')
+        COMP_WORDS=({given}); COMP_CWORD={len(words)}
+        $function nat2 "${{COMP_WORDS[-1]}}" "${{COMP_WORDS[-2]}}"; echo "${{COMPREPLY[@]}}"'''],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert asked.stdout.strip() == completed

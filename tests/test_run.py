@@ -81,7 +81,8 @@ def test_the_run_folder_explains_itself(whole: tuple[Path, str]) -> None:
     names = {path.name for path in out.iterdir()}
     assert names == {
         ".lock", "archive.db", "config.yaml", "data.json", "environment.json", "latency.csv", "log.csv", "networks",
-        "pareto.csv", "pareto.png", "report.html", "results.json", "seconds.json", "splits.csv", "supernet-w0.25.safetensors",
+        "pareto.csv", "pareto.png", "report.html", "results.json", "seconds.json", "splits.csv",
+        "supernet-w0.25.safetensors",
     }  # fmt: skip
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["search"]["archive"] == 8

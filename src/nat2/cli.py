@@ -51,7 +51,7 @@ def _complain(message: str) -> None:
 
 def build_parser(preset: Preset = "quick") -> ArgumentParser:
     """The parser of all verbs, its defaults those of a preset."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True, add_print_completion_argument=True)
     parser = ArgumentParser(
         prog="nat2", description=ABOUT, formatter_class=_Formatter, version=__version__, usage="nat2 VERB [options]"
     )
@@ -118,6 +118,19 @@ def _latency_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--batch", type=str, default="1", help="images at once; several with commas")
     parser.add_argument("--threads", type=str, default="1", help="threads; several with commas")
     parser.add_argument("--csv", type=str, default="", help="write the table to this file too")
+
+
+def _report_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("runs", type=str, nargs="+", help="run folders; several are compared")
+    parser.add_argument(
+        "--out", type=str, default="", help="file to write; by default RUN/report.html or comparison.html"
+    )
+    parser.add_argument(
+        "--references",
+        type=str,
+        default="",
+        help="CSV file of networks to show beside: name, accuracy, params, macs, ...",
+    )
 
 
 def _predict_arguments(parser: ArgumentParser) -> None:
@@ -208,6 +221,18 @@ def _latency(given: Namespace) -> None:
         progress.show(f"{'next':>18}: nat2 predict {shlex.quote(first)} IMAGE")
 
 
+def _report(given: Namespace) -> None:
+    from nat2.reports.report import report
+
+    path = report(
+        *given.runs,
+        out=Path(given.out) if given.out else None,
+        references=Path(given.references) if given.references else None,
+    )
+    print(f"{'report':>18}: {path} (open it in a browser)")
+    print(f"{'next':>18}: move its sliders to your budget; it shows the command that exports the network to take")
+
+
 def _predict(given: Namespace) -> None:
     from nat2.deploy.predict import predict
 
@@ -257,6 +282,7 @@ VERBS = {
     ),
     "export": _Verb(_export, _export_arguments, "RUN [ID ...] [--to DIR] [--int8]", "files of networks, checked again"),
     "latency": _Verb(_latency, _latency_arguments, "FOLDER [FOLDER ...] [options]", "how long networks take here"),
+    "report": _Verb(_report, _report_arguments, "RUN [RUN ...] [options]", "draw the page of a run, or compare runs"),
     "predict": _Verb(_predict, _predict_arguments, "NETWORK IMAGE [IMAGE ...] [options]", "classify images"),
 }
 

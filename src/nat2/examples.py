@@ -63,6 +63,14 @@ Write the files of networks that a run has returned, and check on this machine t
 
 Measure on this machine how long exported networks take: warm-up, then the median and quartiles of many runs.
 """,
+    "report": """examples:
+  nat2 report runs/photos                                 draw report.html again; also of a run at work
+  nat2 report runs/photos --references published.csv      beside networks of your choice
+  nat2 report runs/photos runs/fast --out both.html       compare runs
+
+Write the page of a run: its networks, sliders that single one out, how the search went, and what good networks have in
+common. The table of references has the columns name and accuracy, and any of params, macs, memory and latency.
+""",
     "predict": """examples:
   nat2 predict runs/photos/networks/1a2b3c4d cat.jpg dog.jpg
   nat2 predict runs/photos/networks/1a2b3c4d new/*.png --top 1

@@ -20,6 +20,7 @@ from nat2.polish import ENSEMBLE
 from nat2.reports.curves import write_curves
 from nat2.reports.page import write_page
 from nat2.reports.plots import plot_pareto
+from nat2.reports.read import read_run
 from nat2.reports.results import Result
 from nat2.seeds import torch_generator
 from nat2.space import Arch, Macro
@@ -248,25 +249,12 @@ def _log(job: Job, generations: Sequence[Generation]) -> None:
 
 
 def report_networks(job: Job, results: list[Result]) -> None:
-    """Write table, plot and page."""
-    folder, dataset = job.folder, job.dataset
-    objectives = [objective.name for objective in job.objectives]
-    opened: Archive[Arch] = Archive(folder.archive, job.columns)
-    with opened as archive:
-        generations = archive.generations()
-        known = {evaluation.arch: evaluation for evaluation, _ in archive.evaluations()}
-    members = [known[arch] for arch in generations[-1].members]
+    """Write table, plot and page, from what the run folder holds."""
+    folder = job.folder
+    run = read_run(folder.path)
     if results:
+        objectives = [objective.name for objective in job.objectives]
         others = dict.fromkeys(name for result in results for name in result.others)
         write_csv(folder.pareto, [result.row(objectives, others) for result in results])
-        plot_pareto(folder.plot, members, results, cost="macs" if "params" not in objectives else "params")
-        write_page(
-            folder.page,
-            title=dataset.name,
-            facts=job.introduction,
-            archive=members,
-            results=results,
-            generations=generations,
-            seconds=folder.seconds(),
-            config=folder.config.read_text(),
-        )
+        plot_pareto(folder.plot, run.members(), results, cost="macs" if "params" not in objectives else "params")
+    write_page(folder.page, [run])

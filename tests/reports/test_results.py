@@ -1,18 +1,15 @@
-"""Tables, picks, pictures and the page."""
+"""Tables, picks and pictures."""
 
 from __future__ import annotations
 
 import io
-import json
-import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from nat2.nas.archive import Evaluation, Generation
-from nat2.reports.page import write_page
+from nat2.nas.archive import Evaluation
 from nat2.reports.plots import plot_pareto
 from nat2.reports.results import Result, picks, table
 from nat2.space import Arch
@@ -32,7 +29,6 @@ RESULTS = [
     result(3, 200, 0.99, 0.91),
 ]
 ARCHIVE = [Evaluation(arch, {"error": 0.1 * n, "params": 10 + n, "macs": 100 + n}) for n, arch in enumerate(ARCHS)]
-GENERATIONS = [Generation(0, tuple(ARCHS), 0.5, {}), Generation(1, tuple(ARCHS), 0.6, {"tau": 0.25})]
 
 
 def test_picks_are_made_on_validation_images() -> None:
@@ -59,44 +55,6 @@ def test_the_table_fits_a_terminal() -> None:
     assert [line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in ids] == [
         RESULTS[i].id for i in (2, 1, 3, 0)
     ]
-
-
-def page(path: Path, title: str = "photos") -> str:
-    write_page(
-        path,
-        title=title,
-        facts=[("images", "12 <b>"), ("note", "one"), ("note", "two")],
-        archive=ARCHIVE,
-        results=RESULTS,
-        generations=GENERATIONS,
-        seconds={"train": 61.0, "search": 5.0},
-        config="seed: 0\n",
-    )
-    return path.read_text()
-
-
-def test_the_page_stands_alone(tmp_path: Path) -> None:
-    text = page(tmp_path / "report.html")
-    without_library = re.sub(r"<script>.*?</script>", "", text, count=1, flags=re.DOTALL)
-    assert not re.search(r"(src|href)\s*=\s*[\"']?(?!data:)\w", without_library)
-    assert "<!--" not in without_library
-    for each in RESULTS:
-        assert f"networks/{each.id}" in text or each.id in text
-
-
-def test_the_page_holds_every_point(tmp_path: Path) -> None:
-    text = page(tmp_path / "report.html")
-    data = json.loads(re.search(r"^const data = (.*);$", text, re.MULTILINE)[1])  # type: ignore[index]
-    assert [point["params"] for point in data["archive"]] == [10, 11, 12, 13]
-    assert {point["id"] for point in data["results"]} == {each.id for each in RESULTS}
-    assert [generation["tau"] for generation in data["generations"]] == [None, 0.25]
-
-
-def test_names_cannot_break_the_page(tmp_path: Path) -> None:
-    text = page(tmp_path / "report.html", title="</script><script>alert(1)")
-    assert "alert(1)" in text
-    assert "<script>alert(1)" not in text
-    assert "12 &lt;b&gt;" in text
 
 
 @pytest.mark.parametrize("cost", ["params", "macs"])

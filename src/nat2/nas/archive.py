@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +19,7 @@ from nat2.space.searchable import A
 
 SCHEMA_VERSION = 2
 Origin = Literal["initial", "candidate", "re-evaluation"]
+_FIXED_COLUMNS = 9  # of the evaluations, before those of what is measured
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -149,18 +152,21 @@ class Archive(Generic[A]):
                 # Columns of no declared type keep whole numbers whole.
                 schema = _SCHEMA.format(columns=", ".join(f'"{name}"' for name in self._columns))
                 self._database.executescript(f"BEGIN; {schema} INSERT INTO meta VALUES {meta}; COMMIT;")
-            version = self.noted("schema_version")
-        if version != str(SCHEMA_VERSION):
-            raise CheckpointError(
-                f"{path} has schema version {version}, written by {self.noted('written_by')}; nat2 {_release()} reads "
-                f"version {SCHEMA_VERSION}: use the release that wrote it, or begin again with --fresh"
-            )
+        self._check_version()
         with self._told():
-            there = [row[1] for row in self._database.execute("PRAGMA table_info(evaluations)")][9:]
+            there = [row[1] for row in self._database.execute("PRAGMA table_info(evaluations)")][_FIXED_COLUMNS:]
         if there != list(self._columns):
             raise CheckpointError(
                 f"{path} holds measurements of {', '.join(there)}, not of {', '.join(self._columns)}; continue with "
                 "the same objectives, or begin again with --fresh"
+            )
+
+    def _check_version(self) -> None:
+        version = self.noted("schema_version")
+        if version != str(SCHEMA_VERSION):
+            raise CheckpointError(
+                f"{self.path} has schema version {version}, written by {self.noted('written_by')}; nat2 {_release()} "
+                f"reads version {SCHEMA_VERSION}: use the release that wrote it, or begin again with --fresh"
             )
 
     def __enter__(self) -> Archive[A]:
@@ -182,6 +188,34 @@ class Archive(Generic[A]):
         archive: Archive[Arch] = Archive(None, columns)
         archive._database.deserialize(_without_log(content))
         return archive
+
+    @staticmethod
+    def snapshot(path: Path) -> Archive[Arch]:
+        """A copy in memory of an archive that another process may be writing, in a folder that may be read-only.
+
+        Raises:
+            CheckpointError: the file is not an archive, is damaged, or another release wrote it.
+            RunError: it cannot be read.
+        """
+        archive: Archive[Arch] = Archive(None)
+        archive.path = path
+        with archive._told():
+            try:
+                content = _content(path)
+            except OSError as error:
+                raise RunError(f"the archive {path} cannot be read ({error.strerror or error})") from error
+            archive._database.deserialize(_without_log(content))
+            columns = [row[1] for row in archive._database.execute("PRAGMA table_info(evaluations)")]
+        if not columns:
+            raise CheckpointError(f"{path} is not an archive; name the folder of a run")
+        archive._check_version()
+        archive._columns = tuple(columns[_FIXED_COLUMNS:])
+        return archive
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of what is measured."""
+        return self._columns
 
     def close(self) -> None:
         """Close the file."""
@@ -307,6 +341,24 @@ class Archive(Generic[A]):
             raise CheckpointError(
                 f"{self.path} is not an archive or is damaged ({error}); begin again with --fresh"
             ) from error
+
+
+def _content(path: Path) -> bytes:
+    """A database as it is now; nothing is written beside it unless another process has it open."""
+    if not path.with_name(f"{path.name}-wal").exists():  # nobody writes it: SQLite removes the log with its last user
+        return path.read_bytes()
+    try:
+        return _serialized(f"{path.absolute().as_uri()}?mode=ro")
+    except sqlite3.OperationalError:  # a log whose index cannot be made here: a killed run on a read-only disk
+        with tempfile.TemporaryDirectory() as folder:
+            for suffix in ("", "-wal"):
+                shutil.copy(f"{path}{suffix}", Path(folder, f"copy{suffix}"))
+            return _serialized(Path(folder, "copy").as_uri())
+
+
+def _serialized(uri: str) -> bytes:
+    with closing(sqlite3.connect(uri, uri=True, timeout=60)) as database:
+        return database.serialize()
 
 
 def _without_log(content: bytes) -> bytes:

@@ -1,115 +1,258 @@
-"""report.html: one self-contained page that works without a network."""
+"""report.html: one self-contained page that works without a network; of one run, or of several side by side."""
 
 from __future__ import annotations
 
 import html
-import json
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import plotly.offline
 
 from nat2.files import write_text
-from nat2.nas.archive import Evaluation, Generation
+from nat2.nas.budget import spelled, told
 from nat2.progress import duration
-from nat2.reports.results import Result, picks
+from nat2.reports.genes import genes_html
+from nat2.reports.payload import common_hypervolume, labels, page_data, script_json, values_of
+from nat2.reports.read import RunReport
+from nat2.reports.references import Reference
+from nat2.reports.results import Result
 from nat2.space.arch import Arch
 
+GENERATOR = '<meta name="generator" content="nat2 report">'
+"""What every page of ours has in its head."""
 
-def write_page(
-    path: Path,
-    *,
-    title: str,
-    facts: Sequence[tuple[str, str]],
-    archive: Sequence[Evaluation[Arch]],
-    results: Sequence[Result],
-    generations: Sequence[Generation],
-    seconds: Mapping[str, float],
-    config: str,
-) -> None:
-    """Write the page.
+
+def write_page(path: Path, runs: Sequence[RunReport], *, references: Sequence[Reference] = ()) -> None:
+    """Write the page of one run, or the comparison of several.
 
     Args:
         path: Where to.
-        title: Name of the data.
-        facts: What the run was about, in the order shown.
-        archive: The last archive.
-        results: The returned networks.
-        generations: All of them.
-        seconds: By stage.
-        config: The whole configuration as YAML.
+        runs: At least one.
+        references: Networks of others to stand beside them.
+
+    Raises:
+        RunError: the file cannot be written.
     """
-    ordered = sorted(results, key=lambda result: (result.params, result.macs))
-    page = files("nat2.reports").joinpath("page.html").read_text(encoding="utf-8")
-    content = {
-        "TITLE": html.escape(title),
-        "FACTS": "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts),
-        "PICKS": "".join(_pick(need, result) for need, result in picks(results).items()),
-        "ROWS": "".join(_row(result) for result in ordered),
-        "STAGES": "".join(
-            f"<tr><td>{html.escape(name)}</td><td class='n'>{duration(value)}</td></tr>"
-            for name, value in seconds.items()
-        ),
-        "CONFIG": html.escape(config),
-        "DATA": _script_json(_plot_data(archive, ordered, generations)),
+    single = len(runs) == 1
+    content = _single(runs[0]) if single else _comparison(runs)
+    scripts = ("plots.js", "picture.js", "report.js") if single else ("plots.js", "comparison.js")
+    content |= {
+        "GENERATOR": GENERATOR,
+        "STYLE": _web("style.css"),
+        "DATA": script_json(page_data(runs, references)),
         "PLOTLY": plotly.offline.get_plotlyjs(),
+        "SCRIPT": "\n".join(map(_web, scripts)),
     }
+    page = _web("report.html" if single else "comparison.html")
     write_text(path, re.sub(r"<!--([A-Z]+)-->", lambda match: content[match[1]], page))
 
 
-def _plot_data(
-    archive: Sequence[Evaluation[Arch]], results: Sequence[Result], generations: Sequence[Generation]
-) -> dict[str, Any]:
+def _web(name: str) -> str:
+    return files("nat2.reports").joinpath("web", name).read_text(encoding="utf-8")
+
+
+def _single(run: RunReport) -> dict[str, str]:
+    good = [evaluation.arch for evaluation in run.front]
     return {
-        "archive": [
-            {"arch": e.arch.key, "accuracy": 100 * (1 - e["error"]), "params": e["params"], "macs": e["macs"]}
-            for e in archive
-        ],
-        "results": [
-            {
-                "id": r.id,
-                "arch": r.arch,
-                "accuracy": 100 * r.test_accuracy,
-                "validation": 100 * r.val_accuracy,
-                "params": r.params,
-                "macs": r.macs,
-            }
-            for r in results
-        ],
-        "generations": [
-            {"number": g.number, "hypervolume": g.hypervolume, "tau": g.facts.get("tau")} for g in generations
-        ],
+        "TITLE": html.escape(run.name),
+        "LEAD": _lead(run),
+        "STATE": f"<p class='notice' role='status'>{html.escape(run.state)}</p>" if run.state else "",
+        "NETWORKS": _networks(run) if run.results else "<p>No network is fine-tuned yet.</p>",
+        "LATENCY": _timings(run) if run.timings else "",
+        "GOOD": f"{len(good)} networks",
+        "GENES": genes_html(good, [evaluation.arch for evaluation in run.members()]),
+        "FACTS": _pairs(run.facts),
+        "STAGES": _stages(run.seconds),
+        "VERSIONS": _versions(run),
+        "CONFIG": html.escape(run.config_text),
     }
 
 
-def _script_json(data: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    return json.dumps(data).replace("<", "\\u003c")
-
-
-def _pick(need: str, result: Result) -> str:
+def _lead(run: RunReport) -> str:
+    """The outcome in a sentence."""
+    tested = f"{sum(run.data['images']['test'].values()):,}"
+    if not run.results:
+        lowest = min(run.members(), key=lambda each: each["error"])
+        return (
+            f"{len({evaluation.arch for evaluation, _ in run.evaluations}):,} networks were measured so far. The most "
+            f"accurate names {100 * (1 - lowest['error']):.1f} % of the validation images right, before fine-tuning."
+        )
+    best = max(run.results, key=lambda each: (each.val_accuracy, -each.params))
+    outcome = f"names {100 * best.test_accuracy:.1f} % of {tested} test images right with {best.params:,} parameters"
+    if len(run.results) == 1:
+        return f"One network came out of this search. It {outcome}."
+    smallest = run.results[0]
     return (
-        f"<div class='pick'><b>{need}</b><code>networks/{result.id}</code>"
-        f"<span>{100 * result.test_accuracy:.1f} % on the test images, {result.params:,} parameters, "
-        f"{result.macs:,} MACs</span></div>"
+        f"{len(run.results)} networks came out of this search, from small to large. The most accurate {outcome}; the "
+        f"smallest {100 * smallest.test_accuracy:.1f} % with {smallest.params:,}."
     )
 
 
-def _row(result: Result) -> str:
-    arch = Arch.from_key(result.arch)
-    stages = " &nbsp; ".join(" ".join(map(str, stage)) for stage in arch.stages)
-    numbers = (
-        f"{result.params:,}",
-        f"{result.macs:,}",
-        f"{100 * result.calibrated_val_accuracy:.1f}",
-        f"{100 * result.val_accuracy:.1f}",
-        f"{100 * result.test_accuracy:.1f}",
-    )
-    cells = "".join(f"<td class='n'>{number}</td>" for number in numbers)
+def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
+    return "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in pairs)
+
+
+def _table(caption: str, head: Sequence[tuple[str, bool]], rows: str) -> str:
+    """A table with a caption in a frame that can be scrolled by keyboard; `head` says which columns are numbers."""
+    cells = "".join(f"<th scope='col'{_N * number}>{name}</th>" for name, number in head)
     return (
-        f"<tr><td><code>{result.id}</code></td><td class='n'>{arch.resolution}</td>{cells}"
-        f"<td class='arch'>{stages}</td></tr>"
+        f"<div class='scroll' role='region' aria-label='{html.escape(caption, quote=True)}' tabindex='0'><table>"
+        f"<caption><span>{html.escape(caption)}</span></caption><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
+
+
+_N = " class='n'"
+_NONE = "&ndash;"
+
+
+def _networks(run: RunReport) -> str:
+    """The returned networks: accuracies from inherited to tested, then costs."""
+    fixed = ("error", "params", "macs", "latency_spread")
+    others = [(each.name, each.name.replace("_", " "), each.unit) for each in run.quantities if each.name not in fixed]
+    if any(timing.runtime == "onnx" for timing in run.timings):
+        others = [(n, "latency in the search" if n == "latency" else title, unit) for n, title, unit in others]
+        others.append(("deployed_latency", "latency", "ms"))
+    int8 = any(result.int8_test_accuracy is not None for result in run.results)
+    head = [
+        *(("network", False), ("pixels", True), ("exits", True), ("parameters", True), ("MACs", True)),
+        *((html.escape(title), True) for _, title, _ in others),
+        *(("inherited", True), ("calibrated", True), ("fine-tuned", True), ("test", True)),
+        *([("int8 test", True)] if int8 else []),
+        ("layers by stage", False),
+    ]
+
+    def row(result: Result) -> str:
+        arch = Arch.from_key(result.arch)
+        values = values_of(run, result)
+        extra = [spelled(values[name], unit) if name in values else _NONE for name, _, unit in others]
+        accuracies = [result.inherited_val_accuracy, result.calibrated_val_accuracy]
+        accuracies += [result.val_accuracy, result.test_accuracy]
+        numbers = [
+            *(str(arch.resolution), " + ".join(map(str, result.exits)), f"{result.params:,}", f"{result.macs:,}"),
+            *extra,
+            *(f"{100 * each:.1f}" for each in accuracies),
+            *([_percent(result.int8_test_accuracy)] if int8 else []),
+        ]
+        stages = "".join(f"<span>{' '.join(map(str, stage))}</span>" for stage in arch.stages)
+        name = html.escape(result.id)
+        return (
+            f"<tr data-id='{name}'><th scope='row'><button type='button' class='choose' data-id='{name}' "
+            f"title='show a picture of it'>{name}</button></th>"
+            + "".join(f"<td{_N}>{number}</td>" for number in numbers)
+            + f"<td class='arch'>{stages}</td></tr>"
+        )
+
+    caption = "Returned networks, smallest first; accuracies in percent"
+    return _table(caption, head, "".join(map(row, run.results)))
+
+
+def _percent(share: float | None) -> str:
+    return _NONE if share is None else f"{100 * share:.1f}"
+
+
+def _timings(run: RunReport) -> str:
+    rows = "".join(
+        f"<tr><th scope='row'>{html.escape(each.id)}</th><td>{html.escape(_RUNTIMES.get(each.runtime, each.runtime))}"
+        f"</td><td{_N}>{each.batch}</td><td{_N}>{each.threads}</td><td>{html.escape(each.device)}</td>"
+        f"<td{_N}>{each.median:.3g}</td><td{_N}>{each.lower:.3g} to {each.upper:.3g}</td><td{_N}>{each.runs}</td></tr>"
+        for each in run.timings
+    )
+    head = [("network", False), ("runtime", False), ("batch", True), ("threads", True), ("device", False)]
+    head += [("median ms", True), ("quartiles ms", True), ("runs", True)]
+    table = _table("Latency of the exported networks on the machine of the run", head, rows)
+    return f"<details><summary>Latencies, all runtimes</summary>{table}</details>"
+
+
+_RUNTIMES = {"onnx": "ONNX Runtime", "int8": "ONNX Runtime, int8", "torch": "PyTorch"}
+
+
+def _stages(seconds: Mapping[str, float]) -> str:
+    total = sum(seconds.values())
+    if not total:
+        return "<p>No times are known of this run.</p>"
+    rows = "".join(
+        f"<tr><th scope='row' class='words'>{html.escape(name)}</th><td class='n'>{duration(value)}</td>"
+        f"<td class='wide'><span class='bar' style='--share:{value / total:.4f}'></span></td>"
+        f"<td class='n'>{100 * value / total:.0f}&nbsp;%</td></tr>"
+        for name, value in seconds.items()
+    )
+    rows += (
+        f"<tr class='total'><th scope='row'>together</th><td class='n'>{duration(total)}</td><td></td><td></td></tr>"
+    )
+    head = [("stage", False), ("time", True), ("share", False), ("", True)]
+    return _table("Time by stage, interruptions left out", head, rows)
+
+
+def _versions(run: RunReport) -> str:
+    known = run.environment
+    machine = [(name, str(known[name])) for name in ("python", "platform", "processors", "threads") if name in known]
+    packages = [(str(name), str(value)) for name, value in known["packages"].items()]
+    rows = "".join(
+        f"<tr><th scope='row'>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+        for name, value in machine + packages
+    )
+    return _table("Machine and versions", [("what", False), ("value", False)], rows)
+
+
+def _comparison(runs: Sequence[RunReport]) -> dict[str, str]:
+    common = common_hypervolume(runs)
+    names = labels(runs)
+    rows = "".join(
+        _run_row(run, name, curve[-1]["hypervolume"])
+        for run, name, curve in zip(runs, names, common["curves"], strict=True)
+    )
+    head = [("run", False), ("data", False), ("objectives", False), ("budget", False), ("evaluated", True)]
+    head += [
+        ("time", True),
+        ("hypervolume", True),
+        ("best validation", True),
+        ("its test", True),
+        ("its parameters", True),
+    ]
+    shared = ", ".join(common["objectives"])
+    caption = f"The runs; accuracies in percent, hypervolume of {shared} in one box for all"
+    return {
+        "TITLE": html.escape(" · ".join(dict.fromkeys(run.name for run in runs))),
+        "STATE": _warnings(runs, names),
+        "RUNS": _table(caption, head, rows),
+        "OBJECTIVES": html.escape(shared),
+    }
+
+
+def _run_row(run: RunReport, name: str, volume: float) -> str:
+    best = max(run.results, key=lambda each: (each.val_accuracy, -each.params), default=None)
+    bounds = ", ".join(told(each) for each in run.quantities if each.bounded)
+    measured = len({evaluation.arch for evaluation, _ in run.evaluations})
+    words = [run.name, ", ".join(each.name for each in run.objectives), bounds or "none"]
+    numbers = [f"{measured:,}", duration(sum(run.seconds.values())), f"{volume:.4f}"]
+    if best is None:
+        numbers += [_NONE] * 3
+    else:
+        numbers += [_percent(best.val_accuracy), _percent(best.test_accuracy), f"{best.params:,}"]
+    cells = "".join(f"<td>{html.escape(word)}</td>" for word in words)
+    return (
+        f"<tr><th scope='row' class='words'>{html.escape(name)}</th>{cells}"
+        + "".join(f"<td{_N}>{number}</td>" for number in numbers)
+        + "</tr>"
+    )
+
+
+def _warnings(runs: Sequence[RunReport], names: Sequence[str]) -> str:
+    """What forbids to compare the runs without a second thought."""
+    parts = []
+    if len({run.data["fingerprint"] for run in runs}) > 1:
+        groups: dict[str, list[str]] = {}
+        for run, name in zip(runs, names, strict=True):
+            groups.setdefault(run.data["fingerprint"], []).append(name)
+        told_apart = "; ".join(", ".join(group) for group in groups.values())
+        parts.append(
+            "<b>These runs saw different images.</b> Accuracies of networks that were trained and tested on different "
+            "images, or on the same ones split or sized differently, say little about each other. Runs on the same "
+            f"images: {html.escape(told_apart)}."
+        )
+    unfinished = [name for run, name in zip(runs, names, strict=True) if not run.finished]
+    if unfinished:
+        parts.append(f"Not finished yet: {html.escape(', '.join(unfinished))}.")
+    return "".join(f"<p class='notice' role='status'>{part}</p>" for part in parts)
