@@ -61,6 +61,13 @@ def navigation() -> list[str]:
     return pages_of(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
 
 
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_links_of_the_front_pages_lead_somewhere(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
 def test_every_page_is_in_the_navigation_once() -> None:
     assert sorted(navigation()) == MARKDOWN
 
