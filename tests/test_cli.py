@@ -210,3 +210,35 @@ def test_shells_complete_verbs_flags_and_values(
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert asked.stdout.strip() == completed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "nowhere"], "nowhere is not a run folder"),
+        (["search", "nowhere"], "nowhere is not a run folder; name one like runs/photos, or the images with --data"),
+        (["finetune", "nowhere", "1a2b3c4d"], "nowhere is not a run folder"),
+        (["report", "nowhere"], "nowhere"),
+        (["latency", "nowhere"], "does not hold an exported network"),
+        (
+            ["latency", "nowhere", "--batch", "many"],
+            "--batch must be whole numbers with commas between them; got 'many'",
+        ),
+        (["latency", "nowhere", "--threads", "0"], "`threads` of the latency must be at least 1; got 0"),
+        (["latency", "nowhere", "--runtime", "tpu"], "the runtime must be one of onnx, int8, torch; got 'tpu'"),
+        (["run", "--finetune.variant", "ensemble", "--family", "SE_B"], "needs early exits"),
+        (["run", "--finetune.kd_ratio=-1"], "`kd_ratio` of the fine-tuning must be 0 or more; got -1"),
+    ],
+)
+def test_verbs_refuse_what_is_not_there(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = run(capsys, *arguments)
+    assert code == 2
+    assert message in errors
+    assert not list(tmp_path.iterdir())

@@ -222,17 +222,20 @@ def _within_budget(job: Job, network: SuperNetwork, arch: Arch) -> Callable[[tup
     """Whether a network with some of its exits keeps the bounds, as far as it keeps them with its own."""
     bounds = [each for each in (*job.objectives, *job.also) if each.bounded and each.name in _OF_EXITS[1:]]
 
-    @lru_cache
-    def keeps(exits: tuple[int, ...]) -> bool:
+    def keeps_exact(exits: tuple[int, ...]) -> bool:
         spent = cost(network.macro, arch, exits=exits)
         values = {"params": spent.params, "macs": spent.macs, "memory": BYTES * spent.memory}
-        kept = all(each.low <= values[each.name] <= each.high for each in bounds if each.name in values)
-        for each in bounds:
-            if kept and each.name == "latency":  # measured only where the rest is kept
-                kept = each.low <= job.evaluator.latency(extract(network, arch, exits=exits)).median <= each.high
-        return kept
+        return all(each.low <= values[each.name] <= each.high for each in bounds if each.name in values)
 
-    return keeps if keeps((arch.exit,)) else lambda exits: True
+    @lru_cache
+    def keeps(exits: tuple[int, ...]) -> bool:
+        if exits == (arch.exit,) or not keeps_exact(exits):
+            return exits == (arch.exit,)
+        latencies = [each for each in bounds if each.name == "latency"]
+        taken = job.evaluator.latency(extract(network, arch, exits=exits)).median if latencies else 0.0
+        return all(each.low <= taken <= each.high for each in latencies)
+
+    return keeps if keeps_exact((arch.exit,)) else lambda exits: True
 
 
 @torch.no_grad()

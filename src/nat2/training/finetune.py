@@ -133,7 +133,8 @@ def finetune(
         tick(1)
     tick(settings.epochs - facts["best_epoch"])
     progress.save(network, optimizer, now=True)
-    return _pruned(network.eval(), progress.kept(), images.labels, facts, settings, allowed)
+    answers = progress.kept().to(images.labels.device)
+    return _pruned(network.eval(), answers, images.labels, facts, settings, allowed)
 
 
 def _pruned(
