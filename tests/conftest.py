@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -18,6 +19,25 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"the real data are not at {SHARED_DATA} (set NAT2_TEST_DATA to their folder)")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def folder_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images in `photos` and what recipes/folder.yaml made of them, in seconds, in `runs/photos`.
+
+    A network with two exits was fine-tuned beside.
+    """
+    from nat2.config import read_config
+    from nat2.verbs import finetune
+    from tests.tiny import TWO_EXITS, follow, write_corners
+
+    place = tmp_path_factory.mktemp("recipe")
+    write_corners(place / "photos")
+    run = follow(Path(__file__).parents[1] / "recipes" / "folder.yaml", place)
+    with contextlib.chdir(place):
+        finetune(read_config(run / "config.yaml"), networks=[TWO_EXITS], out=run, quiet=True)
+    run.rename(place / "runs" / "photos")
+    return place
 
 
 hypothesis.settings.register_profile(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 from PIL import Image
 
@@ -42,3 +44,34 @@ def write_corners(root: Path, count: int = 24) -> Path:
             image[8 * (label // 2) :, 8 * (label % 2) :][:8, :8] += 90
             Image.fromarray(image).save(root / name / f"{number}.png")
     return root
+
+
+RECIPE = {
+    "width": 0.25,
+    "resolutions": "12,16",
+    "networks": 1,
+    "phases": [{**SETTINGS["phases"][1], "epochs": 1}],  # type: ignore[index]
+    "shrink": {"batch_size": 32, "calibration_images": 48},
+    "search": {"archive": 8, "generations": 1, "candidates": 2, "top": 4, "population": 8, "inner_generations": 2,
+               "predictor": "ridge"},
+    "adapt": {"epochs": 1, "batch_size": 32},
+    "finetune": {"epochs": 1, "batch_size": 32, "variant": "ensemble", "prune": False},
+}  # fmt: skip
+"""Over the settings of a recipe: what makes it a run of seconds."""
+TWO_EXITS = "r16-w0.25-k3e3.k3e3-k3e3.k3e3"
+"""A network that ends behind the second stage."""
+
+
+def follow(recipe: Path, place: Path, *flags: str) -> Path:
+    """Run a recipe in a folder that holds the images `photos`; the run folder, named after the recipe."""
+    from nat2.cli import main
+
+    small = place / "small.yaml"
+    small.write_text(yaml.safe_dump(RECIPE))
+    out = place / "runs" / recipe.stem
+    words = ["run", "--config", str(recipe), "--config", str(small), "--data", "photos", "--out", str(out), "--quiet"]
+    words += flags
+    with contextlib.chdir(place), pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 0
+    return out
