@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -114,9 +115,17 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def reference(small: list[str], zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the small run came to its end undisturbed."""
     out = tmp_path_factory.mktemp("reference") / "run"
+    began = time.monotonic()
     ended = zygote.run(*small, "--out", str(out))
     assert (ended.code, ended.errors) == (0, "")
+    (out.parent / "seconds").write_text(str(time.monotonic() - began))
     return out
+
+
+@pytest.fixture(scope="session")
+def pace(reference: Path) -> float:
+    """How slow this machine is now: seconds for what took a second where the moments of the kills were chosen."""
+    return float((reference.parent / "seconds").read_text()) / 8
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -14,10 +14,12 @@ from tests.withstand.conftest import Zygote, assert_same
 YEAR = 365 * 24 * 3600
 
 
-def test_a_run_does_not_care_what_day_it_is(small: list[str], reference: Path, zygote: Zygote, tmp_path: Path) -> None:
+def test_a_run_does_not_care_what_day_it_is(
+    small: list[str], reference: Path, pace: float, zygote: Zygote, tmp_path: Path
+) -> None:
     """Every look at the clock is another year, and behind a kill all files are from the future or from long ago."""
     out = tmp_path / "run"
-    ended = zygote.run(*small, "--out", str(out), jumping=True, kill_after=2.5)
+    ended = zygote.run(*small, "--out", str(out), jumping=True, kill_after=2.5 * pace)
     assert ended.code == -9, ended
     for number, path in enumerate(sorted(path for path in out.rglob("*") if path.is_file())):
         moment = time.time() + 20 * YEAR if number % 2 else 1.0

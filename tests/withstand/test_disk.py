@@ -12,8 +12,8 @@ import pytest
 from tests.withstand.attack import refused
 from tests.withstand.conftest import Zygote, assert_same
 
-FILE_SIZES = (1_000, 20_000, 60_000, 400_000, 2_600_000, 4_000_000)
-DISK_SIZES = (40, 300, 1200, 2600, 3600, 5000, 7000)  # kB
+FILE_SIZES = (1_000, 20_000, 60_000, 400_000, 2_600_000)
+DISK_SIZES = (40, 1200, 2600, 5000, 7000)  # kB
 
 
 def assert_full(errors: str) -> None:
@@ -36,7 +36,7 @@ def test_files_that_may_not_grow(
     assert ended.code == 0, ended.errors
     assert_same(out, reference)
     record_property("cases", full)
-    assert full >= 4
+    assert full >= 3
 
 
 @pytest.fixture
@@ -74,19 +74,21 @@ def test_a_disk_that_is_full_again_and_again(
     assert ended.code == 0, ended.errors
     assert_same(out, reference)
     record_property("cases", full)
-    assert full >= 4
+    assert full >= 3
 
 
-def test_a_disk_that_becomes_read_only(small: list[str], reference: Path, zygote: Zygote, tiny_disk: Path) -> None:
+@pytest.mark.slow
+def test_a_disk_that_becomes_read_only(
+    small: list[str], reference: Path, pace: float, zygote: Zygote, tiny_disk: Path
+) -> None:
     out = tiny_disk / "run"
     resize(tiny_disk, "size=200m")
-    for moment in (1.0, 2.5):
-        assert zygote.run(*small, "--out", str(out), kill_after=moment).code == -9
-        resize(tiny_disk, "ro")
-        ended = zygote.run(*small, "--out", str(out))
-        resize(tiny_disk, "rw")
-        assert ended.code == 2, ended
-        assert "cannot be written" in ended.errors
+    assert zygote.run(*small, "--out", str(out), kill_after=2.5 * pace).code == -9
+    resize(tiny_disk, "ro")
+    ended = zygote.run(*small, "--out", str(out))
+    resize(tiny_disk, "rw")
+    assert ended.code == 2, ended
+    assert "cannot be written" in ended.errors
     ended = zygote.run(*small, "--out", str(out))
     assert ended.code == 0, ended.errors
     assert_same(out, reference)

@@ -96,13 +96,14 @@ def test_archives_with_changed_bits(
 def test_any_damaged_file_of_a_run(
     small: list[str],
     moment: float,
+    pace: float,
     zygote: Zygote,
     tmp_path: Path,
     record_property: pytest.RecordProperty,
 ) -> None:
     """Cut in half, emptied, or full of rubbish: told with what to do, or made good, and the run goes on."""
     root, lot, cases = tmp_path / "killed", random.Random(7), 0
-    assert zygote.run(*small, "--out", str(root), kill_after=moment).code == -9
+    assert zygote.run(*small, "--out", str(root), kill_after=moment * pace).code == -9
     files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file() and path.name != ".lock")
     for name in files:
         out = tmp_path / "run"
@@ -111,7 +112,7 @@ def test_any_damaged_file_of_a_run(
         content = (out / name).read_bytes()
         ways = (content[: len(content) // 2], b"", bytes(lot.randrange(256) for _ in range(500)))
         (out / name).write_bytes(ways[cases % len(ways)])
-        ended = zygote.run(*small, "--out", str(out), kill_after=2.0)
+        ended = zygote.run(*small, "--out", str(out), kill_after=2.0 * pace)
         check(ended, name)
         cases += 1
     record_property("cases", cases)
@@ -125,13 +126,13 @@ def check(ended: Ended, name: Path) -> None:
 
 
 def test_the_resume_point_before_takes_its_place(
-    small: list[str], reference: Path, zygote: Zygote, tmp_path: Path
+    small: list[str], reference: Path, pace: float, zygote: Zygote, tmp_path: Path
 ) -> None:
     """A damaged resume point costs time, and nothing else."""
     out = tmp_path / "run"
     damaged: list[Path] = []
-    for _ in range(9):
-        assert zygote.run(*small, "--out", str(out), kill_after=1.2).code == -9
+    for number in range(9):
+        assert zygote.run(*small, "--out", str(out), kill_after=pace * (1 + number / 4)).code == -9
         points = out.glob("state/*.safetensors")
         damaged = [path for path in points if path.with_stem(f"{path.stem}-previous").exists()]
         if damaged:

@@ -31,14 +31,19 @@ def evaluations(out: Path, scratch: Path) -> list[tuple[Evaluation[Arch], Row]]:
 
 
 def test_nothing_is_lost_in_twenty_kills(
-    small: list[str], reference: Path, zygote: Zygote, tmp_path: Path, record_property: pytest.RecordProperty
+    small: list[str],
+    reference: Path,
+    pace: float,
+    zygote: Zygote,
+    tmp_path: Path,
+    record_property: pytest.RecordProperty,
 ) -> None:
     """One run that is killed again and again, at moments drawn by lot, ends with the results of an undisturbed one."""
     lot, out = random.Random(1), tmp_path / "run"
     before: list[tuple[Evaluation[Arch], Row]] = []
     killed = 0
     for _ in range(KILLS):
-        ended = zygote.run(*small, "--out", str(out), kill_after=lot.uniform(0.05, 1.8))
+        ended = zygote.run(*small, "--out", str(out), kill_after=pace * lot.uniform(0.05, 1.8))
         assert "Traceback" not in ended.errors
         assert ended.code in (0, -9), ended
         killed += ended.code == -9

@@ -21,7 +21,7 @@ NAMES = (
     "\udcff\udcfe", "a,b", "a:b", "a=b", "%s%n", "{}", "{0}", "<b>", "<script>", "&amp;", "<!--TITLE-->", "a.png",
     "null", "true", "1", "NaN", "CON", "~", "a" * 200, "#", "!!set", "digits", "nul.tar.gz",
 )  # fmt: skip
-EVERYWHERE = ('-- it\'s [red] a "süß" <b>☃,\n$(touch exploded)\t', "\udcff [bold \x1b[31m&'")
+ODD = '-- it\'s [bold] a "süß" <b>☃,\n$(touch exploded)\t\x1b[31m&\udcff'
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_an_image_may_have_any_name(
     assert " %" in given.output
 
 
-@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+@pytest.mark.parametrize("name", NAMES[::3], ids=range(0, len(NAMES), 3))
 def test_what_is_missing_is_named_whatever_its_name(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,16 +57,15 @@ def test_what_is_missing_is_named_whatever_its_name(
     assert {path.name for path in tmp_path.iterdir()} == {"images"}
 
 
-@pytest.mark.parametrize("odd", EVERYWHERE, ids=range(len(EVERYWHERE)))
-def test_a_run_where_everything_has_an_odd_name(odd: str, zygote: Zygote, small: list[str], tmp_path: Path) -> None:
+def test_a_run_where_everything_has_an_odd_name(zygote: Zygote, small: list[str], tmp_path: Path) -> None:
     """Data folder, classes, images and run folder; all files that are written can be read as UTF-8."""
-    data = tmp_path / f"data{odd}"
+    data = tmp_path / f"data{ODD}"
     write_corners(data, 8)
     for number, folder in enumerate(sorted(data.iterdir())):
         for image in sorted(folder.iterdir()):
-            image.rename(image.with_name(f"{odd}{image.name}"))
-        folder.rename(folder.with_name(f"{odd}{number}"))
-    shown = odd.encode(errors="ignore").decode()
+            image.rename(image.with_name(f"{ODD}{image.name}"))
+        folder.rename(folder.with_name(f"{ODD}{number}"))
+    shown = ODD.encode(errors="ignore").decode()
     out = tmp_path / f"run{shown}"
     command = [*small, "--data", str(data), "--out", str(out), "--networks", "1", "--search.generations", "1"]
     ended = zygote.run(*command)

@@ -80,12 +80,11 @@ def test_arrays_of_objects_do_not_run(place: str, tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("name", OPCODES)
-@pytest.mark.parametrize("file", ["data_batch_1", "batches.meta"])
-def test_cifar_does_not_run(name: str, file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cifar_does_not_run(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fine = {b"labels": [n % 10 for n in range(20)], b"data": np.zeros((20, 3072), np.uint8)}
     contents = {f"data_batch_{n}": pickle.dumps(fine) for n in range(1, 6)} | {"test_batch": pickle.dumps(fine)}
     contents["batches.meta"] = pickle.dumps({"label_names": list("abcdefghij")})
-    contents[file] = OPCODES[name](tmp_path / "exploded")
+    contents["data_batch_1" if len(name) % 2 else "batches.meta"] = OPCODES[name](tmp_path / "exploded")
     with tarfile.open(tmp_path / "cifar.tar.gz", "w:gz") as archive:
         for each, content in contents.items():
             add(archive, f"cifar-10-batches-py/{each}", content)
