@@ -304,7 +304,7 @@ _PUBLISHED: dict[str, Any] = {
     "width": "1.0",
     "networks": 4,
     "adapt": {"epochs": 5, "lr": 2.5e-3, "warmup_epochs": 5.0, "subnets": 4, "batch_size": 256},
-    "finetune": {"epochs": 150, "patience": 30, "lr": 1e-4, "label_smoothing": 0.0},
+    "finetune": {"epochs": 150, "lr": 1e-4, "label_smoothing": 0.0, "anneal": False},
 }
 PRESETS: dict[Preset, dict[str, Any]] = {
     "quick": {},

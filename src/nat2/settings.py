@@ -257,8 +257,11 @@ class FinetuneSettings:
 
     epochs: int = 13
     """Longest training on the training images; 0 leaves the networks as the search found them."""
-    patience: int = 4
+    patience: int = 30
     """Epochs without a lower validation loss after which phase 1 stops."""
+    anneal: bool = True
+    """Let the learning rate fall to its end within phase 2 too, however short it is; where rates are as small as the
+    published ones it may follow phase 1's and be cut off (published)."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW (published for early-exit families) or SGD with momentum 0.9 (for single-exit ones)."""
     lr: float = 1e-2

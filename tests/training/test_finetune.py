@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -54,9 +55,9 @@ def test_phase_two_trains_on_all_images_for_as_many_epochs_as_phase_one_found_be
     calls: list[tuple[int, int]] = []
     original = module._train
 
-    def record(network: object, optimizer: object, split: Split, *rest: object) -> None:
+    def record(network: object, optimizer: object, split: Split, *rest: object, last: int) -> None:
         calls.append((len(split), rest[-1]))  # type: ignore[arg-type]
-        original(network, optimizer, split, *rest)  # type: ignore[arg-type]
+        original(network, optimizer, split, *rest, last=last)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "_train", record)
     result = run(inherited, tmp_path / "s.safetensors")
@@ -161,3 +162,19 @@ def test_a_teacher_changes_what_is_learnt(tmp_path: Path, several: StaticNetwork
     taught = run(several, tmp_path / "taught.safetensors", settings, teacher=Teacher(copy.deepcopy(several), "DESC"))
     assert not same_weights(weights_of(alone.network), weights_of(taught.network))
     assert taught.val_accuracy > taught.calibrated_val_accuracy
+
+
+@pytest.mark.parametrize("anneal", [True, False])
+def test_the_learning_rate_of_phase_two_falls_to_its_end_or_follows_phase_one(
+    tmp_path: Path, inherited: StaticNetwork, monkeypatch: pytest.MonkeyPatch, anneal: bool
+) -> None:
+    rates: list[float] = []
+    original = module.set_learning_rate
+    monkeypatch.setattr(module, "set_learning_rate", lambda o, value: (rates.append(value), original(o, value)))
+    settings = dataclasses.replace(SETTINGS, anneal=anneal, lr=1e-3)
+    result = run(inherited, tmp_path / "s.safetensors", settings)
+    first, second = 4 * 6, result.epochs * (96 + 48) // 16
+    assert len(rates) == first + second
+    span = second if anneal else 4 * 9
+    expected = [1e-8 + (1e-3 - 1e-8) * (1 + math.cos(math.pi * step / span)) / 2 for step in range(second)]
+    assert rates[first:] == pytest.approx(expected)

@@ -73,8 +73,9 @@ def finetune(
     """Fine-tune in two phases that both start from the inherited weights.
 
     Phase 1 trains on the training images and finds the epoch E* of the best validation accuracy (of equals, that of
-    the lowest validation loss). Phase 2 trains on training and validation images for E* epochs along the same
-    learning-rate curve; its weights are the result, and nothing measures them but the test.
+    the lowest validation loss). Phase 2 trains on training and validation images for E* epochs, along a curve of
+    learning rates of that length or along phase 1's, cut off; its weights are the result, and nothing measures them but
+    the test.
 
     Several exits are trained jointly and answer together, weighted by `settings.ramp` (AEP; variant B). Which of them
     are kept is decided on the validation images by the weights of epoch E* of phase 1.
@@ -107,7 +108,7 @@ def finetune(
         tick(facts["epochs"])
         network, optimizer = progress.resume(settings)
         while facts["epochs"] < settings.epochs and facts["since"] < settings.patience:
-            _train(network, optimizer, train, lesson, facts["epochs"])
+            _train(network, optimizer, train, lesson, facts["epochs"], last=settings.epochs)
             facts["epochs"] += 1
             answers = _answers(network, images)
             loss, value = _measure(answers, images.labels, settings)
@@ -126,8 +127,9 @@ def finetune(
     network, optimizer = progress.resume(settings)
     tick(facts["epochs"])
     everything = train.joined(val)
+    last = facts["best_epoch"] if settings.anneal else settings.epochs
     while facts["epochs"] < facts["best_epoch"]:
-        _train(network, optimizer, everything, lesson, settings.epochs + facts["epochs"])
+        _train(network, optimizer, everything, lesson, settings.epochs + facts["epochs"], last=last)
         facts["epochs"] += 1
         progress.save(network, optimizer)
         tick(1)
@@ -216,11 +218,19 @@ class _Lesson:
     teacher: Teacher | None
 
 
-def _train(network: StaticNetwork, optimizer: torch.optim.Optimizer, split: Split, lesson: _Lesson, epoch: int) -> None:
-    """One epoch; those of phase 2 are numbered on behind `settings.epochs` and follow phase 1's learning rates."""
+def _train(
+    network: StaticNetwork,
+    optimizer: torch.optim.Optimizer,
+    split: Split,
+    lesson: _Lesson,
+    epoch: int,
+    *,
+    last: int,
+) -> None:
+    """One epoch; those of phase 2 are numbered on behind `settings.epochs`. The cosine ends behind epoch `last`."""
     pipeline, settings = lesson.pipeline, lesson.settings
     steps = steps_per_epoch(len(split), settings.batch_size)
-    schedule = Schedule(settings.lr, steps * settings.epochs, final=1e-8)
+    schedule = Schedule(settings.lr, steps * last, final=1e-8)
     exits = network.exit_numbers if len(network.exit_numbers) > 1 else ()
     purpose: tuple[str | int, ...] = ("finetune", network.arch.key, *exits, epoch)
     crops = torch_generator(lesson.seed, *purpose)
