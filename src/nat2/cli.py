@@ -31,9 +31,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may hold what a terminal cannot show
     try:
-        words = _continued(_underscored(sys.argv[1:] if arguments is None else arguments))
-        given = _parsed(build_parser(_preset_of(words)), words)
-        VERBS[given.subcommand].work(given[given.subcommand])
+        words = _underscored(sys.argv[1:] if arguments is None else arguments)
+        continued = _continued(words)
+        given = _parsed(build_parser(_preset_of(continued)), continued)
+        verb, chosen = given.subcommand, given[given.subcommand]
+        if VERBS[verb].settings and chosen.run and chosen.run != words[1]:
+            raise ConfigError(f"name the run directly behind the verb: nat2 {verb} {shlex.quote(chosen.run)} [options]")
+        VERBS[verb].work(chosen)
     except Nat2Error as error:
         _complain(str(error))
         sys.exit(2)
@@ -121,8 +125,8 @@ def _finetune_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def _no_arguments(parser: ArgumentParser) -> None:
-    """None beside the settings."""
+def _profile_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=str, nargs="?", default="", help="folder of a run, for its settings")
 
 
 def _export_arguments(parser: ArgumentParser) -> None:
@@ -284,7 +288,11 @@ VERBS = {
         True,
     ),
     "profile": _Verb(
-        _profile, _no_arguments, "[--data DIR] [options]", "what a run would find and how long it would take", True
+        _profile,
+        _profile_arguments,
+        "[RUN] [--data DIR] [options]",
+        "what a run would find and how long it would take",
+        True,
     ),
     "train": _Verb(
         _train,
@@ -365,7 +373,8 @@ def _continued(words: list[str]) -> list[str]:
     config = Path(words[1]) / "config.yaml"
     if words[1].startswith("-") or not config.is_file():
         return words
-    return [words[0], f"--config={config}", f"--out={words[1]}", *words[1:]]
+    out = [] if words[0] == "profile" else [f"--out={words[1]}"]
+    return [words[0], f"--config={config}", *out, *words[1:]]
 
 
 def _preset_of(arguments: list[str]) -> Preset:

@@ -315,7 +315,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "family": "SE_B",
         "schedule": "ofa",
         "search": SEARCH_PRESETS["nat"],
-        "finetune": _PUBLISHED["finetune"] | {"optimizer": "sgd", "weight_decay": 5e-4},
+        "finetune": _PUBLISHED["finetune"] | {"optimizer": "sgd"},
     },
 }  # fmt: skip
 """What each preset changes; flags and files change it further."""

@@ -183,7 +183,7 @@ class RunFolder:
             _ = stored["seed"]  # every configuration has one; a file that was cut short has not
             fingerprint = fingerprint_of(self.path)
         except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError) as error:
-            raise self._damaged(error) from error
+            raise damaged(self.path, error) from error
         given = dict(flat(config.to_dict()))
         keys = [
             key for key in dict.fromkeys([*stored, *given]) if stored.get(key) != given.get(key) and key not in _FREE
@@ -209,9 +209,6 @@ class RunFolder:
                 return any(next(self.path.glob(pattern), None) for pattern in evidence)
         return True
 
-    def _damaged(self, error: Exception) -> CheckpointError:
-        return CheckpointError(f"{self.path} holds a damaged run ({type(error).__name__}); begin again with --fresh")
-
     def _clear(self) -> None:
         """Remove an earlier run; a kill in between is made good when the folder is opened the next time."""
         try:
@@ -234,6 +231,12 @@ class RunFolder:
             return Result(**json.loads((self.network(identity) / "result.json").read_text()))
         except (OSError, ValueError, TypeError):
             return None
+
+    def polished(self) -> list[Result]:
+        """All networks that are finished, smallest first."""
+        there = sorted(path.parent.name for path in (self.path / "networks").glob("*/result.json"))
+        found = [result for name in there if (result := self.result(name)) is not None]
+        return sorted(found, key=lambda result: (result.params, result.macs, result.id))
 
     def keep(self, result: Result) -> None:
         """Mark a network as finished: fine-tuned, tested and exported."""
@@ -274,7 +277,7 @@ class RunFolder:
         try:
             identities = [str(identity) for identity in json.loads((self.path / "results.json").read_text())]
         except (OSError, ValueError, TypeError) as error:
-            raise self._damaged(error) from error
+            raise damaged(self.path, error) from error
         results = [self.result(identity) for identity in identities]
         files = [self.network(identity) / name for identity in identities for name in NETWORK_FILES]
         missing = [str(file.relative_to(self.path)) for file in (self.page, self.pareto, *files) if not file.exists()]
@@ -312,8 +315,20 @@ _OWN = {
 
 
 def fingerprint_of(path: Path) -> str:
-    """What tells the images of a run from others."""
-    return str(json.loads((path / "data.json").read_text())["fingerprint"])
+    """What tells the images of a run from others.
+
+    Raises:
+        CheckpointError: the run's description of them is damaged.
+    """
+    try:
+        return str(json.loads((path / "data.json").read_text(encoding="utf-8"))["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: Exception) -> CheckpointError:
+    """The error that tells that a run folder's files cannot be believed."""
+    return CheckpointError(f"{path} holds a damaged run ({type(error).__name__}); begin again with --fresh")
 
 
 def check_place(path: Path) -> None:

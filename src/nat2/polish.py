@@ -81,12 +81,14 @@ def polish_networks(
         lap: Called behind each network.
     """
     settings, config = job.config.finetune, job.config
+    unknown = [each.name for each in (*job.objectives, *job.also) if each.bounded and each.name not in _OF_EXITS]
+    if unknown:
+        job.progress.say(f"networks with several exits are left out: nobody knows their {', '.join(unknown)}")
     works = [
         (evaluation, exits)
         for evaluation in chosen
         for exits in variants(networks[evaluation.arch.width].macro, evaluation.arch, settings)
-        if len(exits) == 1
-        or not any(each.bounded and each.name not in _OF_EXITS for each in (*job.objectives, *job.also))
+        if len(exits) == 1 or not unknown
     ]
     job.progress.stage("fine-tune", 2 * settings.epochs * len(works))
     widest, teacher, here = networks[job.space.largest.width], None, set()

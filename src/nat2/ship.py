@@ -17,18 +17,19 @@ from nat2.files import unwritable, write_bytes, write_json
 from nat2.folder import RunFolder, fingerprint_of
 from nat2.job import Job
 from nat2.parallel import ALONE
-from nat2.polish import quantised
+from nat2.polish import quantised, remeasure
 from nat2.prepare import prepare
 from nat2.progress import Progress
 from nat2.reports.results import Result
 from nat2.space import Arch
+from nat2.stages import report_networks
 
 _COPIED = ("arch.json", "preprocessing.json", "model.safetensors")
 
 
 def export(
     run: Path | str,
-    networks: Sequence[str] = (),
+    networks: str | Sequence[str] = (),
     *,
     to: Path | str | None = None,
     int8: bool = False,
@@ -53,6 +54,7 @@ def export(
         DataError: 8 bits are asked for, and the images are gone.
     """
     run = Path(run)
+    networks = [networks] if isinstance(networks, str) else networks
     results = {result.id: result for result in _returned(run)}
     unknown = [name for name in networks if name not in results]
     if unknown:
@@ -66,12 +68,15 @@ def export(
         raise ConfigError(f"--to {target} lies inside the run; choose a folder of your own")
     for result in chosen:
         describe(run / "networks" / result.id)
-    with Progress(quiet=quiet) as progress, RunFolder(run) as folder:
+    with Progress(quiet=quiet) as progress, RunFolder(run, shared=to is not None) as folder:
         written = []
         job = _job(run, folder, progress) if int8 else None
         for result in chosen:
             written.append(_write(folder, result, target / result.id, job))
             progress.say(f"exported {written[-1]}")
+        if job is not None and to is None and folder.finished:
+            remeasure(job, folder.results())
+            report_networks(job, folder.results())
         return written
 
 
@@ -106,7 +111,6 @@ def _write(folder: RunFolder, result: Result, target: Path, job: Job | None) -> 
     if job is not None:
         accuracy = quantised(job, target, Arch.from_key(result.arch).resolution)
         result = dataclasses.replace(result, int8_test_accuracy=accuracy)
-        folder.keep(result)
         job.progress.say(
             f"{result.id}: {100 * accuracy:.1f} % of the test images in 8 bits, {100 * result.test_accuracy:.1f} % in "
             "floating point"
@@ -116,5 +120,7 @@ def _write(folder: RunFolder, result: Result, target: Path, job: Job | None) -> 
             shutil.copyfile(source / "model-int8.onnx", target / "model-int8.onnx")
         except OSError as error:
             raise unwritable(target, error) from error
+    if not (target / "model-int8.onnx").exists():
+        result = dataclasses.replace(result, int8_test_accuracy=None)
     write_json(target / "result.json", dataclasses.asdict(result))
     return target

@@ -205,13 +205,16 @@ def adapted(job: Job) -> SuperNetworks:
     return SuperNetworks(networks)
 
 
-def asked(job: Job, archive: Archive[Arch], names: Sequence[str]) -> list[Arch]:
+def asked(job: Job, names: Sequence[str]) -> list[Arch]:
     """The networks that a user names: by the id of one in the archive, or by any architecture's key.
 
     Raises:
         ConfigError: there is no such network.
     """
-    by_id = {evaluation.arch.id: evaluation.arch for evaluation, _ in archive.evaluations()} if names else {}
+    by_id: dict[str, Arch] = {}
+    if names and job.folder.archive.exists():
+        with Archive.snapshot(job.folder.archive) as archive:
+            by_id = {evaluation.arch.id: evaluation.arch for evaluation, _ in archive.evaluations()}
     found = []
     for name in dict.fromkeys(names):
         arch = by_id.get(name.removesuffix(ENSEMBLE))
@@ -251,10 +254,10 @@ def _log(job: Job, generations: Sequence[Generation]) -> None:
 def report_networks(job: Job, results: list[Result]) -> None:
     """Write table, plot and page, from what the run folder holds."""
     folder = job.folder
-    run = read_run(folder.path)
     if results:
         objectives = [objective.name for objective in job.objectives]
         others = dict.fromkeys(name for result in results for name in result.others)
+        members, cost = read_run(folder.path).members(), "macs" if "params" not in objectives else "params"
+        plot_pareto(folder.plot, members, results, cost=cost)
         write_csv(folder.pareto, [result.row(objectives, others) for result in results])
-        plot_pareto(folder.plot, run.members(), results, cost="macs" if "params" not in objectives else "params")
-    write_page(folder.page, [run])
+    write_page(folder.page, [read_run(folder.path)])

@@ -25,6 +25,7 @@ from nat2.parallel import Processes, connect, disconnected, launch, launched, ma
 from nat2.polish import polish_networks, remeasure, returned
 from nat2.prepare import prepare
 from nat2.progress import Progress
+from nat2.reports.read import read_run
 from nat2.reports.results import Result
 from nat2.reports.terminal import tell_networks, tell_search, tell_training
 from nat2.space import Arch
@@ -35,7 +36,7 @@ from nat2.supernet import SuperNetwork, SuperNetworks
 Stage = Literal["train", "search", "finetune"]
 
 
-def run(config: RunConfig, *, out: Path | None = None, fresh: bool = False, quiet: bool = False) -> list[Result]:
+def run(config: RunConfig, *, out: Path | str | None = None, fresh: bool = False, quiet: bool = False) -> list[Result]:
     """Train, search, fine-tune, export and report; or continue a run that was interrupted.
 
     Args:
@@ -53,7 +54,7 @@ def run(config: RunConfig, *, out: Path | None = None, fresh: bool = False, quie
     return _start(config, out, fresh, quiet, "finetune").results
 
 
-def train(config: RunConfig, *, out: Path | None = None, fresh: bool = False, quiet: bool = False) -> list[Path]:
+def train(config: RunConfig, *, out: Path | str | None = None, fresh: bool = False, quiet: bool = False) -> list[Path]:
     """The first stage of a run: train its super-networks, or go on with that.
 
     Takes and raises what `run` does.
@@ -66,7 +67,7 @@ def train(config: RunConfig, *, out: Path | None = None, fresh: bool = False, qu
 
 @overload
 def search(
-    space: RunConfig, *, out: Path | None = None, fresh: bool = False, quiet: bool = False
+    space: RunConfig, *, out: Path | str | None = None, fresh: bool = False, quiet: bool = False
 ) -> list[Evaluation[Arch]]: ...
 
 
@@ -88,13 +89,13 @@ def search(space: RunConfig | Searchable[Any], *arguments: Any, **options: Any) 
 
 
 def _search_run(
-    config: RunConfig, *, out: Path | None = None, fresh: bool = False, quiet: bool = False
+    config: RunConfig, *, out: Path | str | None = None, fresh: bool = False, quiet: bool = False
 ) -> list[Evaluation[Arch]]:
     return _start(config, out, fresh, quiet, "search").front
 
 
 def finetune(
-    config: RunConfig, *, networks: Sequence[str] = (), out: Path | None = None, quiet: bool = False
+    config: RunConfig, *, networks: str | Sequence[str] = (), out: Path | str | None = None, quiet: bool = False
 ) -> list[Result]:
     """The last stage of a run: fine-tune, test and export the networks it returns, and others of your choice.
 
@@ -109,7 +110,9 @@ def finetune(
     Returns:
         All networks of the run, smallest first.
     """
-    return _start(config, out, False, quiet, "finetune", tuple(networks)).results
+    return _start(
+        config, out, False, quiet, "finetune", (networks,) if isinstance(networks, str) else tuple(networks)
+    ).results
 
 
 @dataclass
@@ -135,15 +138,17 @@ class _Order:
 
 
 def _start(
-    config: RunConfig, out: Path | None, fresh: bool, quiet: bool, until: Stage, networks: tuple[str, ...] = ()
+    config: RunConfig, out: Path | str | None, fresh: bool, quiet: bool, until: Stage, networks: tuple[str, ...] = ()
 ) -> _Outcome:
     if fresh and may_restart():
         raise ConfigError(
             "--fresh would discard the run again whenever torchrun starts its processes again; leave out --fresh or "
             "--max-restarts, or remove the run folder yourself"
         )
-    check_place(out or Path())
-    out = out or Path("runs") / name_of(config.data)
+    out = Path(out or "")
+    check_place(out)
+    if out == Path():
+        out = Path("runs") / name_of(config.data)
     order = _Order(config, out, uuid.uuid4().hex if fresh else "", quiet, until, networks)
     if config.devices > 1 and not launched():
         return launch(_work, order, devices=config.devices)
@@ -174,7 +179,8 @@ def _work(order: _Order) -> _Outcome:
             finished = processes.once(lambda: folder.finished)
             if finished and not order.networks:
                 progress.say(f"{out} holds the finished run of this configuration; --fresh starts over")
-                outcome = _Outcome(results=processes.once(folder.results))
+                results, front = processes.once(lambda: (folder.results(), read_run(out).front))
+                outcome = _Outcome([folder.supernet(macro.width) for macro in macros], front, results)
             else:
                 for name, text in (*job.introduction, *(("weights", note) for note in notes)):
                     progress.say(f"{name}: {text}")
@@ -212,14 +218,18 @@ def _open_folder(out: Path, fresh: str, config: RunConfig, dataset: Dataset, pro
 
 def _stages(job: Job, networks: tuple[SuperNetwork, ...], order: _Order) -> _Outcome:
     """One stage after the other, up to the one that was asked for."""
-    outcome = _Outcome()
+    outcome, searching = _Outcome(), job.processes.once(job.folder.archive.exists)
+    wanted = job.processes.once(lambda: asked(job, order.networks))
     with _timed(job, "train") as lap:
         trained = train_supernets(job, networks, lap)
         if order.until == "train":
-            outcome.supernets = save_supernets(job, trained)
+            outcome.supernets = [job.folder.supernet(macro.width) for macro in job.macros]
+            if not searching:  # then they are the adapted ones
+                save_supernets(job, trained)
             return outcome
+    if not networks and not searching:  # objectives and budget may have been given only now
+        job.processes.once(lambda: _try_measuring(job, trained))
     with open_archive(job) as archive:
-        wanted = job.processes.once(lambda: asked(job, archive, order.networks))
         with _timed(job, "search") as lap:
             found = search_networks(job, trained, archive, lap)
             outcome.supernets, outcome.front = save_supernets(job, trained), list(found.front)
@@ -237,11 +247,9 @@ def _stages(job: Job, networks: tuple[SuperNetwork, ...], order: _Order) -> _Out
 
 def _add(job: Job, names: Sequence[str]) -> _Outcome:
     """Further networks of a finished run."""
-    with open_archive(job) as archive:
-        wanted = job.processes.once(lambda: asked(job, archive, names))
-    before = job.processes.once(job.folder.results)
+    wanted = job.processes.once(lambda: asked(job, names))
     with _timed(job, "fine-tune and export") as lap:
-        made = _polished(job, adapted(job), [], wanted, lap, before=before)
+        made = _polished(job, adapted(job), [], wanted, lap)
     job.processes.once(lambda: job.folder.finish(made))
     return _Outcome(results=made)
 
@@ -252,17 +260,22 @@ def _polished(
     chosen: Sequence[Evaluation[Arch]],
     further: Sequence[Arch],
     lap: Callable[[], None],
-    *,
-    before: Sequence[Result] = (),
 ) -> list[Result]:
-    """Polish what the search chose and what the user asked for beside, measure latencies, and report."""
+    """Polish what the search chose and what the user asked for beside, measure latencies, and report.
+
+    Returns:
+        All networks of the run, those among them that were asked for before.
+
+    Raises:
+        ConfigError: there are none, because no network with several exits keeps the budget.
+    """
     evaluations = [*chosen, *(job.evaluated(networks, arch) for arch in further)]
     results = polish_networks(job, networks, evaluations, lap)
-    made = {result.id for result in results}
-    results = sorted(
-        [*(result for result in before if result.id not in made), *results],
-        key=lambda result: (result.params, result.macs),
-    )
+    if not results:
+        raise ConfigError(
+            "no network with all its exits keeps the budget; choose --finetune.variant both or --finetune.prune true"
+        )
+    results = job.processes.once(job.folder.polished)
     lap()
     job.processes.once(lambda: remeasure(job, results))
     job.processes.once(lambda: report_networks(job, results))

@@ -61,9 +61,9 @@ class Deployable(nn.Module):
             Logits (N, classes), and the number of the exit that answered (N,).
         """
         logits = images.new_empty(len(images), self.network.macro.classes)
-        answered_by = torch.zeros(len(images), dtype=torch.int64)
-        waiting = torch.arange(len(images))
-        total, weight = torch.zeros(()), 0.0
+        answered_by = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        waiting = torch.arange(len(images), device=images.device)
+        total, weight = images.new_zeros(()), 0.0
         x = self.network.stem(self.normalize(images))
         for number in range(1, len(self.network.stages) + 1):
             x = self.network.run_stage(number, x)

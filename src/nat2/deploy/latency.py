@@ -116,10 +116,8 @@ def measure_exported(
     if runtime == "torch":
         latency = _on_torch(network.to(where), images.to(where), threads)
     else:
-        file = folder / FILES[runtime]
-        if not file.exists():
-            advice = "; make one with nat2 export RUN ID --int8 true" if runtime == "int8" else ""
-            raise CheckpointError(f"{file} does not exist{advice}")
+        file = _file_of(folder, runtime)
+        assert file is not None
         try:
             session = open_session(file, threads=threads)
         except Exception as error:  # ONNX Runtime raises its own kinds on damaged files
@@ -151,6 +149,8 @@ def latency(
     networks = [network for folder in folders for network in networks_in(Path(folder))]
     for network in networks:
         describe(network)
+        for runtime in runtimes:
+            _file_of(network, runtime)
     return (
         measure_exported(network, runtime=runtime, batch=batch, threads=count)
         for network in networks
@@ -162,6 +162,21 @@ def networks_in(folder: Path) -> list[Path]:
     """A network's folder itself, or the networks of a run folder."""
     inside = sorted(path.parent for path in (folder / "networks").glob("*/arch.json"))
     return inside or [folder]
+
+
+def _file_of(folder: Path, runtime: Runtime) -> Path | None:
+    """The ONNX file that a runtime runs.
+
+    Raises:
+        CheckpointError: it does not exist.
+    """
+    if runtime not in FILES:
+        return None
+    file = folder / FILES[runtime]
+    if not file.exists():
+        advice = "; make one with nat2 export RUN ID --int8" if runtime == "int8" else ""
+        raise CheckpointError(f"{file} does not exist{advice}")
+    return file
 
 
 def check_conditions(runtime: str, batch: int, threads: int) -> None:

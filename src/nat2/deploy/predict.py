@@ -19,7 +19,7 @@ from nat2.errors import CheckpointError, ConfigError, DataError
 
 def predict(
     network: Path | str,
-    images: Sequence[Path | str],
+    images: Path | str | Sequence[Path | str],
     *,
     top: int = 3,
     threshold: float | None = None,
@@ -29,7 +29,7 @@ def predict(
 
     Args:
         network: Folder of an exported network.
-        images: Image files; each goes through the steps that the training images went through.
+        images: Image files, or one; each goes through the steps that the training images went through.
         top: How many classes to give.
         threshold: Let the first of several exits answer that is at least so sure, 0..1; by default all answer together.
         mean_macs: The same with the threshold that takes so many multiply-accumulates an image in the mean.
@@ -47,13 +47,14 @@ def predict(
         raise ConfigError("--threshold and --mean_macs both say when an exit answers; give one of them")
     if (threshold is not None or mean_macs is not None) and len(model.network.exit_numbers) == 1:
         raise ConfigError(
-            f"{folder} has one exit; only networks with several (their ids end in -ee) answer at any time"
+            f"{folder} has one exit, or one that was left of several; only networks with several answer at any time"
         )
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigError(f"--threshold must be from 0 to 1; got {threshold}")
     if mean_macs is not None:
         threshold = threshold_for(operating_points(folder), mean_macs)
-    return _predictions(model, description, [Path(image) for image in images], top, threshold)
+    paths = [images] if isinstance(images, Path | str) else images
+    return _predictions(model, description, [Path(image) for image in paths], top, threshold)
 
 
 def operating_points(folder: Path) -> tuple[Operating, ...]:
@@ -77,8 +78,6 @@ def _predictions(
     bad = []
     for path in images:
         try:
-            if path.exists() and not path.is_file():  # a pipe would be waited for
-                raise ValueError("a folder or a device")
             if path.exists() and not path.is_file():  # a pipe would be waited for
                 raise ValueError("a folder or a device")
             with Image.open(path) as image:

@@ -10,7 +10,7 @@ from nat2.reports.read import read_run
 from nat2.reports.references import read_references
 
 
-def report(*runs: Path | str, out: Path | None = None, references: Path | None = None) -> Path:
+def report(*runs: Path | str, out: Path | str | None = None, references: Path | str | None = None) -> Path:
     """Write the page of one run, finished or not, or a page that compares several.
 
     Args:
@@ -32,9 +32,9 @@ def report(*runs: Path | str, out: Path | None = None, references: Path | None =
         raise ConfigError("nat2 report needs at least one run folder, e.g. nat2 report runs/digits")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError(f"each run can be named once; got {', '.join(map(str, folders))}")
-    beside = () if references is None else read_references(references)
+    beside = () if references is None else read_references(Path(references))
     found = [read_run(folder) for folder in folders]
-    path = out or (folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html"))
+    path = Path(out) if out else (folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html"))
     _refuse_foreign(path, folders)
     write_page(path, found, references=beside)
     return path

@@ -75,8 +75,8 @@ def picks(results: Sequence[Result]) -> dict[str, Result]:
     return {
         "most accurate": min((r for r in results if r.val_accuracy == best), key=lambda r: r.params),
         "small and good": min((r for r in results if r.val_accuracy >= best - 0.01), key=lambda r: r.params),
-        "fewest parameters": min(results, key=lambda r: (r.params, r.macs)),
-        "fewest operations": min(results, key=lambda r: (r.macs, r.params)),
+        "fewest parameters": min(results, key=lambda r: (r.params, r.macs, -r.val_accuracy)),
+        "fewest operations": min(results, key=lambda r: (r.macs, r.params, -r.val_accuracy)),
     }
 
 

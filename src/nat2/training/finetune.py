@@ -117,7 +117,8 @@ def finetune(
             if (value, -loss) > (facts["best"], -facts["best_loss"]):
                 facts |= {"best": value, "best_loss": loss, "best_epoch": facts["epochs"]}
                 progress.keep(answers)
-            progress.save(network, optimizer)
+            # What was kept is never newer than the resume point by more than a moment.
+            progress.save(network, optimizer, now=facts["best_epoch"] == facts["epochs"])
             tick(1)
         tick(settings.epochs - facts["epochs"])
         facts |= {"phase": 2, "epochs": 0}
@@ -194,9 +195,9 @@ class _Progress:
         parameters = network.parameters()
         optimizer: torch.optim.Optimizer
         if settings.optimizer == "sgd":
-            optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9, weight_decay=settings.weight_decay)
+            optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9, weight_decay=settings.decay)
         else:
-            optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=settings.weight_decay)
+            optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=settings.decay)
         if has_state(self._path) and self.facts["epochs"]:
             load_state(self._path, network, optimizer)
         return network, optimizer
