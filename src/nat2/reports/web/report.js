@@ -40,9 +40,9 @@ function bestOf(candidates) {
 
 const fromReturned = () => run.results.map(each => ({ id: each.id, accuracy: each.values.val_accuracy, value: key => each.values[key] }));
 const fromArchive = () => [...archived].filter(([id]) => !returned.has(id)).map(([id, number]) =>
-  ({ id, accuracy: run.evaluations.found_accuracy[number], value: key => measured(key) ? measured(key)[number] : undefined }));
+  ({ id, accuracy: run.evaluations.found_accuracy[number], value: key => inSearch(key) ? inSearch(key)[number] : undefined }));
 /** What the search measured; a network that was not exported has the latency that it had in the search. */
-const measured = key => run.evaluations[key] || (key === "deployed_latency" ? run.evaluations.latency : undefined);
+const inSearch = key => run.evaluations[key] || (key === "deployed_latency" ? run.evaluations.latency : undefined);
 
 /** Name the network to take within the limits of the sliders. */
 function decide() {
