@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from nat2.files import write_bytes
 from nat2.nas.archive import Evaluation
 from nat2.reports.results import Result
 from nat2.space import Arch
+
+# Its cache of fonts may be another installation's that is gone; another font will do, and nobody has to be told.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 
 def plot_pareto(path: Path, archive: Sequence[Evaluation[Arch]], results: Sequence[Result], *, cost: str) -> None:
