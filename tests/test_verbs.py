@@ -158,7 +158,7 @@ def test_networks_are_exported_measured_and_asked(
         images = sorted(data.rglob("*.png"))[:3]
         assert list(predict(folder, images)) == list(predict(out / "networks" / name, images))
     export(out, first, int8=True, quiet=True)  # where the run keeps it
-    rows = list(csv.DictReader((out / "pareto.csv").open()))
+    rows = list(csv.DictReader((out / "pareto.csv").read_text().splitlines()))
     assert [row["id"] for row in rows if row["int8_test_accuracy"]] == [first]
     assert "int8" in (out / "latency.csv").read_text()
 
