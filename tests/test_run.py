@@ -234,7 +234,7 @@ def test_halving_on_a_handful_of_images_is_refused(place: tuple[Path, Path], tmp
 def test_parallel_blocks_and_two_widths_go_the_whole_way_and_survive_a_kill(
     place: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    options = ("--family", "EE_DP", "--width", "0.15,0.25")
+    options = ("--family", "EE_DP", "--width", "0.15,0.25", "--finetune.variant", "both")
     code, output, errors = finish(command(*place, tmp_path / "whole", *options))
     assert code == 0, errors
     assert "EE_DP of width 0.15 and 0.25" in output

@@ -24,7 +24,7 @@ SETTINGS = {
                "generations": 2, "candidates": 3, "top": 4, "population": 12,
                "inner_generations": 3},
     "adapt": {"epochs": 1, "batch_size": 32},
-    "finetune": {"epochs": 2, "batch_size": 32},
+    "finetune": {"epochs": 2, "batch_size": 32, "variant": "single"},
 }  # fmt: skip
 
 

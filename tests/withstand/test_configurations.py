@@ -252,7 +252,7 @@ def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 PARAMETERS = [
-    pytest.param(named, content, id=name, marks=pytest.mark.slow if name[0] in "tr" and number % 2 else ())
+    pytest.param(named, content, id=name, marks=pytest.mark.slow if number % 2 else ())
     for number, (name, named, content) in enumerate(FILES)
     if not name.startswith("rubbish")
 ] + [pytest.param(named, content, id=name) for name, named, content in FILES if name.startswith("rubbish")]

@@ -22,6 +22,7 @@ def assert_full(errors: str) -> None:
     assert len(errors.splitlines()) < 5
 
 
+@pytest.mark.slow
 def test_files_that_may_not_grow(
     small: list[str], reference: Path, zygote: Zygote, tmp_path: Path, record_property: pytest.RecordProperty
 ) -> None:

@@ -97,7 +97,8 @@ def test_archives_with_changed_bits(
     record_property("cases", 60 + cases)
 
 
-@pytest.mark.parametrize("moment", [pytest.param(at, marks=pytest.mark.slow if at != 2.2 else ()) for at in HALFWAY])
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", HALFWAY)
 def test_any_damaged_file_of_a_run(
     small: list[str],
     moment: float,
@@ -130,6 +131,7 @@ def check(ended: Ended, name: Path) -> None:
         assert "--fresh" in ended.errors, (name, ended)
 
 
+@pytest.mark.slow
 def test_the_resume_point_before_takes_its_place(
     small: list[str], reference: Path, pace: float, zygote: Zygote, tmp_path: Path
 ) -> None:
