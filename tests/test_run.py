@@ -22,7 +22,14 @@ from nat2.folder import RunFolder
 from nat2.space import Arch
 from tests.tiny import write_corners, write_settings
 
-STAGES = ("nothing", "train: all", "generation 0", "generation 2", "exported")
+# Twenty random moments are tried among the attacks; here are those between two stages, the longer half if asked for.
+STAGES = (
+    "nothing",
+    pytest.param("train: all", marks=pytest.mark.slow),
+    "generation 0",
+    pytest.param("generation 2", marks=pytest.mark.slow),
+    "exported",
+)
 
 
 def command(data: Path, settings: Path, out: Path, *extra: str) -> list[str]:
