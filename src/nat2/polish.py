@@ -27,10 +27,9 @@ from nat2.nas.select import recommend
 from nat2.reports.results import Result
 from nat2.settings import FinetuneSettings
 from nat2.space import Arch, Macro, cost
-from nat2.supernet import StaticNetwork, SuperNetwork, SuperNetworks, extract, normalize_by_stored
-from nat2.supernet.static import by_exit
-from nat2.training.distill import Teacher, ensemble, exit_weights
-from nat2.training.finetune import Finetuned, finetune
+from nat2.supernet import SuperNetwork, SuperNetworks, extract, normalize_by_stored
+from nat2.training.distill import Teacher, exit_weights, joint_accuracy
+from nat2.training.finetune import Finetuned, answers_of, finetune
 from nat2.training.shrink import largest_as_teacher
 
 _OF_EXITS = ("error", "params", "macs", "memory", "latency")
@@ -173,7 +172,8 @@ def _shipped(
 ) -> tuple[Result, float]:
     """Test and export a fine-tuned network."""
     static, folder = finetuned.network, job.folder.network(identity)
-    tested = _answers(static, ResizedImages(job.dataset.test, job.pipeline))
+    test = ResizedImages(job.dataset.test, job.pipeline)
+    tested = Answered(answers_of(static, test), test.labels)
     weights = torch.tensor(finetuned.weights)
     costs = cost(static.macro, static.arch, exits=static.exit_numbers)
     fixed = ("error", "params", "macs")
@@ -191,7 +191,7 @@ def _shipped(
         inherited_val_accuracy=_inherited(job, network, evaluation.arch, exits),
         calibrated_val_accuracy=finetuned.calibrated_val_accuracy,
         val_accuracy=finetuned.val_accuracy,
-        test_accuracy=_right(tested, weights),
+        test_accuracy=joint_accuracy(tested.logits, tested.labels, weights),
         finetune_epochs=finetuned.epochs,
         others=others,
         exits=static.exit_numbers,
@@ -247,20 +247,7 @@ def _inherited(job: Job, network: SuperNetwork, arch: Arch, exits: tuple[int, ..
     logits = [
         network(batch, arch, normalize=normalize_by_stored, exits=exits) for batch in images.batches(arch.resolution)
     ]
-    return _right(Answered(torch.cat(logits, dim=1), images.labels), outputs)
-
-
-@torch.no_grad()
-def _answers(network: StaticNetwork, images: ResizedImages) -> Answered:
-    """What each exit says of images."""
-    logits = [by_exit(network(batch)) for batch in images.batches(network.arch.resolution)]
-    return Answered(torch.cat(logits, dim=1), images.labels)
-
-
-def _right(answered: Answered, weights: Tensor) -> float:
-    """Share of images that the exits together classify rightly."""
-    right = ensemble(answered.logits, weights).argmax(1) == answered.labels
-    return int(right.sum()) / len(answered.labels)
+    return joint_accuracy(torch.cat(logits, dim=1), images.labels, outputs)
 
 
 def _anytime(job: Job, finetuned: Finetuned, tested: Answered, weights: Tensor) -> tuple[Operating, ...]:

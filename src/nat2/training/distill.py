@@ -27,6 +27,11 @@ def ensemble(logits: Tensor, weights: Tensor) -> Tensor:
     return torch.einsum("enc,e->nc", logits, weights.to(logits))
 
 
+def joint_accuracy(logits: Tensor, labels: Tensor, weights: Tensor) -> float:
+    """Share of images (0..1) that the exits together classify rightly; logits of shape (exits, N, classes)."""
+    return int((ensemble(logits, weights).argmax(1) == labels).sum()) / len(labels)
+
+
 def joint_loss(
     logits: Tensor,
     labels: Tensor,

@@ -21,7 +21,7 @@ from nat2.files import load_tensors, save_tensors
 from nat2.seeds import numpy_generator, torch_generator
 from nat2.settings import FinetuneSettings
 from nat2.supernet.static import StaticNetwork, by_exit
-from nat2.training.distill import Teacher, ensemble, exit_weights, joint_loss
+from nat2.training.distill import Teacher, exit_weights, joint_accuracy, joint_loss
 from nat2.training.optimise import (
     Schedule,
     has_state,
@@ -98,7 +98,7 @@ def finetune(
     images = ResizedImages(val, pipeline)
     lesson = _Lesson(pipeline, settings, seed, teacher if settings.kd_ratio else None)
     if not progress.facts:
-        answers = _answers(inherited, images)
+        answers = answers_of(inherited, images)
         loss, value = _measure(answers, images.labels, settings)
         progress.keep(answers)
         progress.facts |= {"calibrated": value, "best": value, "best_loss": loss, "best_epoch": 0}
@@ -110,7 +110,7 @@ def finetune(
         while facts["epochs"] < settings.epochs and facts["since"] < settings.patience:
             _train(network, optimizer, train, lesson, facts["epochs"], last=settings.epochs)
             facts["epochs"] += 1
-            answers = _answers(network, images)
+            answers = answers_of(network, images)
             loss, value = _measure(answers, images.labels, settings)
             facts["since"] = 0 if loss < facts["least_loss"] else facts["since"] + 1
             facts["least_loss"] = min(loss, facts["least_loss"])
@@ -154,12 +154,11 @@ def _pruned(
     kept = best_exits(network, answers, labels, weights, allowed=allowed) if settings.prune else exits
     rows = [exits.index(number) for number in kept]
     answers, weights = answers[rows], weights[rows] / weights[rows].sum()
-    right = ensemble(answers, weights).argmax(1) == labels
     return Finetuned(
         network=keep_exits(network, kept),
         weights=tuple(weights.tolist()),
         calibrated_val_accuracy=facts["calibrated"],
-        val_accuracy=int(right.sum()) / len(labels),
+        val_accuracy=joint_accuracy(answers, labels, weights),
         epochs=facts["best_epoch"],
         val_logits=answers,
     )
@@ -264,7 +263,7 @@ def _train(
 
 
 @torch.no_grad()
-def _answers(network: StaticNetwork, images: ResizedImages) -> Tensor:
+def answers_of(network: StaticNetwork, images: ResizedImages) -> Tensor:
     """Logits of the images, shape (exits, N, classes)."""
     network.eval()
     return torch.cat([by_exit(network(batch)) for batch in images.batches(network.arch.resolution)], dim=1)
@@ -273,5 +272,4 @@ def _answers(network: StaticNetwork, images: ResizedImages) -> Tensor:
 def _measure(answers: Tensor, labels: Tensor, settings: FinetuneSettings) -> tuple[float, float]:
     """Joint cross entropy of the exits, and accuracy of their joint answer."""
     losses, outputs = exit_weights(settings.ramp, len(answers))
-    right = ensemble(answers, outputs).argmax(1) == labels
-    return float(joint_loss(answers, labels, losses)), int(right.sum()) / len(labels)
+    return float(joint_loss(answers, labels, losses)), joint_accuracy(answers, labels, outputs)
