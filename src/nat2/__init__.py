@@ -6,6 +6,10 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
+from nat2.environment import set_defaults
+
+set_defaults()  # before anything loads torch
+
 __version__ = version("nat2")
 
 _PUBLIC = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import fcntl
 import json
-import os
 import platform
 import shutil
 import sys
@@ -21,6 +20,7 @@ import yaml
 
 from nat2.config import RunConfig, flat
 from nat2.data.dataset import Dataset
+from nat2.environment import available_cores
 from nat2.errors import CheckpointError, RunError
 from nat2.files import unwritable, write_csv, write_json, write_text
 from nat2.reports.results import Result
@@ -365,7 +365,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "processors": os.cpu_count(),
+        "processors": available_cores(),
         "threads": torch.get_num_threads(),
         "packages": {name: version(name) for name in _PACKAGES},
         "command": sys.argv,

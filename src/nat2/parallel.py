@@ -25,6 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from nat2.environment import available_cores
 from nat2.errors import ConfigError, Nat2Error, RunError
 from nat2.settings import Accelerator, Precision
 
@@ -210,6 +211,7 @@ def connect(*, accelerator: Accelerator = "auto", precision: Precision = "auto")
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--accelerator cuda needs an NVIDIA GPU and a CUDA build of torch; found none. Use cpu")
     kind = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    _limit_threads()
     if precision == "auto":
         precision = "bf16-mixed" if kind == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
     if kind == "cpu" and precision == "32-true" and not launched():
@@ -234,9 +236,20 @@ def connect(*, accelerator: Accelerator = "auto", precision: Precision = "auto")
         precision=precision,
     )
     fabric.launch()
-    if kind == "cpu" and here > 1:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // here))
     return Processes(fabric.global_rank, fabric.world_size, fabric.device, fabric.autocast)
+
+
+def _limit_threads() -> None:
+    """Use as many threads as this process's share of the cores, unless the user has chosen their number."""
+    if launched() and _ATTEMPT not in os.environ:  # torchrun sets one thread for each process
+        torch.set_num_threads(_threads_each(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
+
+
+def _threads_each(processes: int) -> int:
+    """Threads for each of several processes of this machine."""
+    return max(1, available_cores() // processes)
 
 
 @contextlib.contextmanager
@@ -258,7 +271,7 @@ def launch(work: Callable[..., T], *arguments: Any, devices: int) -> T:
         Nat2Error: what the function raised in any process, RunError if processes were lost too often, or ConfigError if
             there are to be many times as many as the machine has cores.
     """
-    most = _CROWD * (os.cpu_count() or 1)
+    most = _CROWD * available_cores()
     if devices > most:
         raise ConfigError(f"--devices must be at most {most}, {_CROWD} for each core of this machine; got {devices}")
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -281,8 +294,8 @@ def launch(work: Callable[..., T], *arguments: Any, devices: int) -> T:
     lost = ""
     with tempfile.TemporaryDirectory() as folder:
         for attempt in range(1 + _RESTARTS):
-            threads = max(1, (os.cpu_count() or 1) // devices)
-            variables = {_ATTEMPT: str(attempt), "OMP_NUM_THREADS": str(threads)}
+            threads = os.environ.get("OMP_NUM_THREADS", str(_threads_each(devices)))
+            variables = {_ATTEMPT: str(attempt), "OMP_NUM_THREADS": threads}
             try:
                 with _environment(variables), _signals():
                     outcomes = elastic_launch(config, _worker)(Path(folder), work, *arguments)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import io
-import os
 import pickle
 import tarfile
 import zipfile
@@ -23,6 +22,7 @@ from PIL import Image
 
 from nat2.data.sources import Opened, Source, decode, fits, numbered
 from nat2.data.stream import Pixels
+from nat2.environment import available_cores
 from nat2.errors import DataError
 
 _SPLITS = ("train", "val", "test")
@@ -278,7 +278,7 @@ def _source(
     def fitted(image: Pixels) -> Pixels:
         return decode(Image.fromarray(image[..., 0] if image.shape[2] == 1 else image), side)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         pixels = {split: np.stack(list(pool.map(fitted, part))) for split, part in images.items()}
     channels = max(part.shape[3] for part in pixels.values())
     pixels = {split: np.broadcast_to(part, (*part.shape[:3], channels)) for split, part in pixels.items()}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from nat2.data.stream import Pixels, StreamedPixels
+from nat2.environment import available_cores
 from nat2.errors import DataError
 
 EXTENSIONS = frozenset(
@@ -140,7 +141,7 @@ def read_listing(listing: Listing, *, side: int, skip_bad_images: bool = False, 
     read: dict[str, list[Pixels]] = {split: [] for split in listing.items}
     grey = True
     for split, items in listing.items.items():
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(available_cores()) as pool:
             for first in range(0, len(items), _CHUNK):  # in parts, so that what is only checked is not kept
                 results = pool.map(lambda item: _try_decode(item[0], side), items[first : first + _CHUNK])
                 for number, result in enumerate(results, start=first):

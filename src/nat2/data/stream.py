@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from nat2.environment import available_cores
 
 Pixels = NDArray[np.uint8]
 
@@ -63,7 +64,7 @@ class StreamedPixels:
     def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
         """The batches of an order, a few decoded ahead."""
         waiting: deque[list[Future[Pixels]]] = deque()
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(available_cores()) as pool:
             try:
                 for indices in order:
                     waiting.append([pool.submit(self._at, number) for number in indices.tolist()])

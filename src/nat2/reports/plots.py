@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import io
-import logging
+import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from nat2.files import write_bytes
 from nat2.nas.archive import Evaluation
 from nat2.reports.results import Result
 from nat2.space import Arch
 
-# Its cache of fonts may be another installation's that is gone; another font will do, and nobody has to be told.
-logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def plot_pareto(path: Path, archive: Sequence[Evaluation[Arch]], results: Sequence[Result], *, cost: str) -> None:
     """Draw accuracy against a cost (``params`` or ``macs``): the archive behind the returned networks."""
-    figure = Figure(figsize=(7.5, 5), dpi=150, layout="constrained")
+    figure = _new_figure()
     axes = figure.add_subplot()
     axes.scatter(
         [each[cost] for each in archive],
@@ -56,3 +56,15 @@ def plot_pareto(path: Path, archive: Sequence[Evaluation[Arch]], results: Sequen
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     write_bytes(path, buffer.getvalue())
+
+
+def _new_figure() -> Figure:
+    """An empty figure; Matplotlib writes its list of fonts to the home directory unless it is given another place."""
+    with tempfile.TemporaryDirectory() as folder:
+        given = os.environ.setdefault("MPLCONFIGDIR", folder)
+        try:
+            from matplotlib.figure import Figure
+        finally:
+            if given == folder:
+                del os.environ["MPLCONFIGDIR"]
+    return Figure(figsize=(7.5, 5), dpi=150, layout="constrained")

@@ -1,0 +1,112 @@
+"""What is set before libraries are loaded, and what a run leaves on the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nat2.environment import SPIN_COUNT, available_cores, set_defaults
+from tests.tiny import RECIPE, write_corners
+
+
+def test_threads_stop_spinning_unless_the_user_has_said_how_they_wait() -> None:
+    unset: dict[str, str] = {}
+    set_defaults(unset)
+    assert unset["GOMP_SPINCOUNT"] == str(SPIN_COUNT)
+    for name, value in (("OMP_WAIT_POLICY", "ACTIVE"), ("GOMP_SPINCOUNT", "7")):
+        chosen = {name: value}
+        set_defaults(chosen)
+        assert {key: chosen[key] for key in chosen if "TELEMETRY" not in key and "TRACK" not in key} == {name: value}
+
+
+def test_users_may_allow_telemetry() -> None:
+    chosen = {"ORT_DISABLE_TELEMETRY": "0", "HF_HUB_DISABLE_TELEMETRY": "0"}
+    set_defaults(chosen)
+    assert chosen["ORT_DISABLE_TELEMETRY"] == chosen["HF_HUB_DISABLE_TELEMETRY"] == "0"
+
+
+def test_the_defaults_are_set_before_torch_is_loaded() -> None:
+    script = "import nat2, os, sys; assert 'torch' not in sys.modules; print(os.environ['GOMP_SPINCOUNT'])"
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {key: value for key, value in os.environ.items() if key not in names}
+    ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == str(SPIN_COUNT)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="affinity is Linux's")
+def test_threads_follow_the_share_of_the_processor() -> None:
+    script = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "import torch; torch.set_num_threads(4)\n"
+        "from nat2.parallel import connect; connect(accelerator='cpu'); print(torch.get_num_threads())"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    for chosen, expected in (({}, "1"), ({"OMP_NUM_THREADS": "4"}, "4")):
+        ended = subprocess.run(
+            [sys.executable, "-c", script], env=environment | chosen, capture_output=True, text=True, check=True
+        )
+        assert ended.stdout.strip() == expected
+
+
+def test_a_quota_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # how joblib takes a limit; it reads quotas of containers the same way
+    assert available_cores() == 1
+
+
+VERBS = (
+    ("profile", "--config", "settings.yaml", "--data", "photos"),
+    ("train", "--config", "settings.yaml", "--data", "photos", "--out", "run"),
+    ("search", "run"),
+    ("finetune", "run"),
+    ("run", "run"),
+    ("report", "run"),
+    ("export", "run", "--to", "run-deploy", "--int8"),
+    ("latency", "run", "--csv", "run/latency-here.csv"),
+    ("predict", "NETWORK", "photos/north east/0.png"),
+)
+
+
+SCRIPT = """
+import json, pathlib, sys
+from nat2.cli import main
+for words in json.loads(sys.argv[1]):
+    network = next(pathlib.Path().glob("run/networks/*"), "")
+    try:
+        main([str(network) if word == "NETWORK" else word for word in words])
+    except SystemExit as ended:
+        assert ended.code == 0, words
+"""
+
+
+def test_no_command_contacts_anybody_or_writes_outside_its_folder(tmp_path: Path) -> None:
+    """Every verb, one after the other, with an empty home; traced where `strace` is there."""
+    home, place, trace = tmp_path / "home", tmp_path / "place", tmp_path / "trace"
+    home.mkdir()
+    write_corners(place / "photos")
+    (place / "settings.yaml").write_text(yaml.safe_dump(RECIPE))
+    before = contents(place)
+    ours = re.compile("ORT_|HF_|DO_NOT_TRACK|XDG_|MPL|OMP_")
+    environment = {key: value for key, value in os.environ.items() if not ours.match(key)}
+    environment |= {"HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    line = [sys.executable, "-c", SCRIPT, json.dumps(VERBS)]
+    if shutil.which("strace"):
+        line = ["strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg", "-o", str(trace), *line]
+    ended = subprocess.run(line, cwd=place, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert not ended.stderr
+    assert contents(home) == set()
+    assert {name for name in contents(place) if not name.startswith("run")} == before
+    if trace.exists():
+        assert not re.findall(r".*AF_INET.*", trace.read_text())
+
+
+def contents(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
