@@ -57,7 +57,9 @@ def test_threads_follow_the_share_of_the_processor() -> None:
 
 
 def test_a_quota_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # how joblib takes a limit; it reads quotas of containers the same way
+    monkeypatch.setenv(
+        "LOKY_MAX_CPU_COUNT", "1"
+    )  # how joblib takes a limit; it reads quotas of containers the same way
     assert available_cores() == 1
 
 

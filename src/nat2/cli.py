@@ -131,7 +131,9 @@ def _profile_arguments(parser: ArgumentParser) -> None:
 
 def _export_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=str, help="run folder")
-    parser.add_argument("ids", type=str, nargs="*", default=[], help="ids of networks that it has returned; by default all")
+    parser.add_argument(
+        "ids", type=str, nargs="*", default=[], help="ids of networks that it has returned; by default all"
+    )
     parser.add_argument(
         "--to", type=str, default="", help="folder to write to; by default the run's own files are renewed"
     )

@@ -6,11 +6,11 @@ import os
 from collections.abc import MutableMapping
 
 SPIN_COUNT = 20_000
-"""How often a waiting OpenMP thread looks for work before it sleeps; chosen by ``benchmarks/busy.py``.
+"""How often a waiting OpenMP thread looks for work before it sleeps, about half a millisecond.
 
-GNU OpenMP's own default, 300,000 to infinity, keeps a core busy for nothing whenever another process holds back one of
-the threads: a training step then takes up to twenty times as long. Sleeping at once (``OMP_WAIT_POLICY=PASSIVE``) costs
-more than half on an idle machine, because the layers are small.
+GNU OpenMP's own default, 300,000, keeps cores busy for nothing whenever another process holds back one of the threads.
+Sleeping at once (``OMP_WAIT_POLICY=PASSIVE``) costs more than half on an idle machine, because the layers are small.
+``benchmarks/busy.py`` compares them; `nat2.contention` does the rest while the machine is busy.
 """
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 _OPT_OUT = {

@@ -25,6 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from nat2.contention import watch_contention
 from nat2.environment import available_cores
 from nat2.errors import ConfigError, Nat2Error, RunError
 from nat2.settings import Accelerator, Precision
@@ -212,6 +213,7 @@ def connect(*, accelerator: Accelerator = "auto", precision: Precision = "auto")
         raise ConfigError("--accelerator cuda needs an NVIDIA GPU and a CUDA build of torch; found none. Use cpu")
     kind = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     _limit_threads()
+    watch_contention()
     if precision == "auto":
         precision = "bf16-mixed" if kind == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
     if kind == "cpu" and precision == "32-true" and not launched():

@@ -1,0 +1,103 @@
+"""A busy machine: OpenMP's waiting threads go to sleep at once while other processes need the cores.
+
+A waiting OpenMP thread spins, which is fast while every thread has a core. When other processes take the cores, threads
+spin through whole time slices in which the thread that they wait for could have worked. GNU OpenMP nearly stops
+spinning when a process has more OpenMP threads than there are cores. So threads that do nothing are added while threads
+of this process wait for cores, and are removed when that is over. The computing threads stay the same, and so does
+every result.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+_INTERVAL = 0.25  # seconds between two looks at the threads
+_BUSY = 0.2  # seconds per second that threads of this process have to wait for a core, all together
+_CALM = 10.0  # seconds without that after which threads spin again
+_PARALLEL = 1 << 20  # values of a tensor that is summed by several threads
+_THREADS = Path("/proc/self/task")
+
+_watch_lock = threading.Lock()
+_watching: list[threading.Thread] = []
+
+
+def watch_contention() -> None:
+    """Let waiting threads sleep from now on whenever the machine is busy; does nothing where that is not possible.
+
+    It needs Linux, and a torch that computes with more than one thread of GNU OpenMP.
+    """
+    if sys.platform != "linux" or "OpenMP" not in torch.__config__.parallel_info() or torch.get_num_threads() < 2:
+        return
+    with _watch_lock:
+        if not _watching and delays():
+            _watching.append(threading.Thread(target=_watch, name="nat2-contention", daemon=True))
+            _watching[0].start()
+
+
+def delays() -> dict[str, float]:
+    """Seconds that each thread of this process has waited for a core so far; empty where the system does not say."""
+    found = {}
+    for thread in _THREADS.glob("*"):
+        try:
+            found[thread.name] = int((thread / "schedstat").read_text().split()[1]) / 1e9
+        except (OSError, IndexError, ValueError):
+            continue  # it has ended meanwhile
+    return found
+
+
+def _watch() -> None:
+    idle, before, moment, busy_at = IdleThreads(), delays(), time.monotonic(), -math.inf
+    while True:
+        time.sleep(_INTERVAL)
+        now, current = time.monotonic(), delays()
+        waited = sum(seconds - before[name] for name, seconds in current.items() if name in before)
+        if waited > _BUSY * (now - moment):
+            busy_at = now
+            idle.add()
+        elif now - busy_at > _CALM:
+            idle.remove()
+        before, moment = current, now
+
+
+class IdleThreads:
+    """OpenMP threads that do nothing; while there are any, this process has more of them than there are cores."""
+
+    def __init__(self) -> None:
+        """There are none at first."""
+        self._release: threading.Event | None = None
+        self._teams: list[threading.Thread] = []
+
+    def __len__(self) -> int:
+        """Threads that hold a team of OpenMP threads each."""
+        return len(self._teams)
+
+    def add(self) -> None:
+        """Add them, unless they are there."""
+        threads, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
+        if self._release is not None or threads < 2:
+            return
+        self._release = threading.Event()
+        for _ in range(max(1, math.ceil((cores + 1 - threads) / (threads - 1)))):
+            self._teams.append(threading.Thread(target=_hold_team, args=(self._release,), daemon=True))
+            self._teams[-1].start()
+
+    def remove(self) -> None:
+        """Remove them."""
+        if self._release is None:
+            return
+        self._release.set()
+        for team in self._teams:
+            team.join()
+        self._release, self._teams = None, []
+
+
+def _hold_team(release: threading.Event) -> None:
+    torch.ones(_PARALLEL).sum()  # gives this thread a team of OpenMP threads, which end with it
+    release.wait()
