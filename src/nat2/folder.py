@@ -24,6 +24,7 @@ from nat2.environment import available_cores
 from nat2.errors import CheckpointError, RunError
 from nat2.files import unwritable, write_csv, write_json, write_text
 from nat2.reports.results import Result
+from nat2.reports.rounding import milliseconds
 
 _PACKAGES = ("nat2", "torch", "numpy", "scipy", "scikit-learn", "lightgbm", "pymoo", "onnx", "onnxruntime")
 
@@ -127,11 +128,13 @@ class RunFolder:
         """A row a returned network: how long it takes on this machine."""
         return self.path / "latency.csv"
 
-    def milliseconds(self) -> dict[str, float]:
-        """Median latency of each returned network with ONNX Runtime, as it was measured last."""
+    def milliseconds(self) -> dict[str, str]:
+        """Median latency of each returned network with ONNX Runtime, as it was measured last, to be printed."""
         try:
             with self.latencies.open(newline="", encoding="utf-8") as file:
-                return {row["id"]: float(row["median"]) for row in csv.DictReader(file) if row["runtime"] == "onnx"}
+                rows = [row for row in csv.DictReader(file) if row["runtime"] == "onnx"]
+            times = {row["id"]: [float(row[name]) for name in ("median", "lower", "upper")] for row in rows}
+            return {name: milliseconds(it, it, upper - lower, most=2) for name, (it, lower, upper) in times.items()}
         except (OSError, ValueError, KeyError):  # a table that is lost is no reason to stop
             return {}
 
@@ -228,9 +231,18 @@ class RunFolder:
     def result(self, identity: str) -> Result | None:
         """The facts of a network that was finished before; None if it was not, or they cannot be read."""
         try:
-            return Result(**json.loads((self.network(identity) / "result.json").read_text()))
+            result = Result(**json.loads((self.network(identity) / "result.json").read_text()))
         except (OSError, ValueError, TypeError):
             return None
+        return result if result.test_images is not None else result.measured_on(self.images())
+
+    def images(self) -> dict[str, list[int]]:
+        """Number of images of each class, by split; empty if that cannot be read."""
+        try:
+            images = json.loads((self.path / "data.json").read_text(encoding="utf-8"))["images"]
+            return {str(split): [int(count) for count in counts.values()] for split, counts in images.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
 
     def polished(self) -> list[Result]:
         """All networks that are finished, smallest first."""

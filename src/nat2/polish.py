@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +23,7 @@ from nat2.nas.archive import Evaluation
 from nat2.nas.budget import spelled, told
 from nat2.nas.found import Found
 from nat2.nas.select import recommend
+from nat2.reports.accuracy import standard_error
 from nat2.reports.results import Result
 from nat2.settings import FinetuneSettings
 from nat2.space import Arch, Macro, cost
@@ -44,7 +44,7 @@ def returned(job: Job, found: Found[Arch]) -> list[Evaluation[Arch]]:
     front = sorted(found.front, key=lambda evaluation: evaluation["macs"])
     values = np.stack([each.minimised(np.array([e[each.name] for e in front])) for each in job.objectives], axis=1)
     lowest = values[:, 0].min()
-    noise = math.sqrt(lowest * (1 - lowest) / len(job.evaluator.validation))
+    noise = standard_error(1 - lowest, len(job.evaluator.validation))
     chosen = [front[index] for index in recommend(values, job.config.networks, noise=noise)]
     job.progress.say(f"fine-tune: {len(chosen)} of the {len(front)} networks that no other beats")
     if not found.feasible:
@@ -109,9 +109,10 @@ def polish_networks(
             continue
         results.append(result)
         if difference is not None:
+            chance = "" if result.tested.beats_chance else ", no better than chance"
             job.progress.say(
-                f"exported {result.id}: {result.params:,} parameters, {100 * result.test_accuracy:.1f} % on the test "
-                f"images; ONNX Runtime agrees with torch to {difference:.0e}"
+                f"exported {result.id}: {result.params:,} parameters, {result.tested.percent} % on the test "
+                f"images{chance}; ONNX Runtime agrees with torch to {difference:.0e}"
             )
         lap()
     return results
@@ -196,7 +197,7 @@ def _shipped(
         others=others,
         exits=static.exit_numbers,
         anytime=_anytime(job, finetuned, tested, weights),
-    )
+    ).measured_on(job.folder.images())
     facts = {
         "accuracy": {"validation": result.val_accuracy, "test": result.test_accuracy},
         "params": result.params,

@@ -20,6 +20,7 @@ from nat2.parallel import ALONE
 from nat2.polish import quantised, remeasure
 from nat2.prepare import prepare
 from nat2.progress import Progress
+from nat2.reports.accuracy import Accuracy
 from nat2.reports.results import Result
 from nat2.space import Arch
 from nat2.stages import report_networks
@@ -103,7 +104,7 @@ def _job(run: Path, folder: RunFolder, progress: Progress) -> Job:
 
 
 def _write(folder: RunFolder, result: Result, target: Path, job: Job | None) -> Path:
-    source = folder.network(result.id)
+    result, source = result.measured_on(folder.images()), folder.network(result.id)
     if target.resolve() != source.resolve():
         for name in _COPIED:
             write_bytes(target / name, (source / name).read_bytes())
@@ -111,8 +112,9 @@ def _write(folder: RunFolder, result: Result, target: Path, job: Job | None) -> 
     if job is not None:
         accuracy = quantised(job, target, Arch.from_key(result.arch).resolution)
         result = dataclasses.replace(result, int8_test_accuracy=accuracy)
+        in_8_bits = Accuracy(accuracy, result.test_images)
         job.progress.say(
-            f"{result.id}: {100 * accuracy:.1f} % of the test images in 8 bits, {100 * result.test_accuracy:.1f} % in "
+            f"{result.id}: {in_8_bits.percent} % of the test images in 8 bits, {result.tested.percent} % in "
             "floating point"
         )
     elif (source / "model-int8.onnx").exists() and target.resolve() != source.resolve():

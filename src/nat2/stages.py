@@ -17,6 +17,7 @@ from nat2.nas.found import Found
 from nat2.nas.nat import search
 from nat2.parallel import Processes
 from nat2.polish import ENSEMBLE
+from nat2.reports.accuracy import Accuracy
 from nat2.reports.curves import write_curves
 from nat2.reports.page import write_page
 from nat2.reports.plots import plot_pareto
@@ -92,12 +93,14 @@ def _train_supernet(job: Job, macro: Macro, network: SuperNetwork | None, lap: C
     def report(outcome: PhaseOutcome, network: SuperNetwork) -> None:
         ends = (space.largest, space.smallest)
         measured = processes.spread(lambda arch: job.evaluator.error(network, arch), ends, costs=(1, 1))
-        largest, smallest = (1 - error for _, error, _ in measured)
+        counts = job.folder.images().get("val", ())
+        largest, smallest = (Accuracy.over(1 - error, counts) for _, error, _ in measured)
+        chance = "" if largest.beats_chance else ", no better than chance"
         kept = f", epoch {outcome.kept} kept" if outcome.kept < outcome.phase.epochs else ""
         job.progress.say(
             f"{title}: {outcome.phase.name} done{kept}, learning rate {outcome.learning_rate:.3g}, loss "
-            f"{outcome.loss:.3f}, validation accuracy {100 * largest:.1f} % (largest network), "
-            f"{100 * smallest:.1f} % (smallest)"
+            f"{outcome.loss:.3f}, validation accuracy {largest.percent} % (largest network{chance}), "
+            f"{smallest.percent} % (smallest)"
         )
         lap()
 

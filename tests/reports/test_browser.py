@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nat2.reports.accuracy import Accuracy, standard_error
 from nat2.reports.page import write_page
 from nat2.reports.payload import limits, values_of
 from nat2.reports.read import RunReport, read_run
@@ -178,6 +180,50 @@ def test_both_axes_can_be_exchanged(browser: Browser, run: RunReport) -> None:
     assert drawn(browser, "archive")["x"] == [member["params"] for member in run.members()]
 
 
+def test_the_page_invites_to_choose_by_validation_images(browser: Browser, run: RunReport) -> None:
+    assert browser.run("document.getElementById('y-axis').value") == "val_accuracy"
+    single = [result for result in run.results if len(result.exits) == 1]
+    assert drawn(browser, "returned")["y"] == pytest.approx([100 * result.val_accuracy for result in single])
+    assert drawn(browser, "the same on test images")["y"] == pytest.approx(
+        [100 * result.test_accuracy for result in run.results]
+    )
+    bars = "document.getElementById('pareto').data.find(each => each.name === 'returned').error_y.array"
+    assert browser.run(bars) == pytest.approx([100 * (result.validated.standard_error or 0) for result in single])
+    front = "document.getElementById('pareto').data.filter(each => each.mode === 'lines' && each.x.length).length"
+    assert (len(drawn(browser, "archive")["x"]) > 0, browser.run(front)) == (True, 1)
+    select(browser, "y-axis", "test_accuracy")  # nothing that the search measured has one, and none is the front
+    assert (drawn(browser, "archive")["x"], browser.run(front)) == ([], 0)
+    assert "not to choose by" in browser.run("document.getElementById('pareto').layout.yaxis.title.text")
+
+
+@pytest.mark.parametrize(("percent", "images"), [(0.0, 8), (100.0, 359), (50.0, 8), (99.99, 8), (97.5, 1_000_000)])
+def test_the_page_and_python_agree_on_standard_errors(
+    browser: Browser, run: RunReport, percent: float, images: int
+) -> None:
+    expected = 100 * standard_error(percent / 100, images)
+    assert browser.run(f"standardError({percent}, {images})") == pytest.approx(expected)
+    told = browser.run(f"toldAccuracy({{images: {{val: {images}}}}}, {percent}, 'val')")
+    assert told == f"{Accuracy(percent / 100, images).percent} %"
+
+
+def test_the_card_tells_a_network_at_chance(browser: Browser, pages: tuple[Path, dict[str, RunReport]]) -> None:
+    run = pages[1]["it's a run"]
+    guessing = [replace(result, test_accuracy=0.25) for result in run.results]
+    write_page(pages[0] / "chance.html", [replace(run, results=tuple(guessing))])
+    browser.open(pages[0] / "chance.html")
+    assert "No better than chance: always naming the largest class is right on 25.0 %" in text(browser, "#taken")
+    assert "None of the 5 networks beats chance" in text(browser, ".notice")
+    browser.open(pages[0] / "page.html")
+    assert "chance" not in text(browser, "#taken")
+
+
+def test_no_column_of_the_table_is_clipped(browser: Browser, run: RunReport) -> None:
+    frames = "[...document.querySelectorAll('.scroll')].filter(each => each.offsetParent)"
+    browser.run("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert browser.run(f"{frames}.length") > 3
+    assert browser.run(f"{frames}.filter(each => each.scrollWidth > each.clientWidth).length") == 0
+
+
 def test_every_evaluation_is_an_option(browser: Browser, run: RunReport) -> None:
     assert drawn(browser, "every evaluation")["x"] == []
     browser.run("document.getElementById('every').click()")
@@ -206,9 +252,12 @@ def test_the_picture_is_of_the_network_that_is_chosen(browser: Browser, run: Run
 
 def test_the_points_of_early_answers_tell_their_threshold(browser: Browser, run: RunReport) -> None:
     (several,) = [result for result in run.results if result.anytime]
-    (curve,) = browser.run("document.getElementById('anytime').data.map(({x, y, text}) => ({x, y, text}))")
-    assert curve["x"] == pytest.approx([point.macs for point in several.anytime])
-    assert curve["y"] == pytest.approx([100 * point.test_accuracy for point in several.anytime])
+    curve, tested = browser.run("document.getElementById('anytime').data.map(({x, y, text}) => ({x, y, text}))")
+    assert curve["x"] == pytest.approx([point.val_macs for point in several.anytime])
+    assert curve["y"] == pytest.approx([100 * point.val_accuracy for point in several.anytime])
+    assert tested["x"] == pytest.approx([point.macs for point in several.anytime])
+    assert tested["y"] == pytest.approx([100 * point.test_accuracy for point in several.anytime])
+    assert "validation" in browser.run("document.getElementById('anytime').layout.yaxis.title.text")
     assert ["threshold 0.5" in curve["text"][0], "always the last exit" in curve["text"][2]] == [True, True]
 
 

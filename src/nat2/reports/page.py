@@ -13,11 +13,12 @@ import plotly.offline
 from nat2.files import write_text
 from nat2.nas.budget import spelled, told
 from nat2.progress import duration
+from nat2.reports.accuracy import Accuracy
 from nat2.reports.genes import genes_html
 from nat2.reports.payload import common_hypervolume, labels, page_data, script_json, values_of
 from nat2.reports.read import RunReport
 from nat2.reports.references import Reference
-from nat2.reports.results import Result
+from nat2.reports.results import Result, chance_warning, guessing
 from nat2.space.arch import Arch
 
 GENERATOR = '<meta name="generator" content="nat2 report">'
@@ -58,7 +59,7 @@ def _single(run: RunReport) -> dict[str, str]:
     return {
         "TITLE": html.escape(run.name),
         "LEAD": _lead(run),
-        "STATE": f"<p class='notice' role='status'>{html.escape(run.state)}</p>" if run.state else "",
+        "STATE": "".join(f"<p class='notice' role='status'>{html.escape(text)}</p>" for text in _notices(run)),
         "NETWORKS": _networks(run) if run.results else "<p>No network is fine-tuned yet.</p>",
         "LATENCY": _timings(run) if run.timings else "",
         "GOOD": f"{len(good)} networks",
@@ -70,23 +71,33 @@ def _single(run: RunReport) -> dict[str, str]:
     }
 
 
+def _notices(run: RunReport) -> list[str]:
+    """What a reader has to know before anything else."""
+    if run.results:
+        warning = chance_warning(run.results)
+    else:
+        found = run.found(min(run.members(), key=lambda each: each["error"]))
+        warning = "" if found.beats_chance else f"no network beats chance so far: {guessing(found, 'validation')}"
+    return [*([run.state] if run.state else []), *([f"{warning[0].upper()}{warning[1:]}."] if warning else [])]
+
+
 def _lead(run: RunReport) -> str:
     """The outcome in a sentence."""
     tested = f"{sum(run.data['images']['test'].values()):,}"
     if not run.results:
-        lowest = min(run.members(), key=lambda each: each["error"])
+        lowest = run.found(min(run.members(), key=lambda each: each["error"]))
         return (
             f"{len({evaluation.arch for evaluation, _ in run.evaluations}):,} networks were measured so far. The most "
-            f"accurate names {100 * (1 - lowest['error']):.1f} % of the validation images right, before fine-tuning."
+            f"accurate names {lowest.percent} % of the validation images right, before fine-tuning."
         )
     best = max(run.results, key=lambda each: (each.val_accuracy, -each.params))
-    outcome = f"names {100 * best.test_accuracy:.1f} % of {tested} test images right with {best.params:,} parameters"
+    outcome = f"names {best.tested.percent} % of {tested} test images right with {best.params:,} parameters"
     if len(run.results) == 1:
         return f"One network came out of this search. It {outcome}."
     smallest = run.results[0]
     return (
         f"{len(run.results)} networks came out of this search, from small to large. The most accurate {outcome}; the "
-        f"smallest {100 * smallest.test_accuracy:.1f} % with {smallest.params:,}."
+        f"smallest {smallest.tested.percent} % with {smallest.params:,}."
     )
 
 
@@ -120,43 +131,57 @@ def _networks(run: RunReport) -> str:
         *((html.escape(title), True) for _, title, _ in others),
         *(("inherited", True), ("calibrated", True), ("fine-tuned", True), ("test", True)),
         *([("int8 test", True)] if int8 else []),
-        ("layers by stage", False),
     ]
 
     def row(result: Result) -> str:
         arch = Arch.from_key(result.arch)
         values = values_of(run, result)
         extra = [spelled(values[name], unit) if name in values else _NONE for name, _, unit in others]
-        accuracies = [result.inherited_val_accuracy, result.calibrated_val_accuracy]
-        accuracies += [result.val_accuracy, result.test_accuracy]
+        shares = (result.inherited_val_accuracy, result.calibrated_val_accuracy)
+        accuracies = [*map(result.on_validation, shares), result.validated, result.tested]
         numbers = [
             *(str(arch.resolution), " + ".join(map(str, result.exits)), f"{result.params:,}", f"{result.macs:,}"),
             *extra,
-            *(f"{100 * each:.1f}" for each in accuracies),
-            *([_percent(result.int8_test_accuracy)] if int8 else []),
+            *(each.percent for each in accuracies),
+            *([_percent(result.int8_tested)] if int8 else []),
         ]
-        stages = "".join(f"<span>{' '.join(map(str, stage))}</span>" for stage in arch.stages)
         name = html.escape(result.id)
         return (
             f"<tr data-id='{name}'><th scope='row'><button type='button' class='choose' data-id='{name}' "
             f"title='show a picture of it'>{name}</button></th>"
             + "".join(f"<td{_N}>{number}</td>" for number in numbers)
-            + f"<td class='arch'>{stages}</td></tr>"
+            + "</tr>"
         )
 
-    caption = "Returned networks, smallest first; accuracies in percent"
-    return _table(caption, head, "".join(map(row, run.results)))
+    caption = "Returned networks, smallest first; accuracies in percent, ± one standard error"
+    return _table(caption, head, "".join(map(row, run.results))) + _layers(run.results)
 
 
-def _percent(share: float | None) -> str:
-    return _NONE if share is None else f"{100 * share:.1f}"
+def _layers(results: Sequence[Result]) -> str:
+    """The layers of each network, stage by stage."""
+    archs = [(result.id, Arch.from_key(result.arch)) for result in results]
+    count = max(len(arch.stages) for _, arch in archs)
+
+    def row(name: str, arch: Arch) -> str:
+        stages = [" ".join(map(str, stage)) for stage in arch.stages] + [_NONE] * (count - len(arch.stages))
+        cells = "".join(f"<td class='arch'>{stage}</td>" for stage in stages)
+        return f"<tr><th scope='row' class='arch'>{html.escape(name)}</th>{cells}</tr>"
+
+    head = [("network", False), *((f"stage {number + 1}", False) for number in range(count))]
+    rows = "".join(row(name, arch) for name, arch in archs)
+    return f"<details><summary>Layers, stage by stage</summary>{_table('Layers of each network', head, rows)}</details>"
+
+
+def _percent(accuracy: Accuracy | None) -> str:
+    return _NONE if accuracy is None else accuracy.percent
 
 
 def _timings(run: RunReport) -> str:
     rows = "".join(
         f"<tr><th scope='row'>{html.escape(each.id)}</th><td>{html.escape(_RUNTIMES.get(each.runtime, each.runtime))}"
         f"</td><td{_N}>{each.batch}</td><td{_N}>{each.threads}</td><td>{html.escape(each.device)}</td>"
-        f"<td{_N}>{each.median:.3g}</td><td{_N}>{each.lower:.3g} to {each.upper:.3g}</td><td{_N}>{each.runs}</td></tr>"
+        f"<td{_N}>{each.told(each.median)}</td><td{_N}>{each.told(each.lower)} to {each.told(each.upper)}</td>"
+        f"<td{_N}>{each.runs}</td></tr>"
         for each in run.timings
     )
     head = [("network", False), ("runtime", False), ("batch", True), ("threads", True), ("device", False)]
@@ -212,7 +237,7 @@ def _comparison(runs: Sequence[RunReport]) -> dict[str, str]:
         ("its parameters", True),
     ]
     shared = ", ".join(common["objectives"])
-    caption = f"The runs; accuracies in percent, hypervolume of {shared} in one box for all"
+    caption = f"The runs; accuracies in percent ± one standard error, hypervolume of {shared} in one box for all"
     return {
         "TITLE": html.escape(" · ".join(dict.fromkeys(run.name for run in runs))),
         "STATE": _warnings(runs, names),
@@ -230,7 +255,7 @@ def _run_row(run: RunReport, name: str, volume: float) -> str:
     if best is None:
         numbers += [_NONE] * 3
     else:
-        numbers += [_percent(best.val_accuracy), _percent(best.test_accuracy), f"{best.params:,}"]
+        numbers += [best.validated.percent, best.tested.percent, f"{best.params:,}"]
     cells = "".join(f"<td>{html.escape(word)}</td>" for word in words)
     return (
         f"<tr><th scope='row' class='words'>{html.escape(name)}</th>{cells}"
@@ -255,4 +280,6 @@ def _warnings(runs: Sequence[RunReport], names: Sequence[str]) -> str:
     unfinished = [name for run, name in zip(runs, names, strict=True) if not run.finished]
     if unfinished:
         parts.append(f"Not finished yet: {html.escape(', '.join(unfinished))}.")
+    warnings = [(name, chance_warning(run.results)) for run, name in zip(runs, names, strict=True)]
+    parts += [html.escape(f"{name}: {warning}.") for name, warning in warnings if warning]
     return "".join(f"<p class='notice' role='status'>{part}</p>" for part in parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,16 +14,19 @@ from numpy.typing import NDArray
 from nat2.nas.archive import Evaluation
 from nat2.nas.objectives import Direction, Objective, Unit
 from nat2.nas.select import hypervolume
+from nat2.reports.accuracy import chance_of
 from nat2.reports.read import RunReport, Timing
 from nat2.reports.references import Reference
 from nat2.reports.results import Result, picks
+from nat2.reports.rounding import rounded
 from nat2.space import Arch, Macro
 
 ACCURACIES = {
-    "test_accuracy": "accuracy on test images",
     "val_accuracy": "accuracy on validation images",
-    "found_accuracy": "accuracy found by the search",
+    "test_accuracy": "accuracy on test images (to report, not to choose by)",
+    "found_accuracy": "accuracy found by the search (validation images, before fine-tuning)",
 }
+"""What can be drawn upward; the first is what networks are chosen by."""
 _TITLES = {
     "params": "parameters",
     "macs": "multiply-accumulates for one image",
@@ -78,7 +81,7 @@ def limits(run: RunReport) -> list[dict[str, Any]]:
     sliders = []
     for name, unit, direction in _costs([run]):
         values = [value for result in run.results if (value := values_of(run, result).get(name)) is not None]
-        others = [e[name] for e in run.members() if name in e.values]
+        others = [_drawn(e.values, name) for e in run.members() if name in e.values]
         if name in hidden or not (values or others):
             continue
         ordered = _steps(values, others)
@@ -120,14 +123,20 @@ def values_of(run: RunReport, result: Result) -> dict[str, float]:
         "calibrated_val_accuracy": 100 * result.calibrated_val_accuracy,
         "params": result.params,
         "macs": result.macs,
-        **result.others,
+        **{name: _drawn(result.others, name) for name in result.others},
     }
     if result.int8_test_accuracy is not None:
         values["int8_test_accuracy"] = 100 * result.int8_test_accuracy
     for timing in _deployed(run):
         if timing.id == result.id:
-            values["deployed_latency"] = timing.median
+            values["deployed_latency"] = rounded(timing.median, timing.spread)
     return values
+
+
+def _drawn(values: Mapping[str, float], name: str) -> float:
+    """A value as it is shown; latencies of the search without the digits that their spread makes meaningless."""
+    spread = values.get("latency_spread") if name == "latency" else None
+    return values[name] if spread is None else rounded(values[name], spread)
 
 
 def page_data(runs: Sequence[RunReport], references: Sequence[Reference]) -> dict[str, Any]:
@@ -161,7 +170,7 @@ def _run(run: RunReport, label: str) -> dict[str, Any]:
         archs.setdefault(evaluation.arch, len(archs))
     numbers = {id(evaluation): number for number, (evaluation, _) in enumerate(run.evaluations)}
     columns = {
-        each.name: [evaluation[each.name] for evaluation, _ in run.evaluations]
+        each.name: [_drawn(evaluation.values, each.name) for evaluation, _ in run.evaluations]
         for each in run.quantities
         if each.name != "error"
     }
@@ -169,6 +178,8 @@ def _run(run: RunReport, label: str) -> dict[str, Any]:
         "label": label,
         "folder": quoted_folder(run),
         "finished": run.finished,
+        "images": {split: sum(run.images(split)) for split in ("val", "test")},
+        "chance": {split: 100 * (chance_of(run.images(split)) or 0.0) for split in ("val", "test")},
         "archs": [[arch.id, arch.key] for arch in archs],
         "evaluations": {
             "arch": [archs[evaluation.arch] for evaluation, _ in run.evaluations],
@@ -188,6 +199,7 @@ def _run(run: RunReport, label: str) -> dict[str, Any]:
                     {
                         "threshold": point.threshold,
                         "macs": point.macs,
+                        "val_macs": point.val_macs,
                         "test": 100 * point.test_accuracy,
                         "val": 100 * point.val_accuracy,
                     }

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 def plot_pareto(path: Path, archive: Sequence[Evaluation[Arch]], results: Sequence[Result], *, cost: str) -> None:
-    """Draw accuracy against a cost (``params`` or ``macs``): the archive behind the returned networks."""
+    """Draw accuracy against a cost (``params`` or ``macs``): the archive behind the returned networks.
+
+    Points are accuracies on validation images, by which networks are chosen; a dash beside each is its accuracy on test
+    images.
+    """
     figure = _new_figure()
     axes = figure.add_subplot()
     axes.scatter(
@@ -27,29 +31,34 @@ def plot_pareto(path: Path, archive: Sequence[Evaluation[Arch]], results: Sequen
         [100 * (1 - each["error"]) for each in archive],
         s=12,
         color="#9aa5b1",
-        label="archive (validation images, before fine-tuning)",
+        label="archive, before fine-tuning",
     )
-    ordered = sorted(results, key=lambda result: getattr(result, cost))
-    axes.plot(
-        [getattr(result, cost) for result in ordered],
-        [100 * result.test_accuracy for result in ordered],
-        "o",
+    costs = [getattr(result, cost) for result in results]
+    accuracies = [100 * result.val_accuracy for result in results]
+    axes.errorbar(
+        costs,
+        accuracies,
+        yerr=[100 * (result.validated.standard_error or 0.0) for result in results],
+        fmt="o",
         color="#0b6e4f",
-        label="returned (test images, fine-tuned)",
+        elinewidth=1,
+        label="returned, fine-tuned (± one standard error)",
     )
-    for result in ordered:
-        axes.annotate(
-            result.id,
-            (getattr(result, cost), 100 * result.test_accuracy),
-            xytext=(1, 5),
-            textcoords="offset points",
-            rotation=40,
-            fontsize=7,
-        )
+    axes.plot(
+        costs,
+        [100 * result.test_accuracy for result in results],
+        "_",
+        color="#a2490b",
+        markersize=9,
+        markeredgewidth=1.5,
+        label="returned, on test images (not to choose by)",
+    )
+    for result, x, y in zip(results, costs, accuracies, strict=True):
+        axes.annotate(result.id, (x, y), xytext=(1, 5), textcoords="offset points", rotation=40, fontsize=7)
     axes.set_xscale("log")
     axes.margins(0.08, 0.16)
     axes.set_xlabel({"params": "parameters", "macs": "multiply-accumulates for one image"}[cost])
-    axes.set_ylabel("accuracy in %")
+    axes.set_ylabel("accuracy on validation images in %")
     axes.grid(visible=True, which="both", color="#e4e8ec", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.legend(loc="lower right", frameon=False, fontsize=8)

@@ -20,7 +20,9 @@ from nat2.nas.archive import Archive, Evaluation, Generation, Row
 from nat2.nas.budget import told
 from nat2.nas.objectives import OBJECTIVES, Objective, Unit, violation
 from nat2.nas.select import front_of
+from nat2.reports.accuracy import Accuracy
 from nat2.reports.results import Result
+from nat2.reports.rounding import milliseconds
 from nat2.space import Arch, Macro, SearchSpace, cost
 
 _UNITS: dict[str, Unit] = {name: each.unit for name, each in OBJECTIVES.items()} | {"latency_spread": "ms"}
@@ -40,6 +42,15 @@ class Timing:
     lower: float
     upper: float
     runs: int
+
+    @property
+    def spread(self) -> float:
+        """Distance between the quartiles."""
+        return self.upper - self.lower
+
+    def told(self, value: float) -> str:
+        """The median or a quartile, to the digits that the quartiles support."""
+        return milliseconds(value, self.median, self.spread)
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,14 @@ class RunReport:
     def quantities(self) -> tuple[Objective, ...]:
         """Everything that was recorded of a network."""
         return self.objectives + self.also
+
+    def images(self, split: str) -> list[int]:
+        """Number of images of each class of ``train``, ``val`` or ``test``."""
+        return [int(count) for count in self.data["images"][split].values()]
+
+    def found(self, evaluation: Evaluation[Arch]) -> Accuracy:
+        """The validation accuracy that the search measured."""
+        return Accuracy.over(1 - evaluation["error"], self.images("val"))
 
     @cached_property
     def macros(self) -> tuple[Macro, ...]:

@@ -15,7 +15,9 @@ from nat2.nas.archive import Evaluation
 from nat2.nas.budget import spelled
 from nat2.nas.objectives import OBJECTIVES
 from nat2.progress import duration
-from nat2.reports.results import Result, picks, table
+from nat2.reports.accuracy import Accuracy
+from nat2.reports.results import Result, chance_warning, guessing, picks, table
+from nat2.reports.rounding import milliseconds, rounded
 from nat2.space.arch import Arch
 
 _SHOWN = 12  # networks of a front
@@ -42,18 +44,23 @@ def tell_search(front: Sequence[Evaluation[Arch]], folder: RunFolder) -> list[Ta
     )  # fmt: skip
     for column in shown.columns[1:]:
         column.justify = "right"
+    counts = folder.images().get("val", ())
+    found = {evaluation.arch: Accuracy.over(1 - evaluation["error"], counts) for evaluation in front}
     ordered = sorted(front, key=lambda evaluation: (evaluation["params"], evaluation["macs"]))
     step = max(1, -(-len(ordered) // _SHOWN))
     for evaluation in ordered[::step]:
         arch = evaluation.arch
         shown.add_row(
             arch.id, str(arch.resolution), str(arch.exit), f"{evaluation['params']:,.0f}", f"{evaluation['macs']:,.0f}",
-            *(_spelled(name, evaluation[name]) for name in columns), f"{100 * (1 - evaluation['error']):.1f}",
+            *(_spelled(name, evaluation[name]) for name in columns), found[arch].percent,
         )  # fmt: skip
     beaten = "by accuracy on validation images, before fine-tuning"
     shown.caption = (
-        f"{min(len(ordered), len(ordered[::step]))} of {len(ordered)} networks that no other beats, {beaten}"
+        f"{min(len(ordered), len(ordered[::step]))} of {len(ordered)} networks that no other beats, {beaten}; "
+        "±: standard error"
     )
+    best = max(found.values(), key=lambda accuracy: accuracy.share)
+    warning = f"no network beats chance by its standard error: {guessing(best, 'validation')}"
     return [
         "",
         shown,
@@ -61,6 +68,7 @@ def tell_search(front: Sequence[Evaluation[Arch]], folder: RunFolder) -> list[Ta
             ("archive", f"{folder.archive}, {folder.log}"),
             ("report", f"{folder.page} (open it in a browser)"),
             ("time", duration(sum(folder.seconds().values()))),
+            *([] if best.beats_chance else [("warning", warning)]),
             ("next", f"nat2 finetune {shlex.quote(str(folder.path))}"),
         ),
     ]
@@ -72,12 +80,17 @@ def tell_networks(results: Sequence[Result], folder: RunFolder) -> list[Table | 
     needs = [
         (
             need,
-            f"{folder.network(result.id)}  ({100 * result.test_accuracy:.1f} % on the test images, "
+            f"{folder.network(result.id)}  ({result.validated.percent} % validation, {result.tested.percent} % test, "
             f"{result.params:,} parameters)",
         )
         for need, result in chosen.items()
     ]
     best = shlex.quote(str(folder.network(chosen["small and good"].id)))
+    warning = chance_warning(results)
+    hopeless = not any(result.tested.beats_chance for result in results)
+    following = f"nat2 predict {best} IMAGE"
+    if hopeless:
+        following = "check the labels, add images, or train longer (--finetune.epochs, --fresh)"
     return [
         "",
         table(results, folder.milliseconds()),
@@ -88,7 +101,8 @@ def tell_networks(results: Sequence[Result], folder: RunFolder) -> list[Table | 
             ("report", f"{folder.page} (open it in a browser), {folder.pareto}, {folder.plot}"),
             ("each network", "model.onnx, model.pt2, model.safetensors, arch.json, preprocessing.json"),
             ("time", duration(sum(folder.seconds().values()))),
-            ("next", f"nat2 predict {best} IMAGE"),
+            *([("warning", warning)] if warning else []),
+            ("next", following),
         ),
     ]
 
@@ -102,10 +116,14 @@ def tell_latencies(measured: Sequence[Measured]) -> Table:
     for column in shown.columns[3:]:
         column.justify = "right"
     for each in measured:
-        latency = each.latency
+        latency, rate = each.latency, 1000 * each.batch / each.latency.median
+        spread = latency.upper - latency.lower
+        median, lower, upper = (
+            milliseconds(value, latency.median, spread) for value in (latency.median, latency.lower, latency.upper)
+        )
         shown.add_row(
-            each.id, each.runtime, each.device, str(each.batch), str(each.threads), f"{latency.median:.3f}",
-            f"{latency.lower:.3f}-{latency.upper:.3f}", f"{1000 * each.batch / latency.median:,.0f}",
+            each.id, each.runtime, each.device, str(each.batch), str(each.threads), median,
+            f"{lower}-{upper}", f"{rounded(rate, rate * spread / latency.median):,.0f}",
         )  # fmt: skip
     return shown
 

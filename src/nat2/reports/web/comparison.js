@@ -15,9 +15,9 @@ function drawPareto() {
     const behind = byId("archives").checked ? points.archive : [];
     traces.push(trace(points.rest, { size: 3, opacity: .2 }, each => hoverOfMeasured(run, each.number)));
     traces.push(trace(behind, { size: 5, opacity: .4 }, each => hoverOfMeasured(run, each.number), points.returned.length ? {} : { name: escaped(run.label) + " (archive)", showlegend: behind.length > 0 }));
-    const front = frontOf(points.returned, x, y);
+    const front = [x.key, y.key].includes("test_accuracy") ? [] : frontOf(points.returned, x, y);
     traces.push({ mode: "lines", legendgroup: group, showlegend: false, x: column(front, "x"), y: column(front, "y"), line: { color: tint, width: 1.2, dash: "dot" }, hoverinfo: "skip" });
-    traces.push(trace(points.returned, { size: 11 }, each => hoverOfResult(run, each.of), { name: escaped(run.label), showlegend: true }));
+    traces.push(trace(points.returned, { size: 11 }, each => hoverOfResult(run, each.of), { name: escaped(run.label), showlegend: true, ...errorBars(run, points.returned, x, "x", tint), ...errorBars(run, points.returned, y, "y", tint) }));
     every.push(...points.returned, ...behind, ...points.rest);
   });
   traces.push(referenceTrace(x, y));

@@ -24,6 +24,23 @@ function told(value, unit) {
   return Math.abs(value) >= 100 || Number.isInteger(value) ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
 }
 
+/** Standard error of an accuracy in percent; the rule of nat2.reports.accuracy. */
+function standardError(percent, images) {
+  const right = Math.round(percent * images / 100);
+  const [share, count] = right > 0 && right < images ? [percent / 100, images] : [.5 / (images + 1), images + 1];
+  return 100 * Math.sqrt(share * (1 - share) / count);
+}
+
+/** On which images an accuracy was measured. */
+const splitOf = key => key.startsWith("test") ? "test" : "val";
+
+function toldAccuracy(run, percent, split) {
+  const error = standardError(percent, run.images[split]), digits = error < .05 ? 2 : 1;
+  return `${percent.toFixed(digits)} ± ${error.toFixed(digits)} %`;
+}
+
+const beatsChance = (run, percent, split) => percent - standardError(percent, run.images[split]) > run.chance[split];
+
 function layout(extra) {
   const margin = narrow() ? { l: 50, r: 14, t: 24, b: 48 } : { l: 64, r: 24, t: 30, b: 52 };
   return Object.assign({
@@ -73,11 +90,14 @@ function frontOf(points, x, y) {
 
 const known = point => point.x !== null && point.x !== undefined && point.y !== null && point.y !== undefined;
 
-/** The points of a run at two axes: returned, archive, and every evaluation. */
+/**
+ * The points of a run at two axes: returned, archive, and every evaluation. What the search measured has an accuracy on
+ * validation images only, so nothing of it stands beside accuracies on test images.
+ */
 function pointsOf(run, x, y, every) {
   const returned = run.results.map(each => ({ x: each.values[x.key], y: each.values[y.key], id: each.id, of: each })).filter(known);
   const drawn = number => ({ x: measured(run, number, x.key), y: measured(run, number, y.key), number, id: run.archs[run.evaluations.arch[number]][0] });
-  const comparable = !(x.accuracy && y.accuracy);  // the search found one accuracy only
+  const comparable = !(x.accuracy && y.accuracy) && ![x.key, y.key].includes("test_accuracy");
   const archive = comparable ? run.members.map(drawn).filter(known) : [];
   const rest = comparable && every ? run.evaluations.arch.map((_, number) => drawn(number)).filter(known) : [];
   return { returned, archive, rest };
@@ -89,8 +109,8 @@ const pixelsOf = key => key.match(/^r(\d+)/)[1] + " pixels";
 function hoverOfResult(run, each) {
   const costs = data.axes.filter(spec => !spec.accuracy && each.values[spec.key] !== undefined && spec.key !== "latency_spread")
     .map(spec => `${told(each.values[spec.key], spec.unit)} ${shortTitle(spec)}`);
-  return `<b>${each.id}</b>${data.runs.length > 1 ? " of " + escaped(run.label) : ""}<br>${told(each.values.test_accuracy, "percent")} on test images<br>` +
-    `${told(each.values.val_accuracy, "percent")} on validation images<br>${costs.join("<br>")}<br>${pixelsOf(each.arch)}<br>${stagesOf(each.arch)}`;
+  return `<b>${each.id}</b>${data.runs.length > 1 ? " of " + escaped(run.label) : ""}<br>${toldAccuracy(run, each.values.val_accuracy, "val")} on validation images<br>` +
+    `${toldAccuracy(run, each.values.test_accuracy, "test")} on test images<br>${costs.join("<br>")}<br>${pixelsOf(each.arch)}<br>${stagesOf(each.arch)}`;
 }
 
 function hoverOfMeasured(run, number) {
@@ -98,11 +118,18 @@ function hoverOfMeasured(run, number) {
   const costs = data.axes.filter(spec => !spec.accuracy && run.evaluations[spec.key] && spec.key !== "latency_spread")
     .map(spec => `${told(run.evaluations[spec.key][number], spec.unit)} ${shortTitle(spec)}`);
   return `${id}${data.runs.length > 1 ? " of " + escaped(run.label) : ""}, generation ${run.evaluations.generation[number]}<br>` +
-    `${told(run.evaluations.found_accuracy[number], "percent")} found, before fine-tuning<br>${costs.join("<br>")}<br>${pixelsOf(key)}<br>${stagesOf(key)}`;
+    `${toldAccuracy(run, run.evaluations.found_accuracy[number], "val")} found, before fine-tuning<br>${costs.join("<br>")}<br>${pixelsOf(key)}<br>${stagesOf(key)}`;
 }
 
 const shortTitle = spec => ({ params: "parameters", macs: "MACs", memory: "of memory", latency: "in the search", deployed_latency: "for an answer" }[spec.key] || escaped(spec.title));
 const escaped = text => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+
+/** Bars of one standard error, where an axis is an accuracy. */
+function errorBars(run, points, spec, name, tint) {
+  if (!spec.accuracy) return {};
+  const array = points.map(each => standardError(each[name], run.images[splitOf(spec.key)]));
+  return { ["error_" + name]: { type: "data", array, color: tint, thickness: 1, width: 0 } };
+}
 
 function referenceTrace(x, y) {
   const points = data.references.map(each => ({ name: each.name, x: x.accuracy ? each.accuracy : each[x.key], y: y.accuracy ? each.accuracy : each[y.key] }))
@@ -115,7 +142,7 @@ function referenceTrace(x, y) {
 /** Fill the two axis selects and call back on change. */
 function axisSelects(redraw) {
   const returned = data.runs.some(each => each.results.length);
-  for (const [name, preferred] of [["x-axis", data.axes.find(each => !each.accuracy).key], ["y-axis", returned ? "test_accuracy" : "found_accuracy"]]) {
+  for (const [name, preferred] of [["x-axis", data.axes.find(each => !each.accuracy).key], ["y-axis", returned ? "val_accuracy" : "found_accuracy"]]) {
     const select = byId(name);
     for (const each of data.axes) select.append(element("option", { value: each.key, textContent: each.title, selected: each.key === preferred }));
     select.addEventListener("change", redraw);

@@ -91,15 +91,23 @@ function returnedCard(best, candidates) {
     : kept === 1 ? "The only one of the returned networks that keeps your limits." : `The most accurate of the ${kept} that keep your limits, on the validation images.`;
   return [
     element("p", {}, "Take"), element("p", { className: "which", textContent: best.id }), element("p", { textContent: why }),
-    figures([["validation images", told(values.val_accuracy, "percent")], ["test images", told(values.test_accuracy, "percent")], ...costsOf(best.value)]),
+    figures([["validation images", toldAccuracy(run, values.val_accuracy, "val")], ["test images", toldAccuracy(run, values.test_accuracy, "test")], ...costsOf(best.value)]),
+    ...atChance(values.test_accuracy, "test"),
     element("p", {}, "Export it as files to ship:"), command(`nat2 export ${run.folder} ${best.id} --to deploy`),
   ];
+}
+
+/** A sentence about an accuracy that does not beat chance by its standard error. */
+function atChance(percent, split) {
+  if (beatsChance(run, percent, split)) return [];
+  const images = { val: "validation", test: "test" }[split];
+  return [element("p", { className: "chance", textContent: `No better than chance: always naming the largest class is right on ${told(run.chance[split], "percent")} of the ${images} images.` })];
 }
 
 function archiveCard(other) {
   const none = run.results.length ? "None of the fine-tuned networks keeps these limits. The search measured one that does:" : "No network is fine-tuned yet. The best so far within your limits:";
   const parts = [element("p", { textContent: none }), element("p", { className: "which", textContent: other.id }),
-    figures([["found, before fine-tuning", told(other.accuracy, "percent")], ...costsOf(other.value)])];
+    figures([["found, before fine-tuning", toldAccuracy(run, other.accuracy, "val")], ...costsOf(other.value)]), ...atChance(other.accuracy, "val")];
   if (run.finished) parts.push(element("p", {}, "Fine-tune, test and export it:"), command(`nat2 finetune ${run.folder} ${other.id}`));
   else parts.push(element("p", {}, "The run is not finished: it will decide which networks to fine-tune."));
   return parts;
@@ -137,7 +145,7 @@ function addPicks() {
 }
 
 function addNetworks() {
-  const shown = (id, accuracy, params) => element("option", { value: id, textContent: `${id}: ${told(accuracy, "percent")}, ${told(params, "")} parameters` });
+  const shown = (id, accuracy, params) => element("option", { value: id, textContent: `${id}: ${toldAccuracy(run, accuracy, "val")}, ${told(params, "")} parameters` });
   const fine = element("optgroup", { label: "returned, fine-tuned" }), found = element("optgroup", { label: "archive, as found" });
   fine.append(...run.results.map(each => shown(each.id, each.values.val_accuracy, each.values.params)));
   const others = fromArchive().sort((a, b) => a.value("params") - b.value("params"));
@@ -173,14 +181,19 @@ function drawPareto() {
   const trace = (name, list, marker, hover, extra = {}) => ({ name, mode: "markers", x: column(list, "x"), y: column(list, "y"), customdata: column(list, "id"),
     text: list.map(hover), hovertemplate: "%{text}<extra></extra>", marker, visible: list.length > 0, ...extra });
   const ofResult = each => hoverOfResult(run, each.of), ofMeasured = each => hoverOfMeasured(run, each.number);
-  const front = frontOf(points.returned, x, y), ring = id => [...points.returned, ...points.archive].filter(each => each.id === id);
+  const testing = [x.key, y.key].includes("test_accuracy");
+  const front = testing ? [] : frontOf(points.returned, x, y);  // to take the best on test images is no honest choice
+  const tested = y.key === "val_accuracy" ? points.returned.map(each => ({ ...each, y: each.of.values.test_accuracy })) : [];
+  const bars = list => ({ ...errorBars(run, list, x, "x", colour("--accent")), ...errorBars(run, list, y, "y", colour("--accent")) });
+  const ring = id => [...points.returned, ...points.archive].filter(each => each.id === id);
   const named = x.accuracy || y.accuracy ? " (found, before fine-tuning)" : "";
   Plotly.react("pareto", [
     trace("every evaluation" + named, points.rest, { color: colour("--dots"), size: 4, opacity: .3 }, ofMeasured),
     trace("archive" + named, points.archive, { color: colour("--dots"), size: 6, opacity: .75 }, ofMeasured),
     { mode: "lines", x: column(front, "x"), y: column(front, "y"), line: { color: colour("--accent"), width: 1.2, dash: "dot" }, hoverinfo: "skip", showlegend: false },
-    trace("returned", single, { color: colour("--accent"), size: 11 }, ofResult),
-    trace("several exits", multi, { color: colour("--accent"), size: 11, symbol: "diamond-open", line: { width: 2 } }, ofResult),
+    trace("the same on test images", tested, { symbol: "line-ew", size: 11, line: { color: colour("--warm"), width: 2 } }, ofResult, { legendrank: 1001 }),
+    trace("returned", single, { color: colour("--accent"), size: 10 }, ofResult, bars(single)),
+    trace("several exits", multi, { color: colour("--accent"), size: 10, symbol: "diamond-open", line: { width: 2 } }, ofResult, bars(multi)),
     referenceTrace(x, y),
     trace("to take", ring(state.taken).slice(0, 1), { color: "rgba(0,0,0,0)", size: 21, line: { color: colour("--warm"), width: 3 } }, each => each.id, { hoverinfo: "skip", hovertemplate: null }),
     trace("in the picture", state.chosen === state.taken ? [] : ring(state.chosen).slice(0, 1), { color: "rgba(0,0,0,0)", size: 17, line: { color: colour("--ink"), width: 1.5 } }, each => each.id, { hoverinfo: "skip", hovertemplate: null }),
@@ -195,11 +208,13 @@ function drawAnytime() {
   byId("anytime-section").hidden = !several.length;
   if (!several.length) return;
   const symbols = ["circle", "square", "diamond", "triangle-up", "cross", "x"];
-  Plotly.react("anytime", several.map((each, n) => ({
-    name: each.id, mode: "lines+markers", x: each.anytime.map(p => p.macs), y: each.anytime.map(p => p.test), marker: { symbol: symbols[n % 6], size: 8 }, line: { color: series(n), width: 1.5 },
-    text: each.anytime.map(p => `<b>${each.id}</b><br>${p.threshold > 1 ? "always the last exit" : "threshold " + told(p.threshold, "")}<br>${told(p.test, "percent")} on test images<br>${told(p.val, "percent")} on validation images<br>${told(p.macs, "")} MACs on average`),
-    hovertemplate: "%{text}<extra></extra>",
-  })), layout({ showlegend: true, xaxis: axis("mean multiply-accumulates for an image", { tickformat: "~s" }), yaxis: axis("accuracy on test images in %") }), plotConfig);
+  const hover = (each, p) => `<b>${each.id}</b><br>${p.threshold > 1 ? "always the last exit" : "threshold " + told(p.threshold, "")}<br>${toldAccuracy(run, p.val, "val")} on validation images with ${told(p.val_macs, "")} MACs on average<br>${toldAccuracy(run, p.test, "test")} on test images with ${told(p.macs, "")}`;
+  const curve = (each, n, x, y, extra) => ({ name: each.id, legendgroup: each.id, mode: "lines+markers", x: each.anytime.map(p => p[x]), y: each.anytime.map(p => p[y]),
+    text: each.anytime.map(p => hover(each, p)), hovertemplate: "%{text}<extra></extra>", marker: { symbol: symbols[n % 6], size: 8 }, line: { color: series(n), width: 1.5 }, ...extra });
+  Plotly.react("anytime", several.flatMap((each, n) => [
+    curve(each, n, "val_macs", "val", {}),
+    curve(each, n, "macs", "test", { name: each.id + " on test images", mode: "lines", showlegend: false, line: { color: series(n), width: 1, dash: "dot" } }),
+  ]), layout({ showlegend: true, xaxis: axis("mean multiply-accumulates for an image", { tickformat: "~s" }), yaxis: axis("accuracy on validation images in %") }), plotConfig);
 }
 
 const series = n => (dark.matches ? ["#4fc79b", "#f0a35e", "#8ab4f8", "#e39ac4", "#d8cf6a", "#9fd3e6"] : ["#0b6e4f", "#a2490b", "#1f5fbf", "#97286b", "#6b6200", "#1b6f87"])[n % 6];

@@ -1,0 +1,33 @@
+"""Measured times, written with the digits that their spread supports."""
+
+from __future__ import annotations
+
+import math
+
+
+def decimals(value: float, spread: float, most: int = 3) -> int:
+    """Decimals with which to write a measured value; negative ones round to tens, hundreds and so on.
+
+    The last digit stands where the spread's first does. At least one digit of the value is kept.
+
+    Args:
+        value: The median.
+        spread: Distance between the quartiles; 0 supports as many digits as are allowed.
+        most: Digits that are kept at most.
+    """
+    if not value or not math.isfinite(value):
+        return 2
+    first = -math.floor(math.log10(abs(value)))
+    wanted = -math.floor(math.log10(spread)) if spread > 0 and math.isfinite(spread) else first + most
+    return min(max(wanted, first), first + most - 1)
+
+
+def rounded(value: float, spread: float) -> float:
+    """A measured value, rounded to what its spread supports."""
+    return round(value, decimals(value, spread))
+
+
+def milliseconds(value: float, median: float, spread: float, *, most: int = 3) -> str:
+    """A time, or one of its quartiles, to the digits that the spread around the median supports: ``0.032``, ``130``."""
+    places = decimals(median, spread, most)
+    return f"{round(value, places):,.{max(0, places)}f}"
