@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from nat2.errors import CheckpointError, RunError
+from nat2.folder import RunFolder
 from nat2.nas.archive import Archive, Evaluation, Row
 from nat2.reports.read import read_run
 from tests.reports.runs import measured, networks, write_run
@@ -66,6 +67,23 @@ def test_partial_evaluations_are_left_out(folder: Path) -> None:
     with Archive(folder / "archive.db", ("error", "params", "macs", "memory")) as archive:
         archive.add(Evaluation(networks(14)[0], measured(networks(14)[0])), Row(0, 0, "initial", 0.5, 0.1, 0))
     assert len(read_run(folder).evaluations) == before
+
+
+def test_results_without_counts_of_images_get_them_from_the_run(folder: Path) -> None:
+    """Those of nat2 0.1.0."""
+    for path in folder.glob("networks/*/result.json"):
+        facts = json.loads(path.read_text())
+        path.write_text(json.dumps({name: value for name, value in facts.items() if not name.endswith(_COUNTED)}))
+    for results in (read_run(folder).results, RunFolder(folder, shared=True).polished()):
+        assert len(results) == 5
+        assert {(each.val_images, each.test_images, each.val_chance, each.test_chance) for each in results} == {
+            (32, 32, 0.25, 0.25)
+        }
+    (folder / "data.json").unlink()
+    assert {each.tested.standard_error for each in RunFolder(folder, shared=True).polished()} == {None}
+
+
+_COUNTED = ("_images", "_chance")
 
 
 def test_a_run_under_way_tells_what_there_is(tmp_path: Path) -> None:
