@@ -7,13 +7,16 @@ import os
 import re
 import subprocess
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 import nat2
+from tests.reports.browser import CHROMIUM, Browser
 
 ROOT = Path(__file__).parents[1]
 MARKDOWN = sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md"))
@@ -84,6 +87,39 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
     for style in site.rglob("*.css"):
         text = style.read_text(encoding="utf-8")
         assert not re.search(r"(url\(|@import)\s*[\"']?(https?:)?//", text), f"{style.name} fetches something"
+
+
+def test_search_works_when_the_site_is_opened_from_disk(site: Path, tmp_path: Path) -> None:
+    assert (site / "search" / "search_index.js").stat().st_size > 10_000
+    if CHROMIUM is None:
+        pytest.skip("needs the program chromium (Debian: apt install chromium)")
+    with Browser(tmp_path / "chromium") as browser:
+        browser.call("Page.navigate", url=(site / "index.html").as_uri())
+        _until(browser, "document.readyState === 'complete' && !!document.querySelector('.md-search__input')")
+        browser.run(
+            "{ const it = document.querySelector('.md-search__input'); it.focus(); it.value = 'hypervolume';"
+            "it.dispatchEvent(new KeyboardEvent('keyup', {bubbles: true})) }"
+        )
+        _until(browser, "document.querySelector('.md-search-result__meta').textContent.includes('matching')")
+        assert all(request.startswith(("file:", "data:", "blob:", "about:")) for request in browser.requests)
+
+
+def _until(browser: Browser, condition: str) -> None:
+    for _ in range(600):
+        if browser.run(condition):
+            return
+        time.sleep(0.1)
+    raise TimeoutError(condition)
+
+
+def test_the_navigation_has_few_sections() -> None:
+    assert len(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]) <= 5
+
+
+def test_the_picture_of_the_report_is_compact() -> None:
+    with Image.open(ROOT / "docs" / "report.png") as picture:
+        assert picture.width >= 800
+    assert (ROOT / "docs" / "report.png").stat().st_size < 150_000
 
 
 def test_external_resources_are_recognised() -> None:

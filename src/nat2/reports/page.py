@@ -58,7 +58,7 @@ def _single(run: RunReport) -> dict[str, str]:
     good = [evaluation.arch for evaluation in run.front]
     return {
         "TITLE": html.escape(run.name),
-        "LEAD": _lead(run),
+        "LEAD": _lead(run).replace(" ± ", "&nbsp;±&nbsp;"),
         "STATE": "".join(f"<p class='notice' role='status'>{html.escape(text)}</p>" for text in _notices(run)),
         "NETWORKS": _networks(run) if run.results else "<p>No network is fine-tuned yet.</p>",
         "LATENCY": _timings(run) if run.timings else "",
