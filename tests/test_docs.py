@@ -97,6 +97,7 @@ def test_search_works_when_the_site_is_opened_from_disk(site: Path, tmp_path: Pa
         browser.call("Page.navigate", url=(site / "index.html").as_uri())
         _until(browser, "document.readyState === 'complete' && !!document.querySelector('.md-search__input')")
         browser.run(
+            "document.querySelector('label[for=__search]').click(); "
             "{ const it = document.querySelector('.md-search__input'); it.focus(); it.value = 'hypervolume';"
             "it.dispatchEvent(new KeyboardEvent('keyup', {bubbles: true})) }"
         )
