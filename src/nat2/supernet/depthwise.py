@@ -30,7 +30,7 @@ def depthwise(x: Tensor, weight: Tensor, *, stride: int) -> Tensor:
     last stages of small images are all such maps.
     """
     size = weight.shape[-1]
-    padding = min(size // 2, max(x.shape[2:]) - 1)
+    padding = useful_padding(size // 2, max(x.shape[2:]))
     unused = size // 2 - padding
     if unused:
         weight = weight[:, :, unused:-unused, unused:-unused]
@@ -38,6 +38,11 @@ def depthwise(x: Tensor, weight: Tensor, *, stride: int) -> Tensor:
         result: Tensor = _DepthwiseByColumns.apply(x, weight, stride, padding)  # type: ignore[no-untyped-call]
         return result
     return F.conv2d(x, weight, stride=stride, padding=padding, groups=len(weight))
+
+
+def useful_padding(padding: int, side: int) -> int:
+    """The padding, half the kernel, beyond which no tap of the kernel ever meets a pixel of a map."""
+    return min(padding, side - 1)
 
 
 def _columns_pay(x: Tensor) -> bool:
