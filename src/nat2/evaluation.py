@@ -156,8 +156,6 @@ class Evaluator:
         """Of a sub-network on this machine."""
         return measure_latency(
             network,
-            channels=network.macro.channels,
-            resolution=network.arch.resolution,
             batch=self.latency_batch,
             threads=self.latency_threads,
             device=self.processes.device,

@@ -14,10 +14,7 @@ SPACE = SearchSpace.of(MACRO, (12, 32))
 
 
 def test_the_largest_network_takes_longer_than_the_smallest() -> None:
-    taken = [
-        measure_latency(StaticNetwork(MACRO, arch).eval(), channels=3, resolution=arch.resolution)
-        for arch in (SPACE.smallest, SPACE.largest)
-    ]
+    taken = [measure_latency(StaticNetwork(MACRO, arch).eval()) for arch in (SPACE.smallest, SPACE.largest)]
     assert 2 * taken[0].median < taken[1].median
     for each in taken:
         assert 0 < each.lower <= each.median <= each.upper
@@ -26,11 +23,11 @@ def test_the_largest_network_takes_longer_than_the_smallest() -> None:
 
 def test_more_images_take_longer() -> None:
     network = StaticNetwork(MACRO, SPACE.largest).eval()
-    one, many = (measure_latency(network, channels=3, resolution=32, batch=batch).median for batch in (1, 16))
+    one, many = (measure_latency(network, batch=batch).median for batch in (1, 16))
     assert many > 2 * one
 
 
 @pytest.mark.parametrize("name", ["batch", "threads"])
 def test_nothing_at_once_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"`{name}`"):
-        measure_latency(StaticNetwork(MACRO, SPACE.smallest), channels=3, resolution=12, **{name: 0})
+        measure_latency(StaticNetwork(MACRO, SPACE.smallest), **{name: 0})
