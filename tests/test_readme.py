@@ -17,6 +17,8 @@ from PIL import Image
 
 from nat2.cli import VERBS, build_parser
 from nat2.config import RunConfig
+from nat2.deploy import load
+from nat2.deploy.export import write_program
 from nat2.deploy.predict import predict
 from nat2.estimate import Profile
 from nat2.folder import RunFolder
@@ -80,6 +82,8 @@ def test_documented_python_runs(
     document: str, folder_recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     _furnish(tmp_path, folder_recipe)
+    if document == "deploying.md":
+        write_program(load(tmp_path / "deploy" / "1a2b3c4d"), tmp_path / "deploy" / "1a2b3c4d")
     monkeypatch.chdir(tmp_path)
     for verb in ("run", "train", "search", "finetune"):
         monkeypatch.setattr(f"nat2.verbs.{verb}", getattr(_Shortcuts(), verb))

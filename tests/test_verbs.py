@@ -131,8 +131,9 @@ def test_settings_of_stages_that_have_not_begun_may_change(data: Path) -> None:
     before = (out / "supernet-w0.25.safetensors").read_bytes()
     nat2.train(bounded, out=out, quiet=True)  # what the search has adapted stays so
     assert (out / "supernet-w0.25.safetensors").read_bytes() == before
-    single = replace(bounded, finetune=replace(bounded.finetune, variant="single", epochs=1), int8=True)
+    single = replace(bounded, finetune=replace(bounded.finetune, variant="single", epochs=1), int8=True, pt2=True)
     (result,) = nat2.finetune(single, out=out, quiet=True)
+    assert {"model.onnx", "model-int8.onnx", "model.pt2"} < set(result.files)
     assert result.int8_test_accuracy is not None
     assert read_config(out / "config.yaml").finetune.variant == "single"
 
@@ -151,6 +152,12 @@ def test_networks_are_exported_measured_and_asked(
         folder = tmp_path / "deploy" / name
         facts = Result(**json.loads((folder / "result.json").read_text()))
         assert facts.int8_test_accuracy is not None
+        assert facts.files == {
+            path.name: path.stat().st_size for path in folder.iterdir() if path.name != "result.json"
+        }
+        assert {"model.onnx", "model-int8.onnx", "model.pt2"} < set(facts.files)
+        content = (out / "networks" / name / "model.onnx").read_bytes()
+        assert (folder / "model.onnx").read_bytes() == content
         runtimes = {each.runtime for each in nat2.latency(folder, runtimes=["onnx", "int8", "torch"], batches=[1, 2])}
         assert runtimes == {"onnx", "int8", "torch"}
         with pytest.raises(CheckpointError, match="model-int8"):
@@ -161,6 +168,34 @@ def test_networks_are_exported_measured_and_asked(
     rows = list(csv.DictReader((out / "pareto.csv").read_text().splitlines()))
     assert [row["id"] for row in rows if row["int8_test_accuracy"]] == [first]
     assert "int8" in (out / "latency.csv").read_text()
+    assert [row["id"] for row in rows if row["model.pt2_bytes"]] == [first]
+    export(out, last, quiet=True)
+    rows = list(csv.DictReader((out / "pareto.csv").read_text().splitlines()))
+    assert {row["id"] for row in rows if row["model.pt2_bytes"]} == {first, last}
+    assert "Files and their sizes" in (out / "report.html").read_text()
+
+
+def test_a_run_of_version_0_1_0_can_be_read_and_exported(
+    data: Path, staged: tuple[Path, list[Result]], tmp_path: Path
+) -> None:
+    out = tmp_path / "old"
+    shutil.copytree(staged[0], out)
+    stored = yaml.safe_load((out / "config.yaml").read_text())
+    del stored["pt2"]
+    (out / "config.yaml").write_text(yaml.safe_dump(stored, sort_keys=False))
+    for path in out.glob("networks/*/result.json"):
+        facts = json.loads(path.read_text())
+        del facts["files"]
+        path.write_text(json.dumps(facts))
+    results = nat2.run(config(data), out=out, quiet=True)
+    assert [replace(result, files={}) for result in staged[1]] == results
+    nat2.report(out)
+    assert "Files and their sizes" not in (out / "report.html").read_text()
+    with pytest.raises(RunError, match=r"different are pt2 \(False there, True now\)"):
+        nat2.run(config(data, pt2=True), out=out, quiet=True)
+    export(out, results[0].id, quiet=True)
+    rows = list(csv.DictReader((out / "pareto.csv").read_text().splitlines()))
+    assert [row["id"] for row in rows if row["model.onnx_bytes"]] == [results[0].id]
 
 
 def test_what_cannot_be_exported_is_refused(data: Path, staged: tuple[Path, list[Result]], tmp_path: Path) -> None:

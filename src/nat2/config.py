@@ -96,6 +96,9 @@ class RunConfig:
     """Post-processing of the returned networks."""
     int8: bool = False
     """Export every network in 8-bit integers too, calibrated on training images."""
+    pt2: bool = False
+    """Export every network as a program of torch.export too (model.pt2), which takes seconds each; `nat2 export` always
+    does."""
     devices: int = 1
     """Processes on this machine, each with a GPU, or with its share of the CPU's cores; batches and evaluations are
     divided among them. Several machines: see `torchrun`."""

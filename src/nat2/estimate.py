@@ -39,7 +39,7 @@ from nat2.training.shrink import largest_as_teacher, phases_for, shrink
 _DRAWN = 10_000
 _STEPS = 3  # of each kind of training are made; the first is slower and does not count
 _EVALUATIONS = 6
-_EXPORT_SECONDS = 6.0
+_EXPORT_SECONDS, _PT2_SECONDS = 1.0, 3.0  # of a network; the former with its latency
 _GENERATION_SECONDS = 2.0  # prediction and evolution; see benchmarks/search.py
 
 
@@ -168,7 +168,8 @@ def _seconds(job: Job, networks: Sequence[SuperNetwork]) -> dict[str, float]:
     if adapts and config.search.generations:
         steps = steps_per_epoch(len(train), config.adapt.batch_size)
         searching += config.search.generations * config.adapt.epochs * steps * _adaptation_seconds(job, networks)
-    polishing = config.networks * sum(_EXPORT_SECONDS + each for each in _finetuning_seconds(job, networks[0]))
+    exporting = _EXPORT_SECONDS + _PT2_SECONDS * config.pt2
+    polishing = config.networks * sum(exporting + each for each in _finetuning_seconds(job, networks[0]))
     return {"train": training, "search": searching, "fine-tune and export": polishing}
 
 

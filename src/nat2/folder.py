@@ -182,8 +182,10 @@ class RunFolder:
 
     def _compare(self, config: RunConfig, dataset: Dataset) -> None:
         try:
-            stored = dict(flat(dict(yaml.safe_load(self.config.read_text()))))
-            _ = stored["seed"]  # every configuration has one; a file that was cut short has not
+            found = dict(flat(dict(yaml.safe_load(self.config.read_text()))))
+            # A setting that the version which began the run did not have is as it was then: the default.
+            stored = dict(flat(RunConfig().to_dict())) | found
+            _ = found["seed"]  # every configuration has one; a file that was cut short has not
             fingerprint = fingerprint_of(self.path)
         except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError) as error:
             raise damaged(self.path, error) from error
@@ -307,12 +309,11 @@ class RunFolder:
 _FREE = ("data", "skip_bad_images", "memory", "devices", "accelerator", "checkpoint_seconds", "tensorboard")
 _STAGES = (
     (("objectives", "budget", "search", "adapt", "latency_batch", "latency_threads"), ("archive.db",)),
-    (("networks", "finetune", "int8"), ("networks/*", "state/finetune-*")),
+    (("networks", "finetune", "int8", "pt2"), ("networks/*", "state/finetune-*")),
 )
 """Settings that nothing looks at before a stage begins, and what is there when it has begun."""
 NETWORK_FILES = (
     "model.onnx",
-    "model.pt2",
     "model.safetensors",
     "arch.json",
     "preprocessing.json",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nat2.data.transform import ResizedImages
 from nat2.deploy.anytime import Answered, Operating, curve
-from nat2.deploy.export import export
+from nat2.deploy.export import export, file_sizes
 from nat2.deploy.latency import FILES, Runtime, measure_exported
 from nat2.deploy.quantise import accuracy_of, quantise
 from nat2.evaluation import BYTES
@@ -206,9 +206,12 @@ def _shipped(
         "anytime": [dataclasses.asdict(point) for point in result.anytime],
     }
     classes, side = job.dataset.classes, job.dataset.side
-    difference = export(static, job.pipeline, classes, folder, side=side, facts=facts, weights=finetuned.weights)
+    difference = export(
+        static, job.pipeline, classes, folder, side=side, facts=facts, weights=finetuned.weights, pt2=job.config.pt2
+    )
     if job.config.int8:
         result = dataclasses.replace(result, int8_test_accuracy=quantised(job, folder, static.arch.resolution))
+    result = dataclasses.replace(result, files=file_sizes(folder))
     job.folder.keep(result)
     return result, difference
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from nat2.config import read_config
 from nat2.deploy.deployable import load
 from nat2.deploy.description import describe
-from nat2.deploy.export import export_programs
+from nat2.deploy.export import file_sizes, write_onnx, write_program
 from nat2.errors import ConfigError, RunError
 from nat2.files import unwritable, write_bytes, write_json
 from nat2.folder import RunFolder, fingerprint_of
@@ -75,9 +75,10 @@ def export(
         for result in chosen:
             written.append(_write(folder, result, target / result.id, job))
             progress.say(f"exported {written[-1]}")
-        if job is not None and to is None and folder.finished:
-            remeasure(job, folder.results())
-            report_networks(job, folder.results())
+        if to is None and folder.finished:
+            if job is not None:
+                remeasure(job, folder.results())
+            report_networks(folder, folder.results())
         return written
 
 
@@ -108,7 +109,9 @@ def _write(folder: RunFolder, result: Result, target: Path, job: Job | None) -> 
     if target.resolve() != source.resolve():
         for name in _COPIED:
             write_bytes(target / name, (source / name).read_bytes())
-    export_programs(load(source), target)
+    model = load(source)
+    write_onnx(model, target, classes=describe(source)["classes"])
+    write_program(model, target)
     if job is not None:
         accuracy = quantised(job, target, Arch.from_key(result.arch).resolution)
         result = dataclasses.replace(result, int8_test_accuracy=accuracy)
@@ -124,5 +127,6 @@ def _write(folder: RunFolder, result: Result, target: Path, job: Job | None) -> 
             raise unwritable(target, error) from error
     if not (target / "model-int8.onnx").exists():
         result = dataclasses.replace(result, int8_test_accuracy=None)
+    result = dataclasses.replace(result, files=file_sizes(target))
     write_json(target / "result.json", dataclasses.asdict(result))
     return target

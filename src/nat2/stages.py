@@ -11,6 +11,7 @@ from nat2.config import RunConfig, parse_widths
 from nat2.data.transform import steps_per_epoch
 from nat2.errors import ArchError, ConfigError, RunError
 from nat2.files import load_tensors, save_tensors, write_csv
+from nat2.folder import RunFolder
 from nat2.job import Job
 from nat2.nas.archive import Archive, Generation
 from nat2.nas.found import Found
@@ -254,13 +255,13 @@ def _log(job: Job, generations: Sequence[Generation]) -> None:
         write_curves(job.folder.curves, generations)
 
 
-def report_networks(job: Job, results: list[Result]) -> None:
+def report_networks(folder: RunFolder, results: list[Result]) -> None:
     """Write table, plot and page, from what the run folder holds."""
-    folder = job.folder
     if results:
-        objectives = [objective.name for objective in job.objectives]
+        run = read_run(folder.path)
+        objectives = [objective.name for objective in run.objectives]
         others = dict.fromkeys(name for result in results for name in result.others)
-        members, cost = read_run(folder.path).members(), "macs" if "params" not in objectives else "params"
-        plot_pareto(folder.plot, members, results, cost=cost)
-        write_csv(folder.pareto, [result.row(objectives, others) for result in results])
+        files = sorted({name for result in results for name in result.files})
+        plot_pareto(folder.plot, run.members(), results, cost="macs" if "params" not in objectives else "params")
+        write_csv(folder.pareto, [result.row(objectives, others, files) for result in results])
     write_page(folder.page, [read_run(folder.path)])

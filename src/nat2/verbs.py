@@ -234,7 +234,7 @@ def _stages(job: Job, networks: tuple[SuperNetwork, ...], order: _Order) -> _Out
             found = search_networks(job, trained, archive, lap)
             outcome.supernets, outcome.front = save_supernets(job, trained), list(found.front)
         if order.until == "search":
-            job.processes.once(lambda: report_networks(job, []))
+            job.processes.once(lambda: report_networks(job.folder, []))
             return outcome
         with _timed(job, "fine-tune and export") as lap:
             chosen = job.processes.once(lambda: returned(job, found))
@@ -278,7 +278,7 @@ def _polished(
     results = job.processes.once(job.folder.polished)
     lap()
     job.processes.once(lambda: remeasure(job, results))
-    job.processes.once(lambda: report_networks(job, results))
+    job.processes.once(lambda: report_networks(job.folder, results))
     return results
 
 

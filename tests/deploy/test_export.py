@@ -15,7 +15,7 @@ from nat2.data import read_dataset
 from nat2.data.transform import Pipeline
 from nat2.deploy import export, load
 from nat2.deploy.anytime import confidence, running_answers
-from nat2.deploy.export import answer, open_session, quiet_exporter
+from nat2.deploy.export import answer, file_sizes, open_session, write_program
 from nat2.deploy.predict import predict
 from nat2.deploy.quantise import accuracy_of, quantise
 from nat2.errors import CheckpointError, ConfigError, DataError, Nat2Error
@@ -71,8 +71,9 @@ def test_the_description_is_complete(exported: tuple[StaticNetwork, Path]) -> No
     assert (preprocessing["resolution"], preprocessing["side"], preprocessing["mean"]) == (12, 16, [0.4, 0.5, 0.6])
     assert description["params"] == 7
     assert {path.name for path in exported[1].iterdir()} == {
-        "arch.json", "model.onnx", "model.pt2", "model.safetensors", "preprocessing.json",
+        "arch.json", "model.onnx", "model.safetensors", "preprocessing.json",
     }  # fmt: skip
+    assert file_sizes(exported[1]) == {path.name: len(path.read_bytes()) for path in exported[1].iterdir()}
 
 
 def test_a_file_that_answers_differently_is_not_reported_as_exported(
@@ -90,6 +91,7 @@ def test_a_file_that_answers_differently_is_not_reported_as_exported(
     monkeypatch.setattr(onnxruntime, "InferenceSession", Wrong)
     with pytest.raises(Nat2Error, match="answers of ONNX Runtime differ"):
         export(random_static(), PIPELINE, "abc", tmp_path, side=16, facts={})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_network_whose_training_diverged_is_not_exported(tmp_path: Path) -> None:
@@ -169,7 +171,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> tuple[StaticNetwork, Pa
     macro = Macro(classes=3, channels=3, width=0.25, stem_stride=1)
     arch = Arch.from_key("r12-w0.25-k5e4.k3e6.k7e3-k7e3.k5e6-k3e3.k3e3")
     network = extract(SuperNetwork(macro, generator=torch.Generator().manual_seed(0)), arch, exits=EXITS)
-    export(network, PIPELINE, ["a", "b", "c"], folder, side=16, facts={}, weights=(0.2, 0.6))
+    export(network, PIPELINE, ["a", "b", "c"], folder, side=16, facts={}, weights=(0.2, 0.6), pt2=True)
     return network, folder
 
 
@@ -180,10 +182,39 @@ def test_exits_answer_together_in_every_format(several: tuple[StaticNetwork, Pat
         logits = network(PIPELINE.normalize(images))
         torch.testing.assert_close(load(folder)(images), 0.25 * logits[0] + 0.75 * logits[1], rtol=1e-4, atol=1e-4)
         expected = load(folder)(images)
-        with quiet_exporter():
-            program = torch.export.load(folder / "model.pt2").module()
+        program = torch.export.load(folder / "model.pt2").module()
         torch.testing.assert_close(program(images), expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(answer(open_session(folder / "model.onnx"), images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_program_holds_weights_as_every_runtime_reads_them(several: tuple[StaticNetwork, Path]) -> None:
+    folder = several[1]
+    assert any(not tensor.is_contiguous() for tensor in load(folder).state_dict().values())  # channels last
+    program = torch.export.load(folder / "model.pt2")
+    for tensors in (program.state_dict, program.constants):
+        for name, tensor in tensors.items():
+            assert tensor.stride() == torch.empty(tensor.shape).stride(), name
+    run = program.module()
+    for count in (1, 2, 7):
+        images = torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(count))
+        with torch.no_grad():
+            torch.testing.assert_close(run(images), load(folder)(images), rtol=1e-4, atol=1e-4)
+    content = (folder / "model.pt2").read_bytes()
+    for path in (str(Path.home()), str(Path(torch.__file__).parent), str(Path(__file__).parents[2]), "site-packages"):
+        assert path.encode() not in content
+
+
+def test_a_program_that_answers_differently_is_not_written(
+    several: tuple[StaticNetwork, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = torch.export.load(several[1] / "model.pt2")
+    model = load(several[1])
+    with torch.no_grad():
+        model.network.exits["3"].classifier.bias += 1
+    monkeypatch.setattr(torch.export, "load", lambda source: other)
+    with pytest.raises(Nat2Error, match=r"answers of torch\.export differ"):
+        write_program(model, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.34, 0.36, 0.4, 1.1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,17 +101,47 @@ def test_rows_begin_with_what_was_searched() -> None:
     assert row["test_accuracy"] == 0.9
 
 
-def test_the_table_fits_a_terminal() -> None:
+def test_rows_have_the_size_of_every_file() -> None:
+    sized = replace(RESULTS[0], files={"model.onnx": 1200})
+    row = sized.row(["error"], files=["model.onnx", "model.pt2"])
+    assert (row["model.onnx_bytes"], row["model.pt2_bytes"]) == (1200, None)
+    assert RESULTS[0].row(["error"], files=["model.onnx"])["model.onnx_bytes"] is None
+    assert not any("files" in name for name in row)
+
+
+def test_sizes_are_in_the_table_if_they_are_known() -> None:
+    text = shown(RESULTS)
+    assert "kB" not in text
+    sized = [replace(RESULTS[0], files={"model.onnx": 103_511, "model.pt2": 352_193}), RESULTS[1]]
+    text = shown(sized)
+    assert " 104 " in text
+    assert "kB: size of model.onnx" in " ".join(text.split())
+    quantised = [replace(RESULTS[0], files={"model.onnx": 103_511, "model-int8.onnx": 46_075})]
+    assert "104/46" in shown(quantised)
+    assert "kB: size of model.onnx/model-int8.onnx" in " ".join(shown(quantised).split())
+
+
+def shown(results: list[Result], milliseconds: dict[str, str] | None = None) -> str:
     console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table(results, milliseconds))
+    return console.export_text()
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_the_table_fits_a_terminal(known: bool) -> None:
     images = {"val": [18, 18], "test": [18, 18]}
-    console.print(table([each.measured_on(images) for each in RESULTS], {each.id: "0.032" for each in RESULTS}))
-    lines = console.export_text().splitlines()
-    ids = {each.id for each in RESULTS}
+    results, milliseconds = [each.measured_on(images) for each in RESULTS], None
+    if known:
+        results = [replace(each, files={"model.onnx": 5 * each.params + 30_000}) for each in results]
+        results[0] = replace(results[0], id=f"{results[0].id}-ee", exits=(1, 2))
+        milliseconds = {each.id: "12.3" for each in results}
+    lines = shown(results, milliseconds).splitlines()
+    ids = {each.id for each in results}
     assert "…" not in "".join(lines)
     assert max(map(len, lines)) <= 80
     assert {"90.0±5.0", "97.0±2.8"} <= set(" ".join(lines).split())
     assert [line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in ids] == [
-        RESULTS[i].id for i in (2, 1, 3, 0)
+        results[i].id for i in (2, 1, 3, 0)
     ]
 
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 MODULES = (
-    "nat2.cli", "nat2.verbs", "onnxruntime", "onnxscript", "lightgbm", "plotly.offline", "sklearn.datasets",
-    "matplotlib.pyplot", "torch.onnx._internal.exporter._core",
+    "nat2.cli", "nat2.verbs", "onnxruntime", "lightgbm", "plotly.offline", "sklearn.datasets",
+    "matplotlib.pyplot", "nat2.deploy.quantise",
 )  # fmt: skip
 """What a run would import on its way."""
 YEAR = 365 * 24 * 3600.0

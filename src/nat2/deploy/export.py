@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from nat2.data.transform import Pipeline
 from nat2.deploy.deployable import Deployable
+from nat2.deploy.onnx_graph import INPUT, OUTPUT, onnx_model
 from nat2.errors import Nat2Error
-from nat2.files import save_tensors, write_atomic, write_bytes, write_json
+from nat2.files import save_tensors, write_bytes, write_json
 from nat2.supernet.static import StaticNetwork
 
 TOLERANCE = 1e-4  # largest difference of a logit between a program and torch, relative to the largest logit
@@ -35,6 +36,7 @@ def export(
     side: int,
     facts: Mapping[str, Any],
     weights: Sequence[float] = (1.0,),
+    pt2: bool = False,
 ) -> float:
     """Write a network's files and check them.
 
@@ -42,11 +44,11 @@ def export(
         network: The fine-tuned network, with one exit or several.
         pipeline: What its inputs were made with.
         classes: Names of the classes, in the order of the logits.
-        folder: Where ``model.safetensors``, ``arch.json``, ``preprocessing.json``, ``model.onnx`` (any batch) and
-            ``model.pt2`` (a program of torch.export, any batch) go.
+        folder: Where ``model.safetensors``, ``arch.json``, ``preprocessing.json`` and ``model.onnx`` (any batch) go.
         side: Side at which the training images were stored before they were resized to the resolution.
         facts: Kept in ``arch.json`` beside the architecture, e.g. accuracies.
         weights: Of the exits' outputs.
+        pt2: Write ``model.pt2`` too (a program of torch.export, any batch), which takes seconds.
 
     Returns:
         Largest difference of a logit between ONNX Runtime and torch in double precision.
@@ -56,7 +58,9 @@ def export(
     """
     deployable = Deployable(network, pipeline.mean, pipeline.std, weights=weights).cpu().eval()
     arch, macro = network.arch, network.macro
-    difference = export_programs(deployable, folder)
+    difference = write_onnx(deployable, folder, classes=classes)
+    if pt2:
+        write_program(deployable, folder)
     save_tensors(folder / "model.safetensors", deployable.state_dict())
     write_json(
         folder / "arch.json",
@@ -89,45 +93,94 @@ def export(
     return difference
 
 
-def export_programs(model: Deployable, folder: Path) -> float:
-    """Write ``model.pt2`` and ``model.onnx`` and read them back; the largest difference of a logit of the latter.
+def write_onnx(model: Deployable, folder: Path, *, classes: Sequence[str] = ()) -> float:
+    """Write ``model.onnx`` if ONNX Runtime answers as torch does; the largest difference of a logit.
+
+    Args:
+        model: In evaluation mode, on the CPU.
+        folder: Where the file goes.
+        classes: Their names, kept in the file.
 
     Raises:
-        Nat2Error: a program's answers differ from torch's.
+        Nat2Error: the answers differ from torch's in double precision, or are not finite.
     """
-    channels, resolution = model.mean.shape[1], model.network.arch.resolution
-    images = torch.rand(3, channels, resolution, resolution, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected = copy.deepcopy(model).double()(images.double())
-        own = float((model(images) - expected).abs().max())
-    if not torch.isfinite(expected).all():
-        raise Nat2Error(f"{folder.name} answers with numbers that are not finite; its training diverged")
-    buffer = io.BytesIO()
-    with quiet_exporter():
+    content = onnx_model(model, classes=classes).SerializeToString(deterministic=True)
+    session = open_session(content)
+    difference = _Reference.of(model, folder).check("ONNX Runtime", lambda images: answer(session, images))
+    write_bytes(folder / "model.onnx", content)
+    return difference
+
+
+def write_program(model: Deployable, folder: Path) -> float:
+    """Write ``model.pt2``, a program of torch.export, if it answers as the network does; the largest difference.
+
+    Takes and raises what `write_onnx` does. The weights are stored contiguously, whatever their layout here: not every
+    runtime takes other strides.
+    """
+    reference, buffer = _Reference.of(model, folder), io.BytesIO()
+    with _quiet_exporter():
         batch = torch.export.Dim("batch", min=1)
-        program = torch.export.export(model, (images,), dynamic_shapes={"images": {0: batch}})
-        onnx = torch.onnx.export(
-            program, (images,), input_names=["images"], output_names=["logits"], dynamo=True, verbose=False
-        )
+        program = torch.export.export(_contiguous(model), (reference.images,), dynamic_shapes={"images": {0: batch}})
+        for node in program.graph.nodes:  # stack traces of this machine, with the paths of its files
+            node.meta.pop("stack_trace", None)
         torch.export.save(program, buffer)
-    assert onnx is not None
+        reread = torch.export.load(io.BytesIO(buffer.getvalue())).module()
+    difference = reference.check("torch.export", lambda images: reread(images).detach())
     write_bytes(folder / "model.pt2", buffer.getvalue())
-    write_atomic(folder / "model.onnx", lambda temporary: onnx.save(str(temporary)))
-    with quiet_exporter():
-        reread = torch.export.load(folder / "model.pt2").module()
-    session = open_session(folder / "model.onnx")
-    worst = {"torch.export": 0.0, "ONNX Runtime": 0.0}
-    for batch_of in (images, images[:1]):
-        answers = {"torch.export": reread(batch_of).detach(), "ONNX Runtime": answer(session, batch_of)}
-        for name, actual in answers.items():
-            worst[name] = max(worst[name], float((actual - expected[: len(batch_of)]).abs().max()))
-    for name, difference in worst.items():
-        if not difference <= max(TOLERANCE * max(1.0, float(expected.abs().max())), ROUNDING * own):
+    return difference
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file of an exported network by name; ``result.json``, which tells them, is left out."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return {path.name: path.stat().st_size for path in files if path.name != "result.json" and path.name[0] != "."}
+
+
+def _contiguous(model: Deployable) -> Deployable:
+    """A copy whose tensors have the strides that follow from their shapes."""
+    model = copy.deepcopy(model)
+    for tensor in (*model.parameters(), *model.buffers()):
+        # Not `contiguous()`, which leaves the strides of 1 x 1 kernels as they are.
+        tensor.data = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.data)
+    return model
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """What a network answers in double precision, and how far others may be off."""
+
+    folder: Path
+    images: Tensor
+    logits: Tensor
+    tolerance: float
+
+    @staticmethod
+    @torch.no_grad()
+    def of(model: Deployable, folder: Path) -> _Reference:
+        """The answers to random images."""
+        channels, resolution = model.mean.shape[1], model.network.arch.resolution
+        images = torch.rand(3, channels, resolution, resolution, generator=torch.Generator().manual_seed(0))
+        logits = copy.deepcopy(model).double()(images.double())
+        if not torch.isfinite(logits).all():
+            raise Nat2Error(f"{folder.name} answers with numbers that are not finite; its training diverged")
+        own = float((model(images) - logits).abs().max())
+        tolerance = max(TOLERANCE * max(1.0, float(logits.abs().max())), ROUNDING * own)
+        return _Reference(folder, images, logits, tolerance)
+
+    def check(self, name: str, run: Callable[[Tensor], Tensor]) -> float:
+        """The largest difference of a logit, for one image and for several.
+
+        Raises:
+            Nat2Error: it is more than the tolerance.
+        """
+        batches = (self.images, self.images[:1])
+        worst = max(float((run(images) - self.logits[: len(images)]).abs().max()) for images in batches)
+        if not worst <= self.tolerance:
             raise Nat2Error(
-                f"{folder}: the answers of {name} differ from torch's by {difference:.2g}; the files are not to be "
-                "used. Please report this with the files and the versions in environment.json"
+                f"{self.folder}: the answers of {name} differ from torch's by {worst:.2g}, so its file was not "
+                "written. Please report this with model.safetensors, arch.json and the versions in environment.json"
             )
-    return worst["ONNX Runtime"]
+        return worst
 
 
 def open_session(path: Path | bytes, *, threads: int = 1) -> onnxruntime.InferenceSession:
@@ -141,21 +194,19 @@ def open_session(path: Path | bytes, *, threads: int = 1) -> onnxruntime.Inferen
 
 def answer(session: onnxruntime.InferenceSession, images: Tensor) -> Tensor:
     """Logits of images (N, channels, R, R) of values 0..1."""
-    (logits,) = session.run(["logits"], {"images": images.contiguous().cpu().numpy()})
+    (logits,) = session.run([OUTPUT], {INPUT: images.contiguous().cpu().numpy()})
     return torch.from_numpy(logits)
 
 
-@contextlib.contextmanager
-def quiet_exporter() -> Iterator[None]:
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
     """Keep the exporter's own chatter off the terminal."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logger.setLevel(level)

@@ -1,4 +1,4 @@
-"""An exported network in 8-bit integers: a quarter of the size, and on many devices faster."""
+"""An exported network in 8-bit integers: smaller, and on many devices faster."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
 from nat2.deploy.export import answer, open_session
+from nat2.deploy.onnx_graph import INPUT, OUTPUT, set_header
 from nat2.errors import CheckpointError, Nat2Error
-from nat2.files import write_atomic
+from nat2.files import write_bytes
+
+IR_VERSION = 7
+OPSET = 13  # the first whose QuantizeLinear has a scale for each channel
 
 
 def quantise(source: Path, target: Path, batches: Iterable[Tensor]) -> None:
@@ -33,27 +37,70 @@ def quantise(source: Path, target: Path, batches: Iterable[Tensor]) -> None:
         Nat2Error: the result answers with numbers that are not finite.
     """
     batches = list(batches)
+    model = _at_opset_13(source)
+    classes = [each for each in model.metadata_props if each.key == "classes"]
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        prepared = Path(folder) / "prepared.onnx"
-        try:
-            quant_pre_process(str(source), str(prepared))
-        except Exception as error:  # whatever onnx makes of a damaged file
-            raise CheckpointError(f"{source} cannot be read ({error}); export the network again") from error
-
-        def write(temporary: Path) -> None:
-            quantize_static(
-                str(prepared),
-                str(temporary),
-                _Batches(batches),
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                weight_type=QuantType.QInt8,
-                activation_type=QuantType.QUInt8,
-            )
-
-        write_atomic(target, write)
+        prepared, quantised = Path(folder) / "prepared.onnx", Path(folder) / "quantised.onnx"
+        onnx.save(model, prepared)
+        quantize_static(
+            str(prepared),
+            str(quantised),
+            _Batches(batches),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            activation_type=QuantType.QUInt8,
+        )
+        result = onnx.load(quantised)
+    _shorten(result.graph)
+    del result.metadata_props[:]
+    result.metadata_props.extend(classes)
+    set_header(result, ir_version=IR_VERSION)
+    onnx.checker.check_model(result)
+    write_bytes(target, result.SerializeToString(deterministic=True))
     if not torch.isfinite(answer(open_session(target), batches[0])).all():
         raise Nat2Error(f"{target} answers with numbers that are not finite; do without the 8-bit network")
+
+
+def _at_opset_13(source: Path) -> onnx.ModelProto:
+    """The network of an exported file with the opset that quantisation by channel needs.
+
+    Between the two opsets nothing has changed about the operators that our networks consist of.
+    """
+    try:
+        model = onnx.load(source)
+        onnx.checker.check_model(model)
+    except Exception as error:  # whatever onnx makes of a damaged file
+        raise CheckpointError(f"{source} cannot be read ({error}); export the network again") from error
+    if any(imported.version > OPSET for imported in model.opset_import):
+        raise CheckpointError(f"{source} was written by an older version of nat2; export the network again")
+    del model.opset_import[:]
+    model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
+    return model
+
+
+def _shorten(graph: onnx.GraphProto) -> None:
+    """Number the tensors and store equal ones once: the quantiser's names take more bytes than a small network.
+
+    Operators keep their names, those aside that only convert between integers and floats.
+    """
+    del graph.value_info[:]
+    names = {name: name for name in (INPUT, OUTPUT)}
+    stored: dict[bytes, str] = {}
+    tensors = list(graph.initializer)
+    del graph.initializer[:]
+    for tensor in tensors:
+        name, tensor.name = tensor.name, ""
+        content = tensor.SerializeToString(deterministic=True)
+        if content not in stored:
+            stored[content] = tensor.name = str(len(stored))
+            graph.initializer.append(tensor)
+        names[name] = stored[content]
+    for node in graph.node:
+        for place in (node.input, node.output):
+            place[:] = [names.setdefault(name, str(len(names))) if name else "" for name in place]
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            node.name = ""
 
 
 def accuracy_of(path: Path, batches: Iterable[Tensor], labels: Tensor) -> float:

@@ -27,7 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 RESERVED = (
     "id", "arch", "weights", "generation", "origin", "share", "seconds", "seed", "failure", "accuracy",
-    "inherited_val_accuracy", "val_accuracy", "test_accuracy", "finetune_epochs", "others",
+    "inherited_val_accuracy", "val_accuracy", "test_accuracy", "finetune_epochs", "others", "files",
     "val_images", "test_images", "val_chance", "test_chance", "val_standard_error", "test_standard_error",
 )  # fmt: skip
 """Columns of the archive and of pareto.csv that no objective can be called."""

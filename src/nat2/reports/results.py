@@ -13,6 +13,8 @@ from nat2.deploy.anytime import Operating
 from nat2.reports.accuracy import Accuracy, chance_of
 from nat2.space.arch import Arch
 
+ONNX, INT8 = "model.onnx", "model-int8.onnx"
+
 
 @dataclass(frozen=True)
 class Result:
@@ -50,6 +52,8 @@ class Result:
     """With several exits: accuracy against mean operations by threshold, cheapest first."""
     int8_test_accuracy: float | None = None
     """Of the quantised network on the test images, if there is one."""
+    files: dict[str, int] = field(default_factory=dict)
+    """Size of each exported file in bytes, by name; empty if it was exported by version 0.1.0."""
 
     def __post_init__(self) -> None:
         """Read what JSON makes of tuples and dataclasses."""
@@ -87,17 +91,20 @@ class Result:
                 known |= {f"{split}_images": total, f"{split}_chance": chance_of(counts)}
         return replace(self, **known)
 
-    def row(self, objectives: Sequence[str], others: Iterable[str] = ()) -> dict[str, Any]:
+    def row(self, objectives: Sequence[str], others: Iterable[str] = (), files: Iterable[str] = ()) -> dict[str, Any]:
         """A row of pareto.csv: id and architecture, the objectives, accuracies, then everything else.
 
         Args:
             objectives: What was searched.
             others: What was measured of any network; empty where it was not measured of this one.
+            files: Files that any network has; their sizes are columns like ``model.onnx_bytes``, empty where this
+                network does not have the file.
         """
         facts = asdict(self)
         measured = facts.pop("others")
         facts = dict.fromkeys([*objectives, *others]) | facts | measured
-        del facts["anytime"]  # a curve has no place in a row; it is in result.json
+        del facts["anytime"], facts["files"]  # a curve has no place in a row; it is in result.json
+        facts |= {f"{name}_bytes": self.files.get(name) for name in dict.fromkeys([*files, *self.files])}
         facts["exits"] = "+".join(map(str, self.exits))
         facts["val_standard_error"] = self.validated.standard_error
         facts["test_standard_error"] = self.tested.standard_error
@@ -153,15 +160,17 @@ _NAMED = 6  # networks in a sentence
 
 def table(results: Sequence[Result], milliseconds: Mapping[str, str] | None = None) -> Table:
     """The networks by size, for the terminal; with their latencies, as text, if they are given."""
+    sized = any(result.files for result in results)
+    quantised = any(INT8 in result.files for result in results)
     shown = Table(
         "network",
         "px",
         "exits",
         "params",
         "MACs",
+        *(["kB"] if sized else []),
         *(["ms"] if milliseconds else []),
-        "found %",
-        "tuned %",
+        "val %",
         "test %",
         box=SIMPLE_HEAD,
         collapse_padding=True,
@@ -172,19 +181,19 @@ def table(results: Sequence[Result], milliseconds: Mapping[str, str] | None = No
         column.justify = "left" if column.header == "network" else "right"
     for result in sorted(results, key=lambda r: (r.params, r.macs)):
         arch = Arch.from_key(result.arch)
-        accuracies = (result.on_validation(result.calibrated_val_accuracy), result.validated, result.tested)
         shown.add_row(
             result.id,
             str(arch.resolution),
             "+".join(map(str, result.exits)),
             f"{result.params:,}",
             short_count(result.macs),
+            *([_kilobytes(result)] if sized else []),
             *([milliseconds.get(result.id, "")] if milliseconds else []),
-            *(accuracy.percent.replace(" ", "") for accuracy in accuracies),
+            *(accuracy.percent.replace(" ", "") for accuracy in (result.validated, result.tested)),
         )
     shown.caption = (
-        "found and tuned (fine-tuned): accuracy on validation images; test: on images that nothing else has seen; "
-        "±: standard error"
+        "val: accuracy on validation images, by which to choose; test: on images that nothing else has seen; "
+        "±: standard error" + (f"; kB: size of {ONNX}{f'/{INT8}' if quantised else ''}" if sized else "")
     )
     return shown
 
@@ -195,3 +204,7 @@ def short_count(count: float) -> str:
         if count >= 0.9995 * unit:
             return f"{count / unit:#.3g}".rstrip(".") + suffix
     return f"{count:.0f}"
+
+
+def _kilobytes(result: Result) -> str:
+    return "/".join(f"{result.files[name] / 1000:,.0f}" for name in (ONNX, INT8) if name in result.files)

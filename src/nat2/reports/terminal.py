@@ -99,7 +99,7 @@ def tell_networks(results: Sequence[Result], folder: RunFolder) -> list[Table | 
             *needs,
             ("", ""),
             ("report", f"{folder.page} (open it in a browser), {folder.pareto}, {folder.plot}"),
-            ("each network", "model.onnx, model.pt2, model.safetensors, arch.json, preprocessing.json"),
+            ("each network", _files(results)),
             ("time", duration(sum(folder.seconds().values()))),
             *([("warning", warning)] if warning else []),
             ("next", following),
@@ -126,6 +126,13 @@ def tell_latencies(measured: Sequence[Measured]) -> Table:
             f"{lower}-{upper}", f"{rounded(rate, rate * spread / latency.median):,.0f}",
         )  # fmt: skip
     return shown
+
+
+def _files(results: Sequence[Result]) -> str:
+    """The files that a network has, those to ship first."""
+    names = {name for result in results for name in result.files} or {"model.onnx", "model.safetensors"}
+    order = ("model.onnx", "model-int8.onnx", "model.pt2", "model.safetensors")
+    return ", ".join([*(name for name in order if name in names), "arch.json", "preprocessing.json"])
 
 
 def _spelled(name: str, value: float) -> str:
