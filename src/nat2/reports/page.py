@@ -18,7 +18,7 @@ from nat2.reports.genes import genes_html
 from nat2.reports.payload import common_hypervolume, labels, page_data, script_json, values_of
 from nat2.reports.read import RunReport
 from nat2.reports.references import Reference
-from nat2.reports.results import Result, chance_warning, guessing
+from nat2.reports.results import ONNX, Result, chance_warning, guessing
 from nat2.space.arch import Arch
 
 GENERATOR = '<meta name="generator" content="nat2 report">'
@@ -62,6 +62,7 @@ def _single(run: RunReport) -> dict[str, str]:
         "STATE": "".join(f"<p class='notice' role='status'>{html.escape(text)}</p>" for text in _notices(run)),
         "NETWORKS": _networks(run) if run.results else "<p>No network is fine-tuned yet.</p>",
         "LATENCY": _timings(run) if run.timings else "",
+        "FILES": _files(run),
         "GOOD": f"{len(good)} networks",
         "GENES": genes_html(good, [evaluation.arch for evaluation in run.members()]),
         "FACTS": _pairs(run.facts),
@@ -125,6 +126,8 @@ def _networks(run: RunReport) -> str:
     if any(timing.runtime == "onnx" for timing in run.timings):
         others = [(n, "latency in the search" if n == "latency" else title, unit) for n, title, unit in others]
         others.append(("deployed_latency", "latency", "ms"))
+    if any(ONNX in result.files for result in run.results):
+        others.append(("file_size", ONNX, "bytes"))
     int8 = any(result.int8_test_accuracy is not None for result in run.results)
     head = [
         *(("network", False), ("pixels", True), ("exits", True), ("parameters", True), ("MACs", True)),
@@ -188,6 +191,26 @@ def _timings(run: RunReport) -> str:
     head += [("median ms", True), ("quartiles ms", True), ("runs", True)]
     table = _table("Latency of the exported networks on the machine of the run", head, rows)
     return f"<details><summary>Latencies, all runtimes</summary>{table}</details>"
+
+
+def _files(run: RunReport) -> str:
+    """The size of each exported file; nothing of networks that version 0.1.0 exported."""
+    names = sorted({name for result in run.results for name in result.files})
+    if not names:
+        return ""
+    rows = "".join(
+        f"<tr><th scope='row'>{html.escape(result.id)}</th>"
+        + "".join(
+            f"<td{_N}>{result.files[name]:,}</td>" if name in result.files else f"<td{_N}>{_NONE}</td>"
+            for name in names
+        )
+        + "</tr>"
+        for result in run.results
+    )
+    table = _table(
+        "Files of the networks, sizes in bytes", [("network", False), *((name, True) for name in names)], rows
+    )
+    return f"<details><summary>Files and their sizes</summary>{table}</details>"
 
 
 _RUNTIMES = {"onnx": "ONNX Runtime", "int8": "ONNX Runtime, int8", "torch": "PyTorch"}

@@ -17,7 +17,7 @@ from nat2.nas.select import hypervolume
 from nat2.reports.accuracy import chance_of
 from nat2.reports.read import RunReport, Timing
 from nat2.reports.references import Reference
-from nat2.reports.results import Result, picks
+from nat2.reports.results import ONNX, Result, picks
 from nat2.reports.rounding import rounded
 from nat2.space import Arch, Macro
 
@@ -127,6 +127,8 @@ def values_of(run: RunReport, result: Result) -> dict[str, float]:
     }
     if result.int8_test_accuracy is not None:
         values["int8_test_accuracy"] = 100 * result.int8_test_accuracy
+    if ONNX in result.files:
+        values["file_size"] = result.files[ONNX]
     for timing in _deployed(run):
         if timing.id == result.id:
             values["deployed_latency"] = rounded(timing.median, timing.spread)

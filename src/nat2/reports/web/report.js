@@ -91,7 +91,8 @@ function returnedCard(best, candidates) {
     : kept === 1 ? "The only one of the returned networks that keeps your limits." : `The most accurate of the ${kept} that keep your limits, on the validation images.`;
   return [
     element("p", {}, "Take"), element("p", { className: "which", textContent: best.id }), element("p", { textContent: why }),
-    figures([["validation images", toldAccuracy(run, values.val_accuracy, "val")], ["test images", toldAccuracy(run, values.test_accuracy, "test")], ...costsOf(best.value)]),
+    figures([["validation images", toldAccuracy(run, values.val_accuracy, "val")], ["test images", toldAccuracy(run, values.test_accuracy, "test")], ...costsOf(best.value),
+      ...(values.file_size ? [["model.onnx", told(values.file_size, "bytes")]] : [])]),
     ...atChance(values.test_accuracy, "test"),
     element("p", {}, "Export it as files to ship:"), command(`nat2 export ${run.folder} ${best.id} --to deploy`),
   ];
