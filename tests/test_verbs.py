@@ -188,7 +188,8 @@ def test_a_run_of_version_0_1_0_can_be_read_and_exported(
         del facts["files"]
         path.write_text(json.dumps(facts))
     results = nat2.run(config(data), out=out, quiet=True)
-    assert [replace(result, files={}) for result in staged[1]] == results
+    assert {result.id for result in results} >= {result.id for result in staged[1]}
+    assert not any(result.files for result in results)
     nat2.report(out)
     assert "Files and their sizes" not in (out / "report.html").read_text()
     with pytest.raises(RunError, match=r"different are pt2 \(False there, True now\)"):

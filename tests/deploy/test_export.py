@@ -62,7 +62,7 @@ def test_the_exported_network_answers_as_the_trained_one(exported: tuple[StaticN
         np.testing.assert_allclose(logits, expected[:count], rtol=1e-3, atol=1e-3)
 
 
-def test_the_description_is_complete(exported: tuple[StaticNetwork, Path]) -> None:
+def test_the_description_is_complete(exported: tuple[StaticNetwork, Path], tmp_path: Path) -> None:
     description = json.loads((exported[1] / "arch.json").read_text())
     assert Arch.from_json(description["arch"]) == ARCH
     assert description["classes"] == ["a", "b", "c"]
@@ -74,6 +74,9 @@ def test_the_description_is_complete(exported: tuple[StaticNetwork, Path]) -> No
         "arch.json", "model.onnx", "model.safetensors", "preprocessing.json",
     }  # fmt: skip
     assert file_sizes(exported[1]) == {path.name: len(path.read_bytes()) for path in exported[1].iterdir()}
+    (tmp_path / "notes.txt").write_text("of the user")
+    (tmp_path / "model.onnx").write_bytes(bytes(7))
+    assert file_sizes(tmp_path) == {"model.onnx": 7}
 
 
 def test_a_file_that_answers_differently_is_not_reported_as_exported(

@@ -280,3 +280,19 @@ def test_one_network_is_told_as_one(run: RunReport, tmp_path: Path) -> None:
     begun = replace(run, finished=False, results=run.results[:1])
     assert "1 network is fine-tuned so far" in begun.state
     assert "its first networks" in replace(begun, generations=()).state
+
+
+def test_sizes_of_files_are_shown_where_they_are_known(run: RunReport, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    write_page(page, [run])
+    assert "Files and their sizes" not in without_scripts(page)
+    first, *others = run.results
+    sized = replace(run, results=(replace(first, files={"model.onnx": 21_234, "model.pt2": 99_999}), *others))
+    write_page(page, [sized])
+    text = without_scripts(page)
+    assert "Files and their sizes" in text
+    assert "21.2 kB" in text
+    assert "21,234" in text
+    assert "99,999" in text
+    sizes = [each["values"].get("file_size") for each in data_of(page)["runs"][0]["results"]]
+    assert sizes == [21_234, *[None] * len(others)]

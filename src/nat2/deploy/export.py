@@ -23,6 +23,8 @@ from nat2.errors import Nat2Error
 from nat2.files import save_tensors, write_bytes, write_json
 from nat2.supernet.static import StaticNetwork
 
+FILES = ("model.onnx", "model-int8.onnx", "model.pt2", "model.safetensors", "arch.json", "preprocessing.json")
+"""What an exported network may consist of, beside ``result.json``."""
 TOLERANCE = 1e-4  # largest difference of a logit between a program and torch, relative to the largest logit
 ROUNDING = 5  # or as many times what torch's own float32 differs from float64: some networks magnify rounding
 
@@ -131,9 +133,8 @@ def write_program(model: Deployable, folder: Path) -> float:
 
 
 def file_sizes(folder: Path) -> dict[str, int]:
-    """Bytes of each file of an exported network by name; ``result.json``, which tells them, is left out."""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    return {path.name: path.stat().st_size for path in files if path.name != "result.json" and path.name[0] != "."}
+    """Bytes of each file of an exported network by name; ``result.json``, which holds them, is left out."""
+    return {name: (folder / name).stat().st_size for name in FILES if (folder / name).is_file()}
 
 
 def _contiguous(model: Deployable) -> Deployable:

@@ -208,7 +208,9 @@ def _files(run: RunReport) -> str:
         for result in run.results
     )
     table = _table(
-        "Files of the networks, sizes in bytes", [("network", False), *((name, True) for name in names)], rows
+        "Files of the networks, sizes in bytes",
+        [("network", False), *((html.escape(name), True) for name in names)],
+        rows,
     )
     return f"<details><summary>Files and their sizes</summary>{table}</details>"
 
