@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
+
 from nat2.config import RunConfig, macros_for, parse_resolutions, resolutions_for
 from nat2.data.augment import DEFAULT_CROP
 from nat2.data.dataset import Dataset, open_source, read_dataset
@@ -20,6 +22,8 @@ from nat2.settings import SCHEDULES
 from nat2.space import Macro, SearchSpace, cost
 from nat2.training.shrink import phases_for
 
+_MOST_CLASSES = 20  # that are listed
+_LONGEST = 40  # letters of a class's name
 _FEWEST = 32  # validation images that say something of a network
 
 
@@ -97,6 +101,7 @@ def introduction(
     widths = " and ".join(str(macro.width) for macro in macros)
     return [
         ("images", f"{counts} images ({kind}) of {len(dataset.classes)} classes"),
+        ("classes", _classes(dataset)),
         (
             "pixels",
             f"mean {', '.join(f'{mean:.3f}' for mean in dataset.mean)} and standard deviation "
@@ -111,3 +116,21 @@ def introduction(
         ("objectives", config.objectives.replace(",", ", ")),
         *([("budget", ", ".join(map(told, parse_budget(config.budget, objectives))))] if config.budget else []),
     ]
+
+
+def _classes(dataset: Dataset) -> str:
+    """The classes with their images in all splits; of many the first, the last, the smallest and the largest."""
+    labels = torch.cat([dataset.train.labels, dataset.val.labels, dataset.test.labels])
+    counts = torch.bincount(labels, minlength=len(dataset.classes)).tolist()
+    listed = [
+        f"{name if len(name) <= _LONGEST else name[:_LONGEST] + '...'} {count:,}"
+        for name, count in zip(dataset.classes, counts, strict=True)
+    ]
+    if len(listed) <= _MOST_CLASSES:
+        return ", ".join(listed)
+    least, most = counts.index(min(counts)), counts.index(max(counts))
+    between = len(listed) - _MOST_CLASSES + 2
+    return (
+        f"{', '.join(listed[: _MOST_CLASSES - 4])}, {between} more, {', '.join(listed[-2:])}; "
+        f"fewest: {listed[least]}, most: {listed[most]}"
+    )

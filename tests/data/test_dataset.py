@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from nat2.data import read_dataset
-from nat2.data.dataset import remarks
+from nat2.data.dataset import Split, remarks
 from nat2.data.known import KNOWN, known_as
 from nat2.data.sources import Opened, Source, numbered
 from nat2.errors import ConfigError
@@ -58,13 +58,55 @@ def test_joined_splits_hold_the_images_of_both() -> None:
     np.testing.assert_array_equal(joined.pixels[1079:], dataset.val.pixels)
 
 
+def split_of(labels: list[int], names: list[str]) -> Split:
+    return Split(torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8), torch.tensor(labels), names)
+
+
+def remarked(**splits: list[tuple[str, int, str]]) -> list[str]:
+    """What is said of images, given by what they show, class and name, of two large classes."""
+    full = {"train": [(f"own {number}", number % 2, f"{number}.png") for number in range(40)], "val": [], "test": []}
+    images = {split: [*given, *splits.get(split, [])] for split, given in full.items()}
+    made = {
+        split: split_of([each[1] for each in given], [each[2] for each in given]) for split, given in images.items()
+    }
+    digests = {split: [shows.encode() for shows, *_ in given] for split, given in images.items()}
+    return remarks(made, digests, ("cat", "dog"))
+
+
 def test_unequal_and_tiny_classes_are_told() -> None:
-    none: dict[str, list[bytes]] = {"train": [], "val": [], "test": []}
-    told = remarks(none, np.array([0] * 30 + [1] * 9), ("cat", "dog"))
+    labels = [0] * 30 + [1] * 9
+    empty = split_of([], [])
+    splits = {"train": split_of(labels, [str(number) for number in range(39)]), "val": empty, "test": empty}
+    told = remarks(splits, {"train": [str(number).encode() for number in range(39)]}, ("cat", "dog"))
     assert len(told) == 2
     assert told[0].startswith("classes differ in size: 9 training images of dog, 30 of cat")
     assert told[1] == "fewer than 10 training images of dog (9)"
-    assert remarks(none, np.array([0, 1] * 20), ("cat", "dog")) == []
+    assert remarked() == []
+
+
+def test_a_picture_under_two_classes_is_told_as_that() -> None:
+    (told,) = remarked(train=[("rex", 0, "cat/a.png"), ("rex", 1, "dog/b.png")])
+    assert told == (
+        "the same picture under two classes, 1 times: cat/a.png (cat) = dog/b.png (dog); keep each under one class"
+    )
+    (told,) = remarked(train=[("rex", 1, "7")], test=[("rex", 0, "cat/c.png")])  # and not as one in two splits
+    assert "1 times: cat/c.png (cat) = image 7 in train (dog);" in told
+    many = [(str(number), label, f"{label}/{number}.png") for number in range(5) for label in (0, 1)]
+    (told,) = remarked(train=many)
+    assert "two classes, 5 times: 0/0.png (cat) = 1/0.png (dog), 0/1.png (cat) = " in told
+    assert "2/2.png" not in told
+    assert ", ...; keep" in told
+
+
+def test_a_picture_twice_in_a_class_is_told() -> None:
+    (told,) = remarked(val=[("rex", 0, "cat/a.png"), ("rex", 0, "cat/a (1).png"), ("max", 0, "cat/b.png")])
+    assert told == ("the same picture twice in one class of one split, 1 times: cat/a.png (cat) = cat/a (1).png (cat)")
+
+
+def test_a_picture_in_two_splits_and_under_two_classes_is_told_as_both() -> None:
+    told = remarked(train=[("rex", 0, "a"), ("rex", 1, "b")], test=[("rex", 0, "c"), ("max", 0, "d")])
+    assert ["two classes" in told[0], told[1].startswith("1 of the 2 images in test are in train too")] == [True, True]
+    assert len(told) == 2
 
 
 def test_images_in_two_splits_are_told(tmp_path: Path) -> None:

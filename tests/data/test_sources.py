@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from nat2.data.dataset import open_source, read_dataset
-from nat2.data.sources import decode, digits, folder, list_images
+from nat2.data.listing import list_folder
+from nat2.data.sources import decode, digits, folder
 from nat2.data.stream import StreamedPixels
 from nat2.data.transform import shuffled_batches
 from nat2.errors import DataError
@@ -59,7 +60,10 @@ def test_nested_folders_and_other_files(tmp_path: Path) -> None:
     source = folder(tmp_path, side=16)
     assert source.classes == ("a", "b")
     assert len(source.labels["all"]) == 4
-    assert source.notes == ("1 files are not images by their extension and are left out",)
+    assert source.notes == (
+        "hidden and system files and folders are skipped: 1 .hidden.png, 1 .thumbnails",
+        "files that are no images are left out: 1 .txt",
+    )
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "I;16", "LA"])
@@ -145,7 +149,7 @@ def test_unusable_folders_are_refused(tmp_path: Path, prepare: object, message: 
     root.mkdir()
     prepare(root)  # type: ignore[operator]
     with pytest.raises(DataError, match=message):
-        list_images(root)
+        list_folder(root)
 
 
 def test_native_side_is_the_median_of_the_shorter_sides(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from torch import Tensor
 from nat2.data.arrays import open_cifar, open_npz
 from nat2.data.hub import list_hub
 from nat2.data.known import KNOWN, Known
-from nat2.data.sources import Listing, Opened, Source, digits, list_folder, list_tiny_imagenet, open_listing
+from nat2.data.listing import Listing, list_folder, list_tiny_imagenet
+from nat2.data.sources import Opened, Source, digits, open_listing
 from nat2.data.splits import stratified
 from nat2.data.stream import Pixels, StreamedPixels
 from nat2.errors import ConfigError, DataError
@@ -96,6 +98,7 @@ DEFAULT_VAL = 0.2
 _CHUNK = 1024  # images that are looked at together
 _UNEQUAL = 3  # times as many images as another class has
 _FEW = 10  # training images of a class
+_LEAKS = (("train", "val"), ("train", "test"), ("val", "test"))  # what is learned from or chosen by, what is measured
 
 
 def read_dataset(
@@ -147,7 +150,7 @@ def read_dataset(
         std=std,
         fingerprint=fingerprint.hexdigest(),
         flip=read.flip,
-        notes=(*read.notes, *treated, *remarks(digests, splits["train"].labels.numpy(), read.classes)),
+        notes=(*read.notes, *treated, *remarks(splits, digests, read.classes)),
         known=known,
         train=splits["train"],
         val=splits["val"],
@@ -171,15 +174,15 @@ def _in_order(count: int) -> list[Tensor]:
     return [torch.arange(first, min(first + _CHUNK, count)) for first in range(0, count, _CHUNK)]
 
 
-def remarks(digests: Mapping[str, Sequence[bytes]], labels: NDArray[np.int64], classes: Sequence[str]) -> list[str]:
-    """What a user should know of the splits: unequal and tiny classes, images that are in more than one split.
+def remarks(splits: Mapping[str, Split], digests: Mapping[str, Sequence[bytes]], classes: Sequence[str]) -> list[str]:
+    """What a user should know of the splits: unequal and tiny classes, pictures that are there more than once.
 
     Args:
+        splits: By name.
         digests: Of the images of each split.
-        labels: Of the training images.
         classes: Their names.
     """
-    counts = np.bincount(labels, minlength=len(classes))
+    counts = np.bincount(splits["train"].labels.numpy(), minlength=len(classes))
     least, most = int(counts.argmin()), int(counts.argmax())
     found = []
     if counts[most] >= _UNEQUAL * counts[least]:
@@ -190,15 +193,58 @@ def remarks(digests: Mapping[str, Sequence[bytes]], labels: NDArray[np.int64], c
     tiny = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True) if count < _FEW]
     if tiny:
         found.append(f"fewer than {_FEW} training images of {', '.join(tiny[:10])}{', ...' * (len(tiny) > 10)}")
-    for earlier, later in (("train", "val"), ("train", "test"), ("val", "test")):
-        known = set(digests[earlier])
-        twice = sum(digest in known for digest in digests[later])
-        if twice:
-            found.append(
-                f"{twice} of the {len(digests[later])} images in {later} are in {earlier} too, pixel by pixel; what is "
-                f"measured on {later} is too good by that"
+    return found + _repeated(splits, digests, classes)
+
+
+def _repeated(splits: Mapping[str, Split], digests: Mapping[str, Sequence[bytes]], classes: Sequence[str]) -> list[str]:
+    """What is to be said of images that are equal pixel by pixel as they are stored."""
+    places: dict[bytes, list[tuple[str, int]]] = {}
+    for split, each in digests.items():
+        for number, digest in enumerate(each):
+            places.setdefault(digest, []).append((split, number))
+    labels = {split: each.labels.tolist() for split, each in splits.items()}
+
+    def called(place: tuple[str, int]) -> str:
+        split, number = place
+        name = splits[split].names[number] if splits[split].names else str(number)
+        return f"{f'image {name} in {split}' if name.isdigit() else name} ({classes[labels[split][number]]})"
+
+    contradicting, copies = [], []
+    leaks: Counter[tuple[str, str]] = Counter()
+    for group in places.values():
+        if len(group) == 1:
+            continue
+        first_of = {labels[split][number]: (split, number) for split, number in reversed(group)}
+        if len(first_of) > 1:
+            contradicting.append(" = ".join(called(place) for _, place in sorted(first_of.items())))
+        seen: dict[tuple[str, int], tuple[str, int]] = {}
+        for split, number in group:
+            label = labels[split][number]
+            if (split, label) in seen:
+                copies.append(f"{called(seen[split, label])} = {called((split, number))}")
+            seen.setdefault((split, label), (split, number))
+        for earlier, later in _LEAKS:
+            leaks[earlier, later] += sum(
+                split == later and (earlier, labels[split][number]) in seen for split, number in group
             )
-    return found
+    found = []
+    if contradicting:
+        found.append(
+            f"the same picture under two classes, {len(contradicting)} times: {_first(contradicting)}; keep each under "
+            "one class"
+        )
+    if copies:
+        found.append(f"the same picture twice in one class of one split, {len(copies)} times: {_first(copies)}")
+    return found + [
+        f"{leaks[earlier, later]} of the {len(digests[later])} images in {later} are in {earlier} too, pixel by pixel; "
+        f"what is measured on {later} is too good by that"
+        for earlier, later in _LEAKS
+        if leaks[earlier, later]
+    ]
+
+
+def _first(listed: Sequence[str], most: int = 3) -> str:
+    return ", ".join(listed[:most]) + ", ..." * (len(listed) > most)
 
 
 def name_of(data: str) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nat2.data.known import known_as
-from nat2.data.sources import SPLIT_NAMES, Listing
+from nat2.data.layout import splits_of
+from nat2.data.listing import Listing
 from nat2.errors import ConfigError, DataError
 
 
@@ -31,8 +32,9 @@ def list_hub(name: str) -> Listing:
         found = datasets.load_dataset(repository, configuration or None)
     except Exception as error:  # the library raises almost anything, and says what is wrong
         raise DataError(f"the data set {name} cannot be loaded from the hub: {error}") from error
-    splits = {SPLIT_NAMES[split]: part for split, part in found.items() if split in SPLIT_NAMES}
-    if len(splits) < sum(split in SPLIT_NAMES for split in found):
+    named = splits_of(found)
+    splits = {named[name]: part for name, part in found.items() if name in named}
+    if len(splits) < len(named):
         raise DataError(f"{name} holds a split twice, by two names: {', '.join(found)}")
     if "train" not in splits:
         raise DataError(f"{name} has no split called train; it has {', '.join(found)}")
@@ -44,7 +46,9 @@ def list_hub(name: str) -> Listing:
             f"{name} must have a column of images and one of class labels; it has "
             + ", ".join(f"{key} ({type(kind).__name__})" for key, kind in features.items())
         )
-    items, names, notes = {}, {}, []
+    items, names = {}, {}
+    unused = [part for part in found if part not in named]
+    notes = [f"not used are the data set's parts {', '.join(unused)}"] if unused else []
     for split, part in splits.items():
         labels = part[label]
         labelled = [number for number, each in enumerate(labels) if each is not None and each >= 0]

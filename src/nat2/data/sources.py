@@ -15,31 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from nat2.data.formats import unreadable_format, way_out
+from nat2.data.listing import Listing, list_folder
 from nat2.data.stream import Pixels, StreamedPixels
 from nat2.environment import available_cores
 from nat2.errors import DataError
 
-EXTENSIONS = frozenset(
-    [
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".jfif",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".webp",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".jp2",
-        ".avif",
-    ]
-)
 _CHUNK = 1024  # images that are decoded at a time
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -69,19 +51,6 @@ class Opened:
     """Usual length of the images' shorter sides, in pixels."""
     read: Callable[[int], Source]
     """Read the images at a side."""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Image files, before they are read."""
-
-    items: Mapping[str, Sequence[tuple[Path | Callable[[], bytes], int]]]
-    """By split name (``all`` if there are no splits), each file, or how to get its content, and its class."""
-    names: Mapping[str, Sequence[str]]
-    """What each is called."""
-    classes: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-    known: str = ""
 
 
 def digits(side: int, *, memory: float | None = None) -> Source:
@@ -204,109 +173,6 @@ def folder(root: Path, *, side: int, skip_bad_images: bool = False, memory: floa
     return read_listing(list_folder(root), side=side, skip_bad_images=skip_bad_images, memory=memory)
 
 
-def list_folder(root: Path) -> Listing:
-    """The images of a folder of class folders.
-
-    Raises:
-        DataError: see `list_images`.
-    """
-    items, classes, ignored = list_images(root)
-    return Listing(
-        items=items,
-        names={split: [str(path.relative_to(root)) for path, _ in files] for split, files in items.items()},
-        classes=classes,
-        notes=(f"{ignored} files are not images by their extension and are left out",) if ignored else (),
-    )
-
-
-def list_tiny_imagenet(root: Path) -> Listing | None:
-    """The images of Tiny ImageNet as downloaded; None if it is something else. Its validation images are the test.
-
-    The unlabelled images under ``test/`` are left out. Classes have their first English name, where it is unique.
-
-    Raises:
-        DataError: a file or folder that belongs to it is missing or damaged.
-    """
-    if not (root / "wnids.txt").is_file():
-        return None
-    try:
-        numbers = (root / "wnids.txt").read_text().split()
-        rows = [line.split("\t") for line in (root / "words.txt").read_text().splitlines()]
-        words = {row[0]: row[1].split(",")[0] for row in rows if len(row) == 2}
-        marks = [line.split("\t") for line in (root / "val" / "val_annotations.txt").read_text().splitlines()]
-        label = {number: place for place, number in enumerate(numbers)}
-        train = [
-            (path, label[number])
-            for number in numbers
-            for path in sorted((root / "train" / number / "images").iterdir())
-            if path.suffix.lower() in EXTENSIONS
-        ]
-        test = [(root / "val" / "images" / row[0], label[row[1]]) for row in marks]
-    except (OSError, KeyError, IndexError, ValueError) as error:
-        raise DataError(
-            f"{root} is Tiny ImageNet but not whole ({type(error).__name__}: {error}); extract or download it again"
-        ) from error
-    names = [words.get(number, number) for number in numbers]
-    classes = tuple(
-        name if names.count(name) == 1 else f"{name} ({number})" for name, number in zip(names, numbers, strict=True)
-    )
-    items = {"train": train, "test": test}
-    return Listing(
-        items=items,
-        names={split: [str(path.relative_to(root)) for path, _ in files] for split, files in items.items()},
-        classes=classes,
-        known="tiny-imagenet",
-    )
-
-
-def list_images(root: Path) -> tuple[dict[str, list[tuple[Path, int]]], tuple[str, ...], int]:
-    """Image files with their class, by split, the classes, and how many other files there are.
-
-    Raises:
-        DataError: there is no such folder, it holds no images or one class, or its splits have different classes.
-    """
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise DataError(f"--data must name a folder of class folders; {root} {what}")
-    roots = {"all": root}
-    splits = [p for p in _folders(root) if p.name.lower() in SPLIT_NAMES]
-    found = {SPLIT_NAMES[p.name.lower()]: p for p in splits}
-    if len(found) < len(splits):
-        raise DataError(f"{root} holds a split twice ({', '.join(p.name for p in splits)}); keep one folder of each")
-    others = [p.name for p in _folders(root) if p not in splits]
-    if "train" in found:
-        if others:
-            raise DataError(
-                f"{root} holds train/ and also {', '.join(others[:5])}; either put every class under train/ "
-                "(and val/, test/), or have class folders only"
-            )
-        roots = found
-    elif splits and not others:
-        raise DataError(
-            f"{root} holds {', '.join(p.name + '/' for p in splits)} but no train/; add the training images"
-        )
-    listed: dict[str, list[tuple[Path, str]]] = {}
-    ignored = 0
-    for split, base in roots.items():
-        listed[split] = []
-        for class_folder in _folders(base):
-            files = sorted(
-                p for p in class_folder.rglob("*") if p.is_file() and not _hidden(p.relative_to(class_folder))
-            )
-            images = [p for p in files if p.suffix.lower() in EXTENSIONS]
-            ignored += len(files) - len(images)
-            listed[split] += [(p, class_folder.name) for p in images]
-    first = "train" if "train" in listed else "all"
-    classes = tuple(sorted({name for _, name in listed[first]}))
-    _check_classes(root, listed, classes, first)
-    index = {name: label for label, name in enumerate(classes)}
-    return (
-        {split: [(path, index[name]) for path, name in files] for split, files in listed.items() if files},
-        classes,
-        ignored,
-    )
-
-
 def fits(count: int, side: int, memory: float | None) -> bool:
     """Whether `count` colour images at a side fit into `memory` GiB, by default half of the machine's.
 
@@ -318,36 +184,6 @@ def fits(count: int, side: int, memory: float | None) -> bool:
     return 4 * count * side**2 * 3 * int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= memory * 2**30
 
 
-def _check_classes(
-    root: Path, listed: Mapping[str, Sequence[tuple[Path, str]]], classes: tuple[str, ...], first: str
-) -> None:
-    if not classes:
-        raise DataError(
-            f"no images found in {root}: put each class's images in a folder of its own "
-            f"({root.name}/cat/1.jpg, {root.name}/dog/1.jpg); known are {', '.join(sorted(EXTENSIONS))}"
-        )
-    if len(classes) == 1:
-        raise DataError(
-            f"a classifier needs at least 2 classes; {root} has one class folder with images, {classes[0]!r}"
-        )
-    for split, files in listed.items():
-        names = {name for _, name in files}
-        if split != first and names and names != set(classes):
-            different = sorted(names ^ set(classes))
-            raise DataError(
-                f"every split must have the same classes; {split}/ and {first}/ differ in {', '.join(different[:10])}"
-            )
-
-
-def _hidden(path: Path) -> bool:
-    """Whether a file, or a folder that it is in, has a name like ``.thumbnails``: such are copies, not data."""
-    return any(part.startswith(".") for part in path.parts)
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
 def _try_decode(item: Path | Callable[[], bytes], side: int) -> Pixels | str:
     """The decoded image, or why it cannot be read."""
     try:
@@ -357,6 +193,9 @@ def _try_decode(item: Path | Callable[[], bytes], side: int) -> Pixels | str:
             with Image.open(item if isinstance(item, Path) else io.BytesIO(item())) as image:
                 return decode(image, side)
     except Exception as error:  # PIL raises almost anything on damaged files
+        unreadable = unreadable_format(item) if isinstance(item, Path) else ""
+        if unreadable:
+            return f"its content is {unreadable}; {way_out([unreadable])}"
         return f"{type(error).__name__}: {error}".removeprefix("UnidentifiedImageError: ").splitlines()[0]
 
 

@@ -1,0 +1,250 @@
+"""The image files of a folder, with their classes and splits, before they are read."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nat2.data.formats import way_out
+from nat2.data.layout import Layout, lay_out, shown
+from nat2.data.walk import Contents, Folder, Skipped, together
+from nat2.errors import DataError
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Image files, before they are read."""
+
+    items: Mapping[str, Sequence[tuple[Path | Callable[[], bytes], int]]]
+    """By split name (``all`` if there are no splits), each file, or how to get its content, and its class."""
+    names: Mapping[str, Sequence[str]]
+    """What each is called."""
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    known: str = ""
+
+
+def list_folder(root: Path) -> Listing:
+    """The images of a folder of class folders, also within splits.
+
+    Files are recognised by their content where their extension does not say that they are images. Links to folders
+    are followed. What file systems and tools leave behind is skipped; the notes say so.
+
+    Raises:
+        DataError: there is no such folder, it holds no images or one class, its layout can be read in two ways, its
+            splits have different classes, or a class would be lost because none of its files can be read.
+    """
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise DataError(f"--data must name a folder of class folders; {root} {what}")
+    if root.resolve().parts[1:2] in (("proc",), ("sys",)):  # some of their files wait for ever when they are read
+        raise DataError(f"--data must name a folder of class folders; {root} belongs to the operating system")
+    folder = Folder.at(root)
+    layout = lay_out(folder)
+    found = {split: _by_class(folders) for split, folders in layout.splits.items()}
+    _check_lost(root, found)
+    classes = _classes(folder, found)
+    index = {name: label for label, name in enumerate(classes)}
+    items = {
+        split: [(path, index[name]) for name, contents in held.items() for path in contents.images]
+        for split, held in found.items()
+    }
+    return Listing(
+        items=items,
+        names={split: [str(path.relative_to(root)) for path, _ in files] for split, files in items.items()},
+        classes=classes,
+        notes=(*layout.notes, *_spelling(layout), *_lost(found), *_skipped(root, folder.skipped, found)),
+    )
+
+
+def list_tiny_imagenet(root: Path) -> Listing | None:
+    """The images of Tiny ImageNet as downloaded; None if it is something else. Its validation images are the test.
+
+    The unlabelled images under ``test/`` are left out. Classes have their first English name, where it is unique.
+
+    Raises:
+        DataError: a file or folder that belongs to it is missing or damaged.
+    """
+    if not (root / "wnids.txt").is_file():
+        return None
+    try:
+        numbers = (root / "wnids.txt").read_text().split()
+        rows = [line.split("\t") for line in (root / "words.txt").read_text().splitlines()]
+        words = {row[0]: row[1].split(",")[0] for row in rows if len(row) == 2}
+        marks = [line.split("\t") for line in (root / "val" / "val_annotations.txt").read_text().splitlines()]
+        label = {number: place for place, number in enumerate(numbers)}
+        train = [
+            (path, label[number])
+            for number in numbers
+            for path in Folder.at(root / "train" / number / "images").own.images
+        ]
+        test = [(root / "val" / "images" / row[0], label[row[1]]) for row in marks]
+    except (OSError, KeyError, IndexError, ValueError) as error:
+        raise DataError(
+            f"{root} is Tiny ImageNet but not whole ({type(error).__name__}: {error}); extract or download it again"
+        ) from error
+    names = [words.get(number, number) for number in numbers]
+    classes = tuple(
+        name if names.count(name) == 1 else f"{name} ({number})" for name, number in zip(names, numbers, strict=True)
+    )
+    items = {"train": train, "test": test}
+    return Listing(
+        items=items,
+        names={split: [str(path.relative_to(root)) for path, _ in files] for split, files in items.items()},
+        classes=classes,
+        known="tiny-imagenet",
+    )
+
+
+_Found = Mapping[str, Mapping[str, Contents]]
+"""By split and class, the files."""
+
+
+def _by_class(folders: Iterable[tuple[str, Folder]]) -> dict[str, Contents]:
+    """The files of each class; one whose name is spelled in two Unicode forms has two folders."""
+    merged: dict[str, list[Contents]] = defaultdict(list)
+    for name, folder in folders:
+        merged[name].append(folder.contents)
+    return {name: together(parts) for name, parts in merged.items()}
+
+
+def _check_lost(root: Path, found: _Found) -> None:
+    """Refuse to lose a whole class, of a split or of all."""
+    lost: Counter[str] = Counter()
+    told = []
+    for split, held in found.items():
+        for name, contents in held.items():
+            if not contents.images:
+                lost += contents.lost
+                where = f"{name} in {split}/" if split != "all" else name
+                told.append(f"{where} ({_counted(contents.lost)})")
+    if told:
+        raise DataError(
+            f"{root}: none of the files of a class can be read, and it would be lost: {shown(told)}; "
+            f"{way_out(lost)}, or move the folder out of {root.name} if it is no class"
+        )
+
+
+def _classes(root: Folder, found: _Found) -> tuple[str, ...]:
+    first = "train" if "train" in found else "all"
+    classes = tuple(sorted(found[first]))
+    if not classes:
+        raise DataError(_nothing(root))
+    if len(classes) == 1:
+        raise DataError(
+            f"a classifier needs at least 2 classes; {root.path} has one class folder with images, {classes[0]!r}"
+        )
+    for split, held in found.items():
+        different = sorted(set(held) ^ set(classes))
+        if different:
+            raise DataError(_different(split, first, different, set(held), set(classes)))
+    return classes
+
+
+def _nothing(root: Folder) -> str:
+    """Why there is no class."""
+    name, contents = root.path.resolve().name, root.contents
+    if contents.pictures:
+        others = f"; if each folder in {root.path.resolve().parent} is a class, give that" if root.own.images else ""
+        return (
+            f"no images found in class folders: {root.path} holds {contents.pictures:,} images but no class folders. "
+            f"Put each class's images in a folder of its own ({name}/cat/1.jpg, {name}/dog/1.jpg){others}"
+        )
+    held = f"; it holds {_counted(contents.others)} files" if contents.others else ""
+    return (
+        f"no images found in {root.path}{held}. Put each class's images in a folder of its own ({name}/cat/1.jpg, "
+        f"{name}/dog/1.jpg), and extract archives"
+    )
+
+
+def _different(split: str, first: str, different: Sequence[str], held: set[str], classes: set[str]) -> str:
+    alike = [each for each in _alike(different) if len(each) > 1]
+    if alike:
+        fix = f"{' and '.join(map(repr, alike[0]))} differ only in case or spaces: give them the same name"
+    elif held > classes:
+        fix = f"add training images of {shown(different)}, or delete the folder from {split}/"
+    elif held < classes:
+        fix = (
+            f"add images of {shown(different)} to {split}/, delete the class from {first}/, or move {split}/ away to "
+            f"have these images cut from {first}/"
+        )
+    else:
+        fix = "give folders of the same class the same name"
+    return (
+        f"every split must have images of the same classes; {split}/ and {first}/ differ in {shown(different, 10)}; "
+        f"{fix}"
+    )
+
+
+def _alike(names: Iterable[str]) -> list[list[str]]:
+    """Names grouped by how they look: without case, spaces, and what cannot be seen."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        plain = unicodedata.normalize("NFKC", name).casefold()
+        groups["".join(letter for letter in plain if unicodedata.category(letter)[0] not in "CZ")].append(name)
+    return list(groups.values())
+
+
+def _spelling(layout: Layout) -> list[str]:
+    """What is to be said of names that look the same."""
+    forms: dict[str, set[str]] = defaultdict(set)
+    for folders in layout.splits.values():
+        for label, folder in folders:
+            written = folder.name if folder.label == label else folder.path.parent.name
+            forms[label].add(written)
+    twice = [label for label, names in forms.items() if len(names) > 1]
+    notes = []
+    if twice:
+        notes.append(
+            f"folders whose names differ only in Unicode normalisation (NFC, NFD) are read as one class: {shown(twice)}"
+        )
+    alike = [" and ".join(map(repr, names)) for names in _alike(forms) if len(names) > 1]
+    if alike:
+        notes.append(
+            f"classes whose names differ only in case or spaces are read as different classes: {shown(alike)}; merge "
+            "their folders if they are the same"
+        )
+    return notes
+
+
+def _lost(found: _Found) -> list[str]:
+    """The classes that lose some of their files."""
+    lost: dict[str, Counter[str]] = defaultdict(Counter)
+    pictures: Counter[str] = Counter()
+    for held in found.values():
+        for name, contents in held.items():
+            lost[name] += contents.lost
+            pictures[name] += contents.pictures
+    told = [f"{name} {each.total()} of {pictures[name]} ({_counted(each)})" for name, each in lost.items() if each]
+    if not told:
+        return []
+    formats = {kind for each in lost.values() for kind in each}
+    return [f"files that cannot be read are left out, by class: {shown(told, 10)}; {way_out(formats)}"]
+
+
+def _skipped(root: Path, skipped: Skipped, found: _Found) -> list[str]:
+    """What else was left out."""
+    notes = []
+    if skipped.system:
+        notes.append(f"hidden and system files and folders are skipped: {_counted(skipped.system)}")
+    if skipped.loops:
+        paths = sorted(str(path.relative_to(root)) for path in skipped.loops)
+        notes.append(f"links to folders that are read already are not followed: {shown(paths)}")
+    if skipped.broken:
+        paths = sorted(str(path.relative_to(root)) for path in skipped.broken)
+        notes.append(f"links that lead nowhere are left out: {shown(paths)}")
+    others: Counter[str] = Counter()
+    for held in found.values():
+        for contents in held.values():
+            others += contents.others
+    if others:
+        notes.append(f"files that are no images are left out: {_counted(others)}")
+    return notes
+
+
+def _counted(counts: Counter[str]) -> str:
+    """Counts by kind, most first: ``3 .txt, 1 .csv``."""
+    return shown((f"{count:,} {kind or 'without extension'}" for kind, count in counts.most_common()), 8)
