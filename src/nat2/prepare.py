@@ -101,7 +101,7 @@ def introduction(
     widths = " and ".join(str(macro.width) for macro in macros)
     return [
         ("images", f"{counts} images ({kind}) of {len(dataset.classes)} classes"),
-        ("classes", _classes(dataset)),
+        ("classes", told_classes(dataset)),
         (
             "pixels",
             f"mean {', '.join(f'{mean:.3f}' for mean in dataset.mean)} and standard deviation "
@@ -118,7 +118,7 @@ def introduction(
     ]
 
 
-def _classes(dataset: Dataset) -> str:
+def told_classes(dataset: Dataset) -> str:
     """The classes with their images in all splits; of many the first, the last, the smallest and the largest."""
     labels = torch.cat([dataset.train.labels, dataset.val.labels, dataset.test.labels])
     counts = torch.bincount(labels, minlength=len(dataset.classes)).tolist()

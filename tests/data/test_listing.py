@@ -119,7 +119,7 @@ READ = {
     "images beside the classes of a split": ([*pets("train"), "train/1.png"], {"train": ONE}, "1 image beside the"),
     "an empty folder": ([*many("cat dog"), "bird/", "fish/deep/"], {"all": ONE}, "no classes: bird/, fish/"),
     "an empty class in every split": (
-        [*pets("train", "test"), "train/owl/", "test/owl/"], {"train": ONE, "test": ONE}, "no classes: test/owl/, train",
+        [*pets("train", "test"), "train/owl/", "test/owl/"], {"train": ONE, "test": ONE}, "no classes: test/owl/, ",
     ),
     "an empty split": ([*pets("train"), "val/", "test/cat/"], {"train": ONE}, "no classes: test/, val/"),
     "an empty second split": ([*pets("train", "val"), "valid/"], {"train": ONE, "val": ONE}, "valid/"),

@@ -142,7 +142,7 @@ def test_a_flipped_bit_is_noticed_or_harmless(folder: Path, record_property: pyt
 
 
 def test_odd_entries_of_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Sockets, pipes, links to nowhere and to above are no images, and do not stop anything."""
+    """Pipes, links to nowhere and to above are no images, do not stop anything, and are told."""
     os.mkfifo(folder / "class 0" / "pipe.png")
     (folder / "class 0" / "nowhere.png").symlink_to("/no/such/image.png")
     (folder / "class 0" / "round").symlink_to(folder)
@@ -154,6 +154,10 @@ def test_odd_entries_of_a_folder(folder: Path, capsys: pytest.CaptureFixture[str
     dataset = attempt(folder)
     assert isinstance(dataset, Dataset)
     assert dataset.classes == ("class 0", "class 1")
+    notes = " | ".join(dataset.notes)
+    assert "links to folders that are read already are not followed: class 0/round" in notes
+    assert "links that lead nowhere are left out: class 0/itself.png, class 0/nowhere.png, loop" in notes
+    assert "folders without images are no classes: empty class/" in notes
     with pytest.raises(BegunError):
         refused(capsys, *small_run(folder))
 
