@@ -359,6 +359,15 @@ def test_an_image_extension_without_an_image_is_a_bad_image(tmp_path: Path) -> N
         folder(tmp_path, side=4)
 
 
+@pytest.mark.parametrize(("paths", "lost"), [(many("cat dog"), "cat"), (pets("train", "test"), "cat in test")])
+def test_leaving_bad_images_out_loses_no_class(paths: list[str], lost: str, tmp_path: Path) -> None:
+    tree(tmp_path, *paths)
+    for path in tmp_path.glob("cat/*.png" if lost == "cat" else "test/cat/*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match=f"no image can be read of {lost}, and the class would be lost"):
+        folder(tmp_path, side=4, skip_bad_images=True)
+
+
 def test_a_telephone_s_photograph_with_another_name_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_heic(monkeypatch)
     tree(tmp_path, *many("cat dog"))

@@ -102,7 +102,8 @@ def read_listing(listing: Listing, *, side: int, skip_bad_images: bool = False, 
         memory: GiB that the images may take (`fits`).
 
     Raises:
-        DataError: images cannot be read and `skip_bad_images` is not set (all of them are named).
+        DataError: images cannot be read and `skip_bad_images` is not set (all of them are named), or none of a class
+            can be read.
     """
     stream = not fits(sum(map(len, listing.items.values())), side, memory)
     bad: list[str] = []
@@ -126,6 +127,8 @@ def read_listing(listing: Listing, *, side: int, skip_bad_images: bool = False, 
             f"{len(bad)} images cannot be read; mend or delete them, or leave them out with --skip-bad-images:\n  "
             + "\n  ".join(bad)
         )
+    if bad:
+        _check_left(listing, good)
     notes = list(listing.notes)
     if bad:
         notes.append(
@@ -152,6 +155,20 @@ def read_listing(listing: Listing, *, side: int, skip_bad_images: bool = False, 
         notes=tuple(notes),
         known=listing.known,
     )
+
+
+def _check_left(listing: Listing, good: Mapping[str, Sequence[int]]) -> None:
+    """Refuse to leave out all images of a class in a split."""
+    lost = [
+        listing.classes[label] if split == "all" else f"{listing.classes[label]} in {split}"
+        for split, items in listing.items.items()
+        for label in sorted({label for _, label in items} - {items[number][1] for number in good[split]})
+    ]
+    if lost:
+        raise DataError(
+            f"no image can be read of {', '.join(lost[:10])}{', ...' * (len(lost) > 10)}, and the class would be lost; "
+            "replace the images, or delete the class"
+        )
 
 
 def _read_item(
