@@ -3,15 +3,58 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 import reprlib
 from collections.abc import Mapping
+from datetime import date
 from functools import cache
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from nat2.errors import ConfigError
 
 _LARGEST = 10**9  # of a whole number: more are a slip of the hand
+_URL = re.compile(r"(https?|ftps?|s3|gs|file|ssh|hf):/+", re.IGNORECASE)  # pathlib turns // into /
+
+
+def user_path(path: str | os.PathLike[str], named: str) -> Path:
+    """A path that a user gave, with ``~`` expanded.
+
+    Args:
+        path: The path.
+        named: What the user gave it as, for the error: ``--data``.
+
+    Raises:
+        ConfigError: it is a URL.
+    """
+    text = os.fspath(path)
+    url = _URL.match(text)
+    if url:
+        rest = text[url.end() :]
+        if url[1].lower() == "file":
+            raise ConfigError(f"{named} takes a path, not a URL; name the file itself: /{rest}")
+        raise ConfigError(
+            f"{named} takes a file or folder on this machine and downloads nothing; download {url[1]}://{rest} "
+            "yourself and name the file"
+        )
+    return Path(os.path.expanduser(text))  # pathlib's own raises for unknown users
+
+
+def as_text(value: object) -> object:
+    """What stands for text in YAML and Python as the text that it stands for: lists, numbers, dates and paths.
+
+    ``[12, 16]`` is ``12,16``, ``16`` is ``16``; anything else is left as it is.
+    """
+    if isinstance(value, list | tuple):
+        parts = [as_text(each) for each in value]
+        return ",".join(map(str, parts)) if all(isinstance(part, str) for part in parts) else value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, int | float | date) and not isinstance(value, bool):
+        return str(value)
+    return value
 
 
 def check_types(settings: Any, of: str = "") -> None:
@@ -29,7 +72,7 @@ def check_types(settings: Any, of: str = "") -> None:
         value = getattr(settings, name)
         named = f"`{name}` of {of}" if of else f"--{name}"
         if not _is_of(value, kind):
-            raise ConfigError(f"{named} must be {_spelled(kind)}; got {_shown(value)}")
+            raise ConfigError(f"{named} must be {spelled(kind)}; got {_shown(value)}")
         # A seed is only hashed and stored, in 64 bits.
         limit = 2**63 if name == "seed" else _LARGEST + 1
         if isinstance(value, int) and not -limit < value < limit:
@@ -58,19 +101,22 @@ def _is_of(value: object, kind: Any) -> bool:
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "nothing"
     if isinstance(value, int) and value.bit_length() > 1000:  # Python refuses to spell much longer ones
         return f"one of {value.bit_length()} bits"
     return reprlib.repr(value)
 
 
-def _spelled(kind: Any) -> str:
+def spelled(kind: Any) -> str:
+    """A type annotation in words: ``a whole number``."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Literal:
         return f"one of {', '.join(parts)}"
     if origin in (Union, UnionType):
-        return " or ".join(_spelled(part) for part in parts)
+        return " or ".join(spelled(part) for part in parts)
     if origin is tuple:
-        return f"a list, each of it {_spelled(parts[0])}"
+        return f"a list, each of it {spelled(parts[0])}"
     known = {int: "a whole number", float: "a number", str: "a text without NUL", bool: "true or false"}
     return known.get(kind, "nothing" if kind is NoneType else f"a group of settings ({kind.__name__})")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,8 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from nat2.checks import check_types
+from nat2.checks import as_text, check_types, user_path
+from nat2.document import in_words, plainly
 from nat2.errors import ConfigError
 from nat2.nas.budget import parse_budget
 from nat2.nas.objectives import parse_objectives
@@ -29,8 +30,9 @@ from nat2.settings import (
 )
 from nat2.space.macro import STAGES, Macro
 
-Family = Literal["EE_D", "EE_B", "EE_P", "EE_DP", "SE_D", "SE_B", "SE_P", "SE_DP"]
+Family = Literal["auto", "EE_D", "EE_B", "EE_P", "EE_DP", "SE_D", "SE_B", "SE_P", "SE_DP"]
 Preset = Literal["quick", "nat2", "nat"]
+DEFAULT_FAMILY: Family = "EE_D"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +54,16 @@ class RunConfig:
     """Decides every random choice; the same seed gives the same result on the same machine."""
     preset: Preset = "quick"
     """Settings to begin with: `quick` for small data and machines, `nat2` and `nat` for published sizes."""
-    family: Family = "EE_D"
-    """Super-network: EE has an exit behind each stage, SE one; D has dense skips, P parallel blocks, B neither."""
+    family: Family = "auto"
+    """Super-network: EE has an exit behind each stage, SE one; D has dense skips, P parallel blocks, B neither. `auto`
+    is that of `pretrained`, or EE_D."""
     width: str | float = "auto"
     """Width multiplier of the super-network, or several separated by commas, side by side in one search (1.0,1.2 are
-    the published ones); `auto` chooses 0.35 for tiny images, else 0.5."""
+    the published ones); `auto` is that of `pretrained`, or 0.35 for tiny images, else 0.5."""
     resolutions: str = "auto"
     """Image sides to search, ascending, separated by commas; `auto` chooses three by the size of the images."""
     stem_stride: int = 0
-    """Stride of the first convolution, 1 or 2; 0 chooses 1 for images below 48 pixels."""
+    """Stride of the first convolution, 1 or 2; 0 chooses that of `pretrained`, or 1 for images below 48 pixels."""
     dropout: float = 0.1
     """Dropout in front of the classifiers while the super-network is trained, from 0 to below 1."""
     val_fraction: float | None = None
@@ -80,7 +83,8 @@ class RunConfig:
     """Random changes of training images."""
     pretrained: str = ""
     """Weights to begin with, a file for each width, separated by commas: a super-network of an earlier run, or a
-    checkpoint in the OFA or OFAv2 layout; other classes and channels are adapted."""
+    checkpoint in the OFA or OFAv2 layout; other classes and channels are adapted. Family, width and stem stride are
+    taken from the files unless they are given."""
     schedule: ScheduleName = "short"
     """Phases of progressive shrinking: a short form, those published for OFA or OFAv2, or, to go on from trained
     weights, NAT's warm-up or a short form of it."""
@@ -123,9 +127,13 @@ class RunConfig:
         """
         if isinstance(self.phases, list):
             object.__setattr__(self, "phases", tuple(self.phases))
+        for name in _TEXTS:
+            object.__setattr__(self, name, as_text(getattr(self, name)))
         check_types(self)
         if not self.data:
             raise ConfigError(f"--data must name a folder, a file, or digits; got {self.data!r}")
+        for name, value in with_paths(self, user_path).items():
+            object.__setattr__(self, name, value)
         parse_budget(self.budget, parse_objectives(self.objectives))
         if not (1 <= self.latency_batch <= 4096 and 1 <= self.latency_threads <= 1024):
             raise ConfigError(
@@ -194,6 +202,46 @@ class RunConfig:
         return plain
 
 
+_TEXTS = ("data", "objectives", "budget", "width", "resolutions", "pretrained")
+"""Settings that are kept as text; lists and numbers are taken too, as YAML and Python write them."""
+
+
+def with_paths(config: RunConfig, place: Callable[[str, str], Path]) -> dict[str, Any]:
+    """The settings that hold paths, each path changed.
+
+    Args:
+        config: The configuration.
+        place: Told a path and the flag that holds it; returns what to put in its place.
+    """
+    data = config.data
+    if data != "digits" and not data.startswith("hub:"):
+        data = str(place(data, "--data"))
+    files = [str(place(part.strip(), "--pretrained")) for part in config.pretrained.split(",") if part.strip()]
+    objectives = []
+    for part in config.objectives.split(","):
+        file, colon, function = part.strip().rpartition(":")
+        if file.endswith(".py"):
+            file = str(place(file, "--objectives"))
+        objectives.append(file + colon + function)
+    return {"data": data, "pretrained": ",".join(files), "objectives": ",".join(objectives)}
+
+
+def absolute(config: RunConfig) -> RunConfig:
+    """The same with absolute paths, so that it means the same in any folder."""
+    return replace(config, **with_paths(config, lambda path, flag: user_path(path, flag).resolve()))
+
+
+def same(key: str, one: Any, other: Any) -> bool:
+    """Whether two values of a setting mean the same: relative and absolute paths may, and an objective's file moves."""
+    if key == "pretrained" and isinstance(one, str) and isinstance(other, str):
+        return [Path(part).resolve() for part in one.split(",")] == [Path(part).resolve() for part in other.split(",")]
+    if key == "objectives" and isinstance(one, str) and isinstance(other, str):
+        first, second = ([part.strip().rpartition("/")[2] for part in each.split(",")] for each in (one, other))
+        return first == second
+    equal: bool = one == other
+    return equal
+
+
 def read_config(path: Path) -> RunConfig:
     """A configuration from a YAML file, as `--config` reads it; what it does not say is its preset's.
 
@@ -206,9 +254,9 @@ def read_config(path: Path) -> RunConfig:
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(RunConfig)
         parser.set_defaults(dict(flat(PRESETS[preset])))
-        return RunConfig(**vars(parser.instantiate(parser.parse_object(content))))
+        return RunConfig(**vars(parser.instantiate(parser.parse_object(plainly(content)))))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, ArgumentError) as error:
-        raise ConfigError(f"{path} does not hold settings ({error})") from error
+        raise ConfigError(f"{path} does not hold settings ({in_words(str(error))})") from error
 
 
 def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -277,7 +325,8 @@ def macros_for(config: RunConfig, *, classes: int, channels: int, resolutions: t
     Raises:
         ConfigError: at the smallest resolution the feature map shrinks to one pixel before the last two stages.
     """
-    exits, _, body = config.family.partition("_")
+    family = DEFAULT_FAMILY if config.family == "auto" else config.family
+    exits, _, body = family.partition("_")
     narrow = 0.35 if resolutions[-1] < 24 else 0.5
     macros = tuple(
         Macro(

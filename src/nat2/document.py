@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from nat2.checks import as_text, user_path
 from nat2.errors import ConfigError
 
 _BYTES = 2**20
 _VALUES = 20_000  # that a file may stand for when its aliases are followed
 _DEPTH = 50
+_TEXTS = ("data", "objectives", "budget", "width", "resolutions", "pretrained", "out", "name")
+_CHOICES = ("kernels", "expands", "depths", "exits", "levels")
+_OFF = ("policy", "preprocess")
+_TYPES = {
+    "<class 'int'>": "a whole number", "<class 'float'>": "a number", "<class 'str'>": "text",
+    "<class 'bool'>": "true or false", "<class 'tuple'>": "a list", "<class 'list'>": "a list",
+}  # fmt: skip
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -22,6 +31,7 @@ def read_document(path: Path) -> dict[str, Any]:
             twice, holds itself, or grows beyond measure through its aliases.
     """
     try:
+        path = user_path(path, "--config")
         if not path.is_file():
             raise ConfigError(f"--config must name a file; {path} is none")
         with path.open("rb") as file:
@@ -41,8 +51,27 @@ def read_document(path: Path) -> dict[str, Any]:
     except Exception as error:
         raise ConfigError(f"--config: {path} is not a YAML file of settings ({_in_short(error)})") from error
     if not isinstance(settings, dict):
-        held = "nothing" if settings is None else f"a {type(settings).__name__}"
+        held = "nothing" if settings is None else "a list" if isinstance(settings, list) else "a single value"
         raise ConfigError(f"--config: {path} must hold settings, a line each like `seed: 1`; it holds {held}")
+    return settings
+
+
+def plainly(value: Any) -> Any:
+    """Settings as YAML reads them, with lists and numbers as the text that stands for them, and `off` as `none`."""
+    if isinstance(value, list):
+        return [plainly(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    settings = {}
+    for key, each in value.items():
+        if key in _TEXTS:
+            settings[key] = as_text(each)
+        elif key in _CHOICES and isinstance(each, int):
+            settings[key] = [each]
+        elif key in _OFF and each is False:  # YAML reads off and no as false
+            settings[key] = "none"
+        else:
+            settings[key] = plainly(each)
     return settings
 
 
@@ -74,3 +103,25 @@ def _in_short(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}: {error.problem or error.context}"
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def in_words(message: str) -> str:
+    """What jsonargparse says of a value in the words of our own errors, without the names of Python's types."""
+    names = re.findall(r'Parser key "([^"]+)"', message)
+    expected = re.findall(r"Expected an? (.+?)(?:\. Got value:|$)", message, re.MULTILINE)
+    value = re.search(r"Given value: (.*)", message, re.DOTALL) or re.search(r"Got value: (.*)", message)
+    if "phases" in names and (len(names) == 1 or not expected):
+        reason = " ".join(message.split("\n")[-1].split())
+        reason = re.sub(r"^--(\w+)", r"`\1`", reason)
+        shown = f"; got {value[1].strip()}" if value else f" ({reason})"
+        return f"--phases must be a list of phases, each with its name, epochs and lr{shown}"
+    if not names or not expected or not value:
+        return message
+    kinds = [_TYPES.get(kind, re.sub(r"typing\.Literal\[(.*)\]", _choices, kind)) for kind in expected]
+    needed = " or ".join(dict.fromkeys(kind for kind in kinds if kind != "<class 'NoneType'>"))
+    named = f"--{names[0]}" if len(names) == 1 else f"`{names[-1]}` of --{names[0]}"
+    return f"{named} must be {needed}; got {value[1].strip()}"
+
+
+def _choices(match: re.Match[str]) -> str:
+    return f"one of {match[1].replace(chr(39), '')}"

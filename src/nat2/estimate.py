@@ -27,6 +27,7 @@ from nat2.nas.objectives import Objective, violation
 from nat2.parallel import connect
 from nat2.polish import variants
 from nat2.prepare import prepare
+from nat2.pretrained import remarks
 from nat2.progress import Progress
 from nat2.seeds import derive, numpy_generator, torch_generator
 from nat2.space import Arch, Genomes, SearchSpace
@@ -88,6 +89,7 @@ def profile(config: RunConfig, *, say: Callable[[str], None] = lambda line: None
     processes = connect(accelerator=config.accelerator, precision=config.precision)
     say(f"reading {config.data}")
     settled, dataset, macros = prepare(config, processes)
+    notes = remarks(config, settled, dataset, macros) if config.pretrained else []
     with (
         tempfile.TemporaryDirectory() as temporary,
         Progress(quiet=True) as progress,
@@ -108,7 +110,7 @@ def profile(config: RunConfig, *, say: Callable[[str], None] = lambda line: None
         say("training and evaluating a little")
         seconds = _seconds(job, networks)
     return Profile(
-        facts=tuple(job.introduction),
+        facts=(*job.introduction, *(("weights", note) for note in notes)),
         size=job.space.size,
         spans=tuple(spans),
         bounds=tuple(each for each in every if each.bounded),

@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from nat2.config import RunConfig, macros_for, parse_resolutions, resolutions_for
+from nat2.config import RunConfig, absolute, macros_for, parse_resolutions, resolutions_for
 from nat2.data.augment import DEFAULT_CROP
 from nat2.data.dataset import Dataset, open_source, read_dataset
 from nat2.data.known import Known
@@ -17,6 +17,7 @@ from nat2.nas.feasible import check_budget
 from nat2.nas.objectives import parse_objectives
 from nat2.nas.predictors import check_predictor
 from nat2.parallel import ALONE, Processes
+from nat2.pretrained import settle
 from nat2.reports.curves import check_curves
 from nat2.settings import SCHEDULES
 from nat2.space import Macro, SearchSpace, cost
@@ -46,13 +47,14 @@ def prepare(config: RunConfig, processes: Processes = ALONE) -> tuple[RunConfig,
         val_fraction=config.val_fraction,
         test_fraction=config.test_fraction,
     )
+    config = settle(config, sides)
     macros = macros_for(config, classes=len(dataset.classes), channels=dataset.channels, resolutions=sides)
     known = dataset.known or Known(crop_scale=DEFAULT_CROP)
     asked = config.augmentation
     transfers = config.schedule.endswith("transfer") and not config.phases
     shrink = config.shrink
     settled = dataclasses.replace(
-        config,
+        absolute(config),
         resolutions=",".join(map(str, sides)),
         width=",".join(str(macro.width) for macro in macros),
         stem_stride=macros[0].stem_stride,
@@ -83,10 +85,6 @@ def prepare(config: RunConfig, processes: Processes = ALONE) -> tuple[RunConfig,
             f"`preprocess` halving would begin with {first:.0f} of {len(dataset.val)} validation images, which says "
             f"nothing; it needs {_FEWEST}: choose a smaller --search.oversample, or --search.preprocess oversample"
         )
-    if config.pretrained:
-        files = config.pretrained.count(",") + 1
-        if files != len(macros):
-            raise ConfigError(f"--pretrained needs a file for each width; got {files} for {len(macros)} widths")
     return settled, dataset, macros
 
 

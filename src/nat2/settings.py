@@ -57,6 +57,9 @@ class Augmentation:
         Raises:
             ConfigError: a number is outside its range.
         """
+        given: Any = self.policy
+        if given is False:  # as YAML reads `off`
+            object.__setattr__(self, "policy", "none")
         check_types(self, "the augmentation")
         if self.crop_scale is not None and not 0 < self.crop_scale <= 1:
             raise ConfigError(f"`crop_scale` of the augmentation must be above 0 and at most 1; got {self.crop_scale}")
@@ -101,8 +104,9 @@ class Phase:
         """
         for name in ("kernels", "expands", "depths", "exits", "levels"):
             given = getattr(self, name)
+            given = (given,) if type(given) is int else given
             object.__setattr__(self, name, tuple(given) if isinstance(given, list) else given)
-        check_types(self, f"`{{}}` of phase {self.name!r}")
+        check_types(self, f"phase {self.name!r}")
         check_positive(self, f"phase {self.name!r}", "epochs", "lr", "subnets")
         check_not_negative(self, f"phase {self.name!r}", "warmup_epochs")
         # The search space knows which choices exist.

@@ -272,7 +272,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ({1: torch.ones(1)}, "holds no weights"),
         (
             {"model_w1.0_state_dict": {"a": torch.ones(1)}, "model_w1.2_state_dict": {"a": torch.ones(1)}},
-            "of width 1.0, 1.2; name one; got None",
+            "of width 1.0, 1.2; choose with --width; got none",
         ),
     ],
 )

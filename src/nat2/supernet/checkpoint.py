@@ -10,21 +10,21 @@ are in circulation; `published_names` gives the current one, and reading admits 
 
 from __future__ import annotations
 
-import pickle
+import dataclasses
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from nat2.errors import CheckpointError
-from nat2.files import load_tensors, write_atomic
+from nat2.files import write_atomic
 from nat2.space.macro import MAX_DEPTH, STAGES
 from nat2.supernet.network import SuperNetwork
 from nat2.supernet.static import StaticNetwork
+from nat2.supernet.weights import read_checkpoint as read_checkpoint
 
 Layout = Literal["ofa", "ofav2"]
 
@@ -50,71 +50,6 @@ _EXIT = {
     "mix": "feature_mix_layer.conv",
     "classifier": "classifier.linear",
 }
-
-
-def read_checkpoint(path: Path | str, *, width: float | None = None) -> dict[str, Tensor]:
-    """Read the tensors of a ``.safetensors`` file or of a file that torch wrote (``.pth``), whose code never runs.
-
-    Args:
-        path: The file. The weights may lie in it directly, under ``state_dict``, or as NAT2's authors write them, one
-            set a width under ``model_w1.0_state_dict``.
-        width: Which set to read if there are several.
-
-    Raises:
-        CheckpointError: the file is absent or damaged, holds more than tensors and plain data, or no weights.
-    """
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        return load_tensors(path)[0]
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise CheckpointError(f"{path} is not a readable checkpoint, but a folder or a device")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own remarks on files that it goes on to refuse
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is damaged, or holds more than tensors and plain data, which to read would run its code "
-            f"({_first_line(error)}). If you trust the file, save its state_dict alone, or as safetensors"
-        ) from error
-    except Exception as error:  # torch raises almost anything on damaged files
-        raise CheckpointError(f"{path} is not a readable checkpoint ({_first_line(error)})") from error
-    if not _is_weights(content):
-        content = _chosen(path, content if isinstance(content, Mapping) else {}, width)
-    return dict(content)
-
-
-def _chosen(path: Path, content: Mapping[Any, Any], width: float | None) -> Mapping[str, Tensor]:
-    """The weights of a width among what a file holds."""
-    bare: Mapping[str, Tensor] = content.get("state_dict", {})
-    if _is_weights(bare):
-        return bare
-    by_width = {
-        float(match[1]): weights
-        for key, weights in content.items()
-        if _is_weights(weights) and (match := re.fullmatch(r"model_w([0-9.]+)_state_dict", str(key)))
-    }
-    if by_width and width not in by_width:
-        raise CheckpointError(
-            f"{path} holds weights of width {', '.join(map(str, sorted(by_width)))}; name one; got {width}"
-        )
-    found: Mapping[str, Tensor] = by_width[width] if width in by_width else content.get("model_state_dict", {})
-    if not _is_weights(found):
-        raise CheckpointError(f"{path} holds no weights: a dictionary of tensors, or one under `state_dict`, is needed")
-    return found
-
-
-def _is_weights(content: object) -> bool:
-    return (
-        isinstance(content, Mapping)
-        and len(content) > 0
-        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
-    )
-
-
-def _first_line(error: Exception) -> str:
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # torch colours its advice
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 def write_published(path: Path | str, network: SuperNetwork | StaticNetwork, *, layout: Layout | None = None) -> None:
@@ -159,14 +94,14 @@ def load_published(network: SuperNetwork | StaticNetwork, state: Mapping[str, Te
     layouts: tuple[Layout, ...] = ("ofav2",)
     if _single_exit(network) and not network.macro.parallel_blocks:  # dense skips have no weights of their own
         layouts = ("ofav2", "ofa")
-    plain = {_plain(name) for name in state}
-    layout = max(layouts, key=lambda each: sum(_plain(name) in plain for _, name in _names(network, each)))
+    plain = {one_spelling(name) for name in state}
+    layout = max(layouts, key=lambda each: sum(one_spelling(name) in plain for _, name in _names(network, each)))
     names = dict(_names(network, layout))
-    ours_of = {_plain(name): ours for ours, name in names.items()}
+    ours_of = {one_spelling(name): ours for ours, name in names.items()}
     given: dict[str, Tensor] = {}
     problems = []
     for name, tensor in state.items():
-        ours = ours_of.get(_plain(name))
+        ours = ours_of.get(one_spelling(name))
         if ours in given:
             problems.append(f"{name} under two spellings")
         elif ours is not None:
@@ -209,7 +144,14 @@ def _fit(network: SuperNetwork | StaticNetwork, given: dict[str, Tensor]) -> lis
         given["stem.conv.weight"] = stem.float().mean(1, keepdim=True).expand(-1, channels, -1, -1) * scale
         notes.append(f"first convolution: adapted from {stem.shape[1]} to {channels} input channels")
     classes = network.macro.classes
+    doubled = dataclasses.replace(network.macro, doubled_exit_widths=True)
     for number in network.exits:
+        expand = given.get(f"exits.{number}.expand.weight")
+        channels = doubled.exit_shape(int(number)).expand_channels
+        if expand is not None and len(expand) == channels != network.macro.exit_shape(int(number)).expand_channels:
+            given |= {name: tensor for name, tensor in own.items() if name.startswith(f"exits.{number}.")}
+            notes.append(f"exit {number}: its channels are multiplied by the width twice; left as initialised")
+            continue
         pair = [f"exits.{number}.classifier.{field}" for field in ("weight", "bias")]
         rows = {given[name].shape[:1] for name in pair if name in given}
         if len(rows) == 1 and rows != {(classes,)} and all(name in given for name in pair):
@@ -314,8 +256,8 @@ def _names(network: SuperNetwork | StaticNetwork, layout: Layout) -> Iterable[tu
         yield name, f"{published}.{field}"
 
 
-def _plain(name: str) -> str:
-    """A published name in the one spelling to which all others are brought."""
+def one_spelling(name: str) -> str:
+    """A published name in the one spelling to which all others are brought; our own names stay as they are."""
     name = name.removeprefix("module.").replace("mobile_inverted_conv.", "conv.")
-    name = name.replace("classifier.linear.", "classifier.")
+    name = re.sub(r"classifier\.(linear\.)+", "classifier.", name)
     return re.sub(r"(?<=\.)(conv|bn)\.\1\.", r"\1.", name)
