@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import get_args
 
 import pytest
 import yaml
 
-from nat2.cli import build_parser
+from nat2.cli import build_parser, main
 from nat2.config import (
     PRESETS,
     Family,
     RunConfig,
+    absolute,
     macros_for,
     parse_resolutions,
     parse_widths,
+    read_config,
     resolutions_for,
+    same,
 )
 from nat2.errors import ConfigError
-from nat2.settings import SCHEDULES, ScheduleName
+from nat2.settings import SCHEDULES, Augmentation, Phase, ScheduleName
 
 
 @pytest.mark.parametrize(
@@ -41,7 +45,7 @@ def test_families_and_widths_are_those_asked_for() -> None:
         config = RunConfig(family=family, width="1.0,1.2")
         macros = macros_for(config, classes=10, channels=3, resolutions=(64,))
         assert [macro.width for macro in macros] == [1.0, 1.2]
-        assert {macro.family for macro in macros} == {family}
+        assert {macro.family for macro in macros} == {"EE_D" if family == "auto" else family}
     assert parse_widths(0.25) == (0.25,)
 
 
@@ -91,7 +95,7 @@ def test_presets_are_the_published_settings() -> None:
     assert (nat.search.update, nat.search.features, nat.search.sampling) == ("append", "one-hot", "uniform")
     assert (nat.family, nat2.family, nat2.finetune.optimizer, nat.finetune.optimizer) == (
         "SE_B",
-        "EE_D",
+        "auto",
         "adamw",
         "sgd",
     )
@@ -145,3 +149,96 @@ def test_public_names_stay_what_they_are() -> None:
     assert nat2.run is nat2.verbs.run  # and again: no module of that name takes its place
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = nat2.nothing
+
+
+def test_lists_numbers_and_paths_are_taken_as_text(tmp_path: Path) -> None:
+    config = RunConfig(data=tmp_path, resolutions=[12, 16], width=[1.0, 1.2], objectives=["error", "params"],
+        budget=("params<=3k", "macs<=5M"), pretrained=[tmp_path / "a.pth", "b.pth"],
+        augmentation=Augmentation(policy=False))  # type: ignore[arg-type]  # fmt: skip
+    assert (config.data, config.resolutions, config.width) == (str(tmp_path), "12,16", "1.0,1.2")
+    assert (config.objectives, config.budget) == ("error,params", "params<=3k,macs<=5M")
+    assert config.pretrained == f"{tmp_path}/a.pth,b.pth"
+    assert config.augmentation.policy == "none"
+    assert RunConfig(resolutions=16).resolutions == "16"  # type: ignore[arg-type]
+
+
+def test_home_is_expanded_and_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "energy.py").write_text("def joules(network):\n    return 1.0\n")
+    config = RunConfig(data="~/photos", pretrained="~/a.pth,b.pth", objectives="error,~/energy.py:joules")
+    assert config.data == str(tmp_path / "photos")
+    assert config.objectives == f"error,{tmp_path}/energy.py:joules"
+    assert absolute(config).pretrained == f"{tmp_path}/a.pth,{tmp_path}/b.pth"
+    relative = RunConfig(data="photos", objectives="error,energy.py:joules")
+    assert absolute(relative).data == config.data
+    assert absolute(relative).objectives == config.objectives
+    for data in ("digits", "hub:user/name:config"):
+        assert absolute(RunConfig(data=data)).data == data
+
+
+def test_settings_that_mean_the_same_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert same("objectives", "error,energy.py:joules", f"error,{tmp_path}/energy.py:joules")
+    assert not same("objectives", "error,energy.py:joules", "error,energy.py:watts")
+    assert same("pretrained", "a.pth", f"{tmp_path}/a.pth")
+    assert not same("pretrained", "a.pth", "/elsewhere/a.pth")
+    assert same("seed", 1, 1)
+
+
+@pytest.mark.parametrize("url", ["https://host/a.zip", "http:/host/a.zip", "s3://bucket/a", "HTTPS://host/a"])
+@pytest.mark.parametrize("name", ["data", "pretrained"])
+def test_urls_are_not_read(name: str, url: str) -> None:
+    with pytest.raises(ConfigError, match=rf"--{name} takes .* downloads nothing; download \w+://\w+/?a?") as error:
+        RunConfig(**{name: url})  # type: ignore[arg-type]
+    assert "yourself and name the file" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("seed: abc", "--seed must be a whole number; got abc"),
+        ("memory: lots", "--memory must be a number; got lots"),
+        ("augmentation: {policy: on}", "--augmentation.policy must be one of none, autoaugment, randaugment; got True"),
+        ("phases: [{name: a, epochs: {}, lr: 1}]", "lr (`epochs` must be a whole number; got {})"),
+        ("phases: [3]", "--phases must be a list of phases, each with its name, epochs and lr; got 3"),
+        ("budget: {params: 3}", "--budget must be text; got {'params': 3}"),
+        ("- a", "it holds a list"),
+        ("7", "it holds a single value"),
+        ("data: https://host/a.zip", "download https://host/a.zip yourself"),
+    ],
+)
+def test_malformed_settings_are_told_without_python_types(
+    text: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(SystemExit):
+        main(["run", "--config", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out")])
+    errors = capsys.readouterr().err
+    assert told in errors
+    assert "<class" not in errors
+    assert "typing." not in errors
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("resolutions: 16", "resolutions", "16"),
+        ("resolutions: [12, 16]", "resolutions", "12,16"),
+        ("width: [1.0, 1.2]", "width", "1.0,1.2"),
+        ("objectives: [error, macs]", "objectives", "error,macs"),
+        ("budget: [params<=3k, macs<=5M]", "budget", "params<=3k,macs<=5M"),
+        ("data: 2024", "data", "2024"),
+    ],
+)
+def test_yaml_is_read_as_people_write_it(text: str, name: str, value: str, tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(f"{text}\naugmentation: {{policy: off}}\nsearch: {{preprocess: no}}\n")
+    config = read_config(tmp_path / "s.yaml")
+    assert getattr(config, name) == value
+    assert (config.augmentation.policy, config.search.preprocess) == ("none", "none")
+
+
+def test_a_phase_names_its_setting() -> None:
+    with pytest.raises(ConfigError, match=r"^`epochs` of phase 'a' must be a whole number; got \{\}$"):
+        Phase(name="a", epochs={}, lr=1.0)  # type: ignore[arg-type]
+    assert Phase(name="a", epochs=1, lr=1.0, kernels=3).kernels == (3,)  # type: ignore[arg-type]

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import jsonargparse
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from nat2 import __version__
+from nat2.checks import user_path
 from nat2.config import PRESETS, Preset, RunConfig, flat
-from nat2.document import read_document
+from nat2.document import in_words, plainly, read_document
 from nat2.errors import ConfigError, Nat2Error
 from nat2.examples import ABOUT, EXAMPLES
 
@@ -31,7 +33,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may hold what a terminal cannot show
     try:
-        words = _underscored(sys.argv[1:] if arguments is None else arguments)
+        words = _expanded(_underscored(sys.argv[1:] if arguments is None else arguments))
         continued = _continued(words)
         given = _parsed(build_parser(_preset_of(continued)), continued)
         verb, chosen = given.subcommand, given[given.subcommand]
@@ -242,11 +244,13 @@ def _latency(given: Namespace) -> None:
         ):
             measured.append(each)
         if given.csv:
-            write_csv(Path(given.csv), [each.row() for each in measured])
+            write_csv(user_path(given.csv, "--csv"), [each.row() for each in measured])
         progress.show(tell_latencies(measured))
         if given.csv:
             progress.show(f"{'written':>18}: {given.csv}")
-        first = next((folder for folder in given.folders if not (Path(folder) / "networks").is_dir()), "NETWORK")
+        first = next(
+            (folder for folder in given.folders if not (user_path(folder, "FOLDER") / "networks").is_dir()), "NETWORK"
+        )
         progress.show(f"{'next':>18}: nat2 predict {shlex.quote(first)} IMAGE")
 
 
@@ -255,8 +259,8 @@ def _report(given: Namespace) -> None:
 
     path = report(
         *given.runs,
-        out=Path(given.out) if given.out else None,
-        references=Path(given.references) if given.references else None,
+        out=given.out or None,
+        references=given.references or None,
     )
     print(f"{'report':>18}: {path} (open it in a browser)")
     print(f"{'next':>18}: move its sliders to your budget; it shows the command that exports the network to take")
@@ -332,10 +336,10 @@ def _settings(given: Namespace, verb: str) -> tuple[RunConfig, dict[str, Any]]:
     settings.pop("config")
     options = {name: settings.pop(name) for name in ("run", "out", "fresh", "quiet", "ids") if name in settings}
     run, out = options.pop("run", ""), options.pop("out", "")
-    if run and not (Path(run) / "config.yaml").exists():
+    if run and not (user_path(run, "RUN") / "config.yaml").exists():
         raise ConfigError(f"{run} is not a run folder; name one like runs/photos, or the images with --data")
     if out:
-        options["out"] = Path(out)
+        options["out"] = user_path(out, "--out")
     return RunConfig(**settings), options
 
 
@@ -349,9 +353,19 @@ def _numbers(name: str, text: str) -> list[int]:
 class _Parser(ArgumentParser):
     """Tells what is wrong with the words, however long they are."""
 
+    def __init__(self, **options: Any) -> None:
+        """Read files of settings as `read_document` and `plainly` do."""
+        super().__init__(**{"parser_mode": _MODE} | options)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print usage and error and exit with 2."""
-        super().error(_in_short(message), ex)
+        super().error(_in_short(in_words(message)), ex)
+
+
+_MODE = "nat2"
+jsonargparse.set_loader(
+    _MODE, lambda text: plainly(jsonargparse.get_loader("yaml")(text)), exceptions=(yaml.YAMLError,)
+)
 
 
 class _Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -368,12 +382,25 @@ def _underscored(words: list[str]) -> list[str]:
     return changed + words[end:]
 
 
+def _expanded(words: list[str]) -> list[str]:
+    """``~`` in the paths of files of settings, which shells leave alone behind ``=``."""
+    changed = list(words)
+    for number, word in enumerate(words):
+        if word.startswith("--config="):
+            changed[number] = f"--config={user_path(word.removeprefix('--config='), '--config')}"
+        elif number and words[number - 1] == "--config":
+            changed[number] = str(user_path(word, "--config"))
+    return changed
+
+
 def _continued(words: list[str]) -> list[str]:
     """``nat2 search RUN`` means the settings of the run, and its folder; flags behind it win."""
     if len(words) < 2 or words[0] not in VERBS or not VERBS[words[0]].settings:
         return words
-    config = Path(words[1]) / "config.yaml"
-    if words[1].startswith("-") or not config.is_file():
+    if words[1].startswith("-"):
+        return words
+    config = user_path(words[1], "RUN") / "config.yaml"
+    if not config.is_file():
         return words
     out = [] if words[0] == "profile" else [f"--out={words[1]}"]
     return [words[0], f"--config={config}", *out, *words[1:]]
