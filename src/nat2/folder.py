@@ -18,7 +18,7 @@ from typing import IO, Any
 import torch
 import yaml
 
-from nat2.config import RunConfig, flat
+from nat2.config import RunConfig, flat, same
 from nat2.data.dataset import Dataset
 from nat2.environment import available_cores
 from nat2.errors import CheckpointError, RunError
@@ -190,9 +190,9 @@ class RunFolder:
         except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError) as error:
             raise damaged(self.path, error) from error
         given = dict(flat(config.to_dict()))
-        keys = [
-            key for key in dict.fromkeys([*stored, *given]) if stored.get(key) != given.get(key) and key not in _FREE
-        ]
+        keys = [key for key in dict.fromkeys([*stored, *given]) if not same(key, stored.get(key), given.get(key))]
+        moved = any(stored.get(key) != given.get(key) for key in ("data", "objectives"))
+        keys = [key for key in keys if key not in _FREE]
         different = [f"{key} ({stored.get(key)} there, {given.get(key)} now)" for key in keys if self._begun(key)]
         if different:
             raise RunError(
@@ -204,7 +204,7 @@ class RunFolder:
                 f"the images in {config.data} are not those that the run in {self.path} began with; choose another "
                 "folder with --out, or --fresh to discard it"
             )
-        if keys:  # settings of stages that have not begun may change
+        if keys or moved:  # settings of stages that have not begun may change, and images may move
             write_text(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
 
     def _begun(self, key: str) -> bool:

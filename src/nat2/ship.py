@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from nat2.checks import user_path
 from nat2.config import read_config
 from nat2.deploy.deployable import load
 from nat2.deploy.description import describe
@@ -54,7 +55,7 @@ def export(
         CheckpointError: a file is damaged.
         DataError: 8 bits are asked for, and the images are gone.
     """
-    run = Path(run)
+    run = user_path(run, "RUN")
     networks = [networks] if isinstance(networks, str) else networks
     results = {result.id: result for result in _returned(run)}
     unknown = [name for name in networks if name not in results]
@@ -64,7 +65,7 @@ def export(
             "are made by nat2 finetune RUN ID"
         )
     chosen = [results[name] for name in (networks or results)]
-    target = run / "networks" if to is None else Path(to)
+    target = run / "networks" if to is None else user_path(to, "--to")
     if to is not None and target.resolve().is_relative_to(run.resolve()):
         raise ConfigError(f"--to {target} lies inside the run; choose a folder of your own")
     for result in chosen:

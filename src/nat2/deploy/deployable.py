@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from nat2.checks import user_path
 from nat2.deploy.anytime import confidence
 from nat2.deploy.description import describe
 from nat2.errors import CheckpointError, Nat2Error
@@ -89,7 +90,7 @@ def load(folder: Path | str) -> Deployable:
     Raises:
         CheckpointError: a file is missing or damaged.
     """
-    folder = Path(folder)
+    folder = user_path(folder, "NETWORK")
     description = describe(folder)
     try:
         macro, arch = Macro(**description["macro"]), Arch.from_json(description["arch"])

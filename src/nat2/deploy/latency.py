@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from nat2.checks import user_path
 from nat2.deploy.deployable import Deployable, load
 from nat2.deploy.description import describe
 from nat2.deploy.export import answer, open_session
@@ -140,7 +141,7 @@ def latency(
     """
     for each in itertools.product(runtimes, batches, threads):
         check_conditions(*each)
-    networks = [network for folder in folders for network in networks_in(Path(folder))]
+    networks = [network for folder in folders for network in networks_in(user_path(folder, "FOLDER"))]
     for network in networks:
         describe(network)
         for runtime in runtimes:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from nat2.checks import user_path
 from nat2.data.sources import decode
 from nat2.data.transform import central, resize, scale
 from nat2.deploy.anytime import Operating, threshold_for
@@ -41,7 +42,7 @@ def predict(
     """
     if top < 1:
         raise ConfigError(f"--top must be at least 1; got {top}")
-    folder = Path(network)
+    folder = user_path(network, "NETWORK")
     description, model = describe(folder), load(folder)
     if threshold is not None and mean_macs is not None:
         raise ConfigError("--threshold and --mean_macs both say when an exit answers; give one of them")
@@ -54,7 +55,7 @@ def predict(
     if mean_macs is not None:
         threshold = threshold_for(operating_points(folder), mean_macs)
     paths = [images] if isinstance(images, Path | str) else images
-    return _predictions(model, description, [Path(image) for image in paths], top, threshold)
+    return _predictions(model, description, [user_path(image, "IMAGE") for image in paths], top, threshold)
 
 
 def operating_points(folder: Path) -> tuple[Operating, ...]:

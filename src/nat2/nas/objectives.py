@@ -148,7 +148,7 @@ def parse_objectives(text: str) -> tuple[Objective, ...]:
 
 def _find(text: str) -> Objective:
     if ":" in text:
-        function = _load(text)
+        function = _load(_absolute(text))
         declared: Objective = getattr(function, "objective", None) or Objective(
             name=function.__name__.lower(), cost="measured"
         )
@@ -163,14 +163,22 @@ def _find(text: str) -> Objective:
     return OBJECTIVES[text]
 
 
+def _absolute(text: str) -> str:
+    """The same for every way to spell a file's path, so that it is run once."""
+    place, colon, name = text.rpartition(":")
+    if not place.endswith(".py"):
+        return text
+    if not Path(place).is_file():
+        raise ConfigError(f"--objectives names {text!r}, but there is no file {place}")
+    return f"{Path(place).resolve()}{colon}{name}"
+
+
 @cache
 def _load(text: str) -> Callable[..., Any]:
     """The function that ``package.module:name`` or ``file.py:name`` stands for."""
     place, _, name = text.rpartition(":")
     try:
         if place.endswith(".py"):
-            if not Path(place).is_file():
-                raise ConfigError(f"--objectives names {text!r}, but there is no file {place}")
             spec = importlib.util.spec_from_file_location(Path(place).stem, place)
             assert spec is not None
             assert spec.loader is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nat2.checks import user_path
 from nat2.errors import ConfigError, RunError
 from nat2.reports.page import GENERATOR, write_page
 from nat2.reports.read import read_run
@@ -27,14 +28,18 @@ def report(*runs: Path | str, out: Path | str | None = None, references: Path | 
             file that is not a report.
         CheckpointError: a run is damaged.
     """
-    folders = [Path(run) for run in runs]
+    folders = [user_path(run, "RUN") for run in runs]
     if not folders:
         raise ConfigError("nat2 report needs at least one run folder, e.g. nat2 report runs/digits")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError(f"each run can be named once; got {', '.join(map(str, folders))}")
-    beside = () if references is None else read_references(Path(references))
+    beside = () if references is None else read_references(user_path(references, "--references"))
     found = [read_run(folder) for folder in folders]
-    path = Path(out) if out else (folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html"))
+    path = (
+        user_path(out, "--out")
+        if out
+        else (folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html"))
+    )
     _refuse_foreign(path, folders)
     write_page(path, found, references=beside)
     return path
