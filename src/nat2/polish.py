@@ -23,6 +23,7 @@ from nat2.nas.archive import Evaluation
 from nat2.nas.budget import spelled, told
 from nat2.nas.found import Found
 from nat2.nas.select import recommend
+from nat2.progress import FoundDone
 from nat2.reports.accuracy import standard_error
 from nat2.reports.results import Result
 from nat2.settings import FinetuneSettings
@@ -89,7 +90,7 @@ def polish_networks(
         for exits in variants(networks[evaluation.arch.width].macro, evaluation.arch, settings)
         if len(exits) == 1 or not unknown
     ]
-    job.progress.stage("fine-tune", 2 * settings.epochs * len(works))
+    job.progress.stage("fine-tune", epochs=2 * settings.epochs * len(works))
     widest, teacher, here = networks[job.space.largest.width], None, set()
     if settings.kd_ratio and works:
         teacher = largest_as_teacher(widest, job.space, job.dataset.train, job.pipeline, config.shrink)
@@ -103,7 +104,7 @@ def polish_networks(
         work, works, costs=[evaluation["macs"] for evaluation, _ in works]
     ):
         if (evaluation.arch, exits) not in here:
-            job.progress.step(2 * settings.epochs)
+            job.progress.step(FoundDone(2 * settings.epochs))
         if result is None:
             job.progress.say(f"{evaluation.arch.id}: its exits {exits} together do not keep the budget; left out")
             continue
@@ -144,7 +145,7 @@ def polish(
     done = job.folder.result(identity)
     allowed = _within_budget(job, network, arch)
     if done is not None or not (settings.prune or allowed(exits)):
-        job.progress.step(2 * settings.epochs)
+        job.progress.step(FoundDone(2 * settings.epochs))
         return done, None
     finetuned = finetune(
         extract(network, arch, job.evaluator.statistics(network, arch, exits=exits), exits=exits),

@@ -5,14 +5,39 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import dataclass
 from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
 _PLAIN_INTERVAL = 10.0  # seconds between two plain lines of the same stage
+
+
+class FoundDone(int):
+    """A count of steps that were made before, by a run that was interrupted: they tell nothing of the speed."""
+
+
+@dataclass
+class _Tally:
+    """Steps of one unit."""
+
+    total: int
+    done: int = 0
+    timed: int = 0
+    """Those made now."""
+    seconds: float = 0.0
+    """What these took."""
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that the others will take; None before one was made."""
+        open_steps = max(0, self.total - self.done)
+        if not open_steps:
+            return 0.0
+        return open_steps * self.seconds / self.timed if self.timed else None
 
 
 class Progress:
@@ -23,23 +48,21 @@ class Progress:
 
     def __init__(self, *, quiet: bool = False) -> None:
         """Write to standard output, or nowhere if `quiet`."""
-        self.console = Console(quiet=quiet or sys.stdout is None, highlight=False, soft_wrap=True)
+        # A notebook would give each line a display of its own; as plain output they stay together.
+        self.console = Console(quiet=quiet or sys.stdout is None, highlight=False, soft_wrap=True, force_jupyter=False)
         self._bars = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
             console=self.console,
             transient=True,
         )
         self._live = self.console.is_terminal and not self.console.quiet
         self._stage = ""
-        self._total = self._done = self._found = 0
-        self._task = self._bars.add_task("", total=None, visible=False) if self._live else None
-        self._began = self._last_line = time.monotonic()
-        self._start = self._began
+        self._tallies: dict[str, _Tally] = {}
+        self._task = self._bars.add_task("", total=None, visible=False, state="") if self._live else None
+        self._start = self._last_line = self._last_step = time.monotonic()
 
     def __enter__(self) -> Progress:
         """Show the live line, on a terminal."""
@@ -54,29 +77,55 @@ class Progress:
         if self._live:
             self._bars.stop()
 
-    def stage(self, name: str, total: int) -> None:
-        """Begin a stage of `total` steps."""
-        self._stage, self._total, self._done, self._found = name, total, 0, 0
-        self._began = self._last_line = time.monotonic()
+    def stage(self, name: str, **totals: int) -> None:
+        """Begin a stage.
+
+        Args:
+            name: What is shown.
+            totals: How many steps there are of each unit: ``networks=40, steps=200``.
+        """
+        self._stage = name
+        self._tallies = {unit: _Tally(total) for unit, total in totals.items() if total}
+        self._last_line = self._last_step = time.monotonic()
         if self._task is not None:
-            self._bars.reset(self._task, total=total, description=name, visible=True)
+            self._bars.reset(
+                self._task, total=sum(totals.values()), description=name, visible=True, state=self._state()
+            )
 
     def rest(self) -> None:
         """Take the live line away until the next stage."""
         if self._task is not None:
             self._bars.update(self._task, visible=False, refresh=True)
 
-    def step(self, count: int = 1) -> None:
-        """`count` more steps of the stage are done; several at once were found done and tell nothing of the speed."""
-        self._done += count
-        self._found += count if count > 1 else 0
+    def step(self, count: int = 1, *, unit: str = "") -> None:
+        """`count` more steps of the stage are done.
+
+        Args:
+            count: How many; a `FoundDone` number of them were made before.
+            unit: One of the stage's; the first by default.
+        """
+        now = time.monotonic()
+        tally = self._tallies.get(unit) or next(iter(self._tallies.values()), None)
+        if tally is None or not count:
+            return
+        tally.done += count
+        if not isinstance(count, FoundDone):
+            tally.timed += count
+            tally.seconds += now - self._last_step
+        self._last_step = now
         if self._task is not None:
-            self._bars.update(self._task, completed=self._done)
-        elif time.monotonic() - self._last_line >= _PLAIN_INTERVAL:
-            self._last_line = time.monotonic()
-            elapsed = self._last_line - self._began
-            left = elapsed / max(1, self._done - self._found) * max(0, self._total - self._done)
-            self.say(f"{self._stage}: {self._done} of {self._total}, {duration(left)} left")
+            done = sum(each.done for each in self._tallies.values())
+            self._bars.update(self._task, completed=done, state=self._state())
+        elif now - self._last_line >= _PLAIN_INTERVAL:
+            self._last_line = now
+            self.say(f"{self._stage}: {self._state()}")
+
+    def _state(self) -> str:
+        """Counts with their units, and the time left if it can be told: ``12 of 40 networks, 2 m 05 s left``."""
+        counts = ", ".join(f"{each.done} of {each.total} {unit}" for unit, each in self._tallies.items())
+        left = [each.left for each in self._tallies.values()]
+        known = [each for each in left if each is not None]
+        return f"{counts}, {duration(sum(known))} left" if known and len(known) == len(left) else counts
 
     def say(self, message: str) -> None:
         """A line that stays, with the time since the start."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from nat2.config import RunConfig, parse_widths
@@ -18,6 +19,7 @@ from nat2.nas.found import Found
 from nat2.nas.nat import search
 from nat2.parallel import Processes
 from nat2.polish import ENSEMBLE
+from nat2.pretrained import begin_with, files_of
 from nat2.reports.accuracy import Accuracy
 from nat2.reports.curves import write_curves
 from nat2.reports.page import write_page
@@ -27,7 +29,7 @@ from nat2.reports.results import Result
 from nat2.seeds import torch_generator
 from nat2.space import Arch, Macro
 from nat2.supernet import SuperNetwork, SuperNetworks, store_statistics
-from nat2.supernet.checkpoint import load_pretrained, load_weights, read_checkpoint
+from nat2.supernet.checkpoint import load_weights
 from nat2.supernet.static import channels_last
 from nat2.training.adapt import Adaptation
 from nat2.training.optimise import has_state
@@ -54,7 +56,7 @@ def train_supernets(job: Job, networks: Sequence[SuperNetwork], lap: Callable[[]
     epochs = sum(phase.epochs for phase in phases_for(job.space, config.phases))
     missing = sum(not job.folder.trained(macro.width).exists() for macro in job.macros)
     if missing:
-        job.progress.stage("train", epochs * steps * missing)
+        job.progress.stage("train", steps=epochs * steps * missing)
     given: Sequence[SuperNetwork | None] = networks or [None] * len(job.macros)
     # The widest first: it may teach the others.
     pairs = list(zip(job.macros, given, strict=True))[::-1]
@@ -69,8 +71,8 @@ def new_supernet(
     generator = torch_generator(config.seed, "weights")
     network = SuperNetwork(macro, dropout=config.dropout, generator=generator)
     if config.pretrained:
-        path = config.pretrained.split(",")[parse_widths(config.width).index(macro.width)]
-        for note in load_pretrained(network, read_checkpoint(path, width=macro.width)):
+        path = files_of(config)[parse_widths(config.width).index(macro.width)]
+        for note in begin_with(network, path):
             say(f"{path}: {note}")
     return channels_last(network, processes.device)
 
@@ -135,7 +137,7 @@ def search_networks(job: Job, networks: SuperNetworks, archive: Archive[Arch], l
     steps = steps_per_epoch(len(job.dataset.train), config.adapt.batch_size)
     adapts = config.adapt.epochs > 0
     training = config.search.generations * config.adapt.epochs * steps
-    job.progress.stage("search", config.search.evaluations(adapts=adapts) + training)
+    job.progress.stage("search", evaluations=config.search.evaluations(adapts=adapts), steps=training)
     adaptation = Adaptation(
         networks,
         job.space,
@@ -149,7 +151,7 @@ def search_networks(job: Job, networks: SuperNetworks, archive: Archive[Arch], l
         processes=processes,
         interval=config.checkpoint_seconds,
         say=job.progress.say,
-        tick=job.progress.step,
+        tick=partial(job.progress.step, unit="steps"),
     )
 
     def report(generation: Generation) -> None:
@@ -170,7 +172,7 @@ def search_networks(job: Job, networks: SuperNetworks, archive: Archive[Arch], l
         adapt=adaptation.advance if adapts else None,
         seed=config.seed,
         processes=processes,
-        tick=job.progress.step,
+        tick=partial(job.progress.step, unit="evaluations"),
         report=report,
         say=job.progress.say,
     )

@@ -36,7 +36,7 @@ def test_no_wait_becomes_a_year(years: int, monkeypatch: pytest.MonkeyPatch) -> 
     clock = time.time
     monkeypatch.setattr(time, "time", lambda: clock() + years * YEAR)
     with Progress(quiet=True) as progress:
-        progress.stage("train", 10)
+        progress.stage("train", steps=10)
         for _ in range(10):
             progress.step()
     assert duration(years * YEAR)

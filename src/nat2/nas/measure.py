@@ -8,6 +8,7 @@ from functools import partial
 from nat2.errors import Nat2Error, RunError
 from nat2.nas.archive import Evaluation, Origin, Row
 from nat2.nas.task import Search
+from nat2.progress import FoundDone
 from nat2.space.searchable import A
 
 _LARGEST = 1e100  # what is larger has no spread that could be computed with
@@ -28,7 +29,7 @@ def measure(
     """
     known = {arch: task.archive.find(arch, weights=weights, share=share) for arch in archs}
     missing = [arch for arch, found in known.items() if found is None]
-    task.tick(len(known) - len(missing))
+    task.tick(FoundDone(len(known) - len(missing)))
     table = task.exact(task.encode_all(missing)) if missing else {}
     facts = {arch: {name: _plain(column[n]) for name, column in table.items()} for n, arch in enumerate(missing)}
     efforts = [facts[arch].get("macs", 1.0) for arch in missing]

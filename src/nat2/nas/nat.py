@@ -22,6 +22,7 @@ from nat2.nas.propose import Table, candidates, judged, learned
 from nat2.nas.select import survive
 from nat2.nas.task import Evaluate, Search, check
 from nat2.parallel import ALONE, Processes
+from nat2.progress import FoundDone
 from nat2.seeds import derive
 from nat2.settings import SearchSettings
 from nat2.space.searchable import A, Searchable
@@ -93,7 +94,7 @@ def search(
 def _run(task: Search[A]) -> Found[A]:
     finished = task.archive.generations()
     for generation in finished:
-        task.tick(int(generation.facts["evaluations"]))
+        task.tick(FoundDone(generation.facts["evaluations"]))
         if task.adapt is not None and "good" in generation.facts:  # made again if its checkpoint was lost
             task.adapt(generation.number, np.array(generation.facts["good"]))
         task.report(generation)

@@ -16,6 +16,7 @@ from nat2.data.dataset import Split
 from nat2.data.transform import Pipeline, steps_per_epoch
 from nat2.errors import CheckpointError
 from nat2.parallel import ALONE, Processes
+from nat2.progress import FoundDone
 from nat2.settings import AdaptSettings
 from nat2.space.arch import Arch
 from nat2.space.space import Genomes, SearchSpace
@@ -181,7 +182,7 @@ class Adaptation:
         self._epochs_done = 0
         if has_state(state):
             self._epochs_done = load_state(state, networks, self._optimizer, say=say)["epochs"]
-        tick(self._steps * self._epochs_done)
+        tick(FoundDone(self._steps * self._epochs_done))
 
     def advance(self, generation: int, good: Genomes) -> None:
         """Train from version `generation` - 1 to version `generation`, or find that this was done before.

@@ -18,6 +18,7 @@ from nat2.data.dataset import Split
 from nat2.data.transform import Pipeline, ResizedImages, shuffled_batches, steps_per_epoch
 from nat2.errors import RunError
 from nat2.files import load_tensors, save_tensors
+from nat2.progress import FoundDone
 from nat2.seeds import numpy_generator, torch_generator
 from nat2.settings import FinetuneSettings
 from nat2.supernet.static import StaticNetwork, by_exit
@@ -105,7 +106,7 @@ def finetune(
         progress.facts |= {"phase": 1, "epochs": 0, "least_loss": float("inf"), "since": 0}
     facts = progress.facts
     if facts["phase"] == 1:
-        tick(facts["epochs"])
+        tick(FoundDone(facts["epochs"]))
         network, optimizer = progress.resume(settings)
         while facts["epochs"] < settings.epochs and facts["since"] < settings.patience:
             _train(network, optimizer, train, lesson, facts["epochs"], last=settings.epochs)
@@ -120,13 +121,13 @@ def finetune(
             # What was kept is never newer than the resume point by more than a moment.
             progress.save(network, optimizer, now=facts["best_epoch"] == facts["epochs"])
             tick(1)
-        tick(settings.epochs - facts["epochs"])
+        tick(FoundDone(settings.epochs - facts["epochs"]))
         facts |= {"phase": 2, "epochs": 0}
         progress.restart()
     else:
-        tick(settings.epochs)
+        tick(FoundDone(settings.epochs))
     network, optimizer = progress.resume(settings)
-    tick(facts["epochs"])
+    tick(FoundDone(facts["epochs"]))
     everything = train.joined(val)
     last = facts["best_epoch"] if settings.anneal else settings.epochs
     while facts["epochs"] < facts["best_epoch"]:
@@ -134,7 +135,7 @@ def finetune(
         facts["epochs"] += 1
         progress.save(network, optimizer)
         tick(1)
-    tick(settings.epochs - facts["best_epoch"])
+    tick(FoundDone(settings.epochs - facts["best_epoch"]))
     progress.save(network, optimizer, now=True)
     answers = progress.kept().to(images.labels.device)
     return _pruned(network.eval(), answers, images.labels, facts, settings, allowed)

@@ -18,6 +18,7 @@ from nat2.data.transform import Pipeline, ResizedImages, steps_per_epoch
 from nat2.errors import ConfigError
 from nat2.files import load_tensors
 from nat2.parallel import ALONE, Processes
+from nat2.progress import FoundDone
 from nat2.seeds import numpy_generator
 from nat2.settings import Phase, ShrinkSettings
 from nat2.space.arch import Arch, Layer
@@ -157,7 +158,7 @@ def shrink(
         tick=tick,
     )
     first, done = task.resume()
-    tick(task.steps * (sum(phase.epochs for phase in phases[:first]) + done))
+    tick(FoundDone(task.steps * (sum(phase.epochs for phase in phases[:first]) + done)))
     for number, phase in enumerate(phases[first:], start=first):
         if done == 0:
             task.begin(number, phases)
