@@ -177,3 +177,12 @@ def test_half_precision_computes_nearly_the_same() -> None:
     half = connect(accelerator="cpu", precision="bf16-mixed")
     assert step_losses(half) == pytest.approx(step_losses(Processes()), abs=0.02)
     assert step_losses(half) != step_losses(Processes())
+
+
+def test_a_script_that_is_imported_launches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher finds the mark that the process leaves, and says what is missing once."""
+    monkeypatch.setenv("NAT2_LAUNCH", str(tmp_path))
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit, match="2"):
+        launch(print, devices=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["unguarded"]

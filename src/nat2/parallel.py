@@ -11,6 +11,7 @@ import logging
 import os
 import pickle
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -36,7 +37,8 @@ S = TypeVar("S")
 _ROUND = 4  # evaluations a process between two exchanges of results
 _RESTARTS = 3
 _CROWD = 4  # processes a core, beyond which a machine is only worn out
-_ATTEMPT = "NAT2_ATTEMPT"
+_UNGUARDED = "unguarded"
+_ATTEMPT, _FOLDER = "NAT2_ATTEMPT", "NAT2_LAUNCH"
 _PATIENCE = timedelta(days=30)  # one process may fine-tune for hours longer than another; a lost one is noticed anyway
 
 
@@ -272,7 +274,9 @@ def launch(work: Callable[..., T], *arguments: Any, devices: int) -> T:
     Raises:
         Nat2Error: what the function raised in any process, RunError if processes were lost too often, or ConfigError if
             there are to be many times as many as the machine has cores.
+        SystemExit: the script that calls this does so while it is imported.
     """
+    _refuse_unguarded()
     most = _CROWD * available_cores()
     if devices > most:
         raise ConfigError(f"--devices must be at most {most}, {_CROWD} for each core of this machine; got {devices}")
@@ -282,6 +286,7 @@ def launch(work: Callable[..., T], *arguments: Any, devices: int) -> T:
 
     for name in ("launcher.api", "elastic.agent.server.api", "elastic.multiprocessing.api", "elastic.rendezvous"):
         logging.getLogger(f"torch.distributed.{name}").setLevel(logging.CRITICAL)  # what matters is told below
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -297,13 +302,18 @@ def launch(work: Callable[..., T], *arguments: Any, devices: int) -> T:
     with tempfile.TemporaryDirectory() as folder:
         for attempt in range(1 + _RESTARTS):
             threads = os.environ.get("OMP_NUM_THREADS", str(_threads_each(devices)))
-            variables = {_ATTEMPT: str(attempt), "OMP_NUM_THREADS": threads}
+            variables = {_ATTEMPT: str(attempt), _FOLDER: folder, "OMP_NUM_THREADS": threads}
             try:
                 with _environment(variables), _signals():
                     outcomes = elastic_launch(config, _worker)(Path(folder), work, *arguments)
             except ChildFailedError as error:
                 failure = error.get_first_failure()[1]
                 lost = f"exit code {failure.exitcode}" if failure.exitcode >= 0 else f"signal {-failure.exitcode}"
+                if (Path(folder) / _UNGUARDED).exists():
+                    sys.exit(
+                        "nat2: with several devices each process imports the script, which must therefore call nat2 "
+                        'below a line `if __name__ == "__main__":` only'
+                    )
                 for told in sorted(Path(folder).iterdir()):
                     raise pickle.loads(told.read_bytes()) from None
             except SignalException as error:
@@ -315,6 +325,15 @@ def launch(work: Callable[..., T], *arguments: Any, devices: int) -> T:
         f"a process was lost {1 + _RESTARTS} times ({lost}); give the same command again to continue, or use fewer "
         "--devices"
     )
+
+
+def _refuse_unguarded() -> None:
+    """End a process that runs the user's script again, because the script launches where it is only imported."""
+    folder = os.environ.get(_FOLDER)
+    if folder is None:  # set for the processes of a launch, which launch nothing themselves
+        return
+    (Path(folder) / _UNGUARDED).touch()
+    os._exit(2)  # at once and without a word: the launcher says it once
 
 
 def _worker(folder: Path, work: Callable[..., object], *arguments: Any) -> object:
