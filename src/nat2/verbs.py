@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from nat2.allocator import keep_freed_memory
+from nat2.checks import user_path
 from nat2.config import RunConfig
 from nat2.data.dataset import Dataset, name_of
 from nat2.errors import ConfigError
@@ -24,9 +25,11 @@ from nat2.nas.objectives import Objective
 from nat2.parallel import Processes, connect, disconnected, launch, launched, may_restart, restarted
 from nat2.polish import polish_networks, remeasure, returned
 from nat2.prepare import prepare
+from nat2.pretrained import remarks
 from nat2.progress import Progress
 from nat2.reports.read import read_run
 from nat2.reports.results import Result
+from nat2.reports.returned import Front, Results, Supernets
 from nat2.reports.terminal import tell_networks, tell_search, tell_training
 from nat2.space import Arch
 from nat2.space.searchable import Searchable
@@ -51,7 +54,7 @@ def run(config: RunConfig, *, out: Path | str | None = None, fresh: bool = False
     Raises:
         Nat2Error: something the user can mend; nothing that was computed is lost.
     """
-    return _start(config, out, fresh, quiet, "finetune").results
+    return Results(_start(config, out, fresh, quiet, "finetune").results)
 
 
 def train(config: RunConfig, *, out: Path | str | None = None, fresh: bool = False, quiet: bool = False) -> list[Path]:
@@ -62,7 +65,7 @@ def train(config: RunConfig, *, out: Path | str | None = None, fresh: bool = Fal
     Returns:
         Their files, narrowest first.
     """
-    return _start(config, out, fresh, quiet, "train").supernets
+    return Supernets(_start(config, out, fresh, quiet, "train").supernets)
 
 
 @overload
@@ -91,7 +94,7 @@ def search(space: RunConfig | Searchable[Any], *arguments: Any, **options: Any) 
 def _search_run(
     config: RunConfig, *, out: Path | str | None = None, fresh: bool = False, quiet: bool = False
 ) -> list[Evaluation[Arch]]:
-    return _start(config, out, fresh, quiet, "search").front
+    return Front(_start(config, out, fresh, quiet, "search").front)
 
 
 def finetune(
@@ -110,9 +113,8 @@ def finetune(
     Returns:
         All networks of the run, smallest first.
     """
-    return _start(
-        config, out, False, quiet, "finetune", (networks,) if isinstance(networks, str) else tuple(networks)
-    ).results
+    names = (networks,) if isinstance(networks, str) else tuple(networks)
+    return Results(_start(config, out, False, quiet, "finetune", names).results)
 
 
 @dataclass
@@ -145,7 +147,7 @@ def _start(
             "--fresh would discard the run again whenever torchrun starts its processes again; leave out --fresh or "
             "--max-restarts, or remove the run folder yourself"
         )
-    out = Path(out or "")
+    out = user_path(out or "", "--out")
     check_place(out)
     if out == Path():
         out = Path("runs") / name_of(config.data)
@@ -169,10 +171,13 @@ def _work(order: _Order) -> _Outcome:
                 "classes; choose another folder with --out"
             )
         progress.say(f"reading {config.data}")
-        config, dataset, macros = prepare(config, processes)
+        given = config
+        config, dataset, macros = prepare(given, processes)
         # Whether weights to begin with are there and fit is known before the run folder is touched.
         begun = (out / "config.yaml").exists() and (not order.fresh or was_cleared(out, order.fresh))
         notes: list[str] = []
+        if config.pretrained and not begun:
+            notes += remarks(given, config, dataset, macros)
         networks = () if begun else tuple(new_supernet(config, macro, processes, notes.append) for macro in macros)
         with _open_folder(out, order.fresh, config, dataset, processes) as folder:
             job = Job.of(config, dataset, macros, folder, progress, processes)

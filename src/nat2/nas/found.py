@@ -15,6 +15,7 @@ from nat2.nas.objectives import Objective, violation
 from nat2.nas.select import trade_offs
 from nat2.nas.task import Search
 from nat2.space.searchable import A
+from nat2.tables import Row, as_html_table, as_text_table
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,17 @@ class Found(Generic[A]):
     """Whether the front keeps the budget."""
     generations: tuple[Generation, ...]
     quantities: tuple[Objective, ...]
+
+    def __repr__(self) -> str:
+        return as_text_table(self._rows())
+
+    def _repr_html_(self) -> str:
+        return as_html_table(self._rows())
+
+    def _rows(self) -> list[Row]:
+        """The front."""
+        names = [each.name for each in self.quantities]
+        return [{"network": str(each.arch)} | {name: f"{each[name]:.4g}" for name in names} for each in self.front]
 
     @staticmethod
     def of(task: Search[A], generations: Sequence[Generation]) -> Found[A]:
