@@ -14,6 +14,8 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	! git grep -nE '^(<{7}|>{7}|[|]{7})( |$$)'
+	! git grep -nIE '[[:blank:]]+$$'
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .
