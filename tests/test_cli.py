@@ -169,7 +169,7 @@ def test_a_run_folder_inside_the_images_is_refused(
 def test_names_behind_two_dashes_are_left_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, _, errors = run(capsys, "predict", str(tmp_path / "no-such"), "--", "--my-image.png")
     assert code == 2
-    assert "no-such does not hold" in errors
+    assert "no-such does not exist" in errors
 
 
 def test_prediction_needs_an_exported_network(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_shells_complete_verbs_flags_and_values(
     ("arguments", "message"),
     [
         (["export", "nowhere"], "nowhere is not a run folder"),
-        (["search", "nowhere"], "nowhere is not a run folder; name one like runs/photos, or the images with --data"),
+        (["search", "nowhere"], "does not exist; name one like runs/photos, or the images with --data"),
         (["finetune", "nowhere", "1a2b3c4d"], "nowhere is not a run folder"),
         (["report", "nowhere"], "nowhere"),
         (["latency", "nowhere"], "does not hold an exported network"),

@@ -91,6 +91,9 @@ def test_the_run_folder_explains_itself(whole: tuple[Path, str]) -> None:
         "pareto.csv", "pareto.png", "report.html", "results.json", "seconds.json", "splits.csv",
         "supernet-w0.25.safetensors",
     }  # fmt: skip
+    seconds = json.loads((out / "seconds.json").read_text())
+    assert list(seconds) == ["read", "train", "search", "fine-tune and export"]
+    assert min(seconds.values()) > 0
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["search"]["archive"] == 8
     assert config["adapt"]["lr"] == 0.01  # complete: what was not given stands there too

@@ -9,6 +9,7 @@ import io
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -166,8 +167,11 @@ def _report_arguments(parser: ArgumentParser) -> None:
 
 def _predict_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("network", type=str, help="folder of an exported network: runs/<data>/networks/<id>")
-    parser.add_argument("images", type=str, nargs="+", help="image files")
-    parser.add_argument("--top", type=int, default=3, help="how many classes to print for an image")
+    parser.add_argument("images", type=str, nargs="+", help="image files, and folders of them")
+    parser.add_argument("--top", type=int, default=3, help="how many classes to give for an image")
+    parser.add_argument("--csv", type=str, default="", help="write a row for each image to this file")
+    parser.add_argument("--json", type=str, default="", help="write an entry for each image to this file")
+    parser.add_argument("--batch", type=int, default=64, help="images to classify together")
     parser.add_argument(
         "--threshold", type=float, default=None, help="let the first exit answer that is at least so sure, 0 to 1"
     )
@@ -214,7 +218,7 @@ def _profile(given: Namespace) -> None:
 
     config, _ = _settings(given, "profile")
     with Progress() as progress:
-        found = profile(config, say=progress.say)
+        found = profile(config, say=progress.say, progress=progress)
         for part in profile_table(found):
             progress.show(part)
         progress.show(f"{'next':>18}: nat2 run with the same settings")
@@ -267,11 +271,36 @@ def _report(given: Namespace) -> None:
 
 
 def _predict(given: Namespace) -> None:
-    from nat2.deploy.predict import predict
+    from nat2.deploy import answers
+    from nat2.deploy.predict import Classifier, find_images, refusal
+    from nat2.progress import Progress
 
-    found = predict(given.network, given.images, top=given.top, threshold=given.threshold, mean_macs=given.mean_macs)
-    for image, answers in found:
-        print(f"{image}: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in answers), flush=True)
+    targets = [target for target in (given.csv, given.json) if target]
+    for target, ending in zip((given.csv, given.json), (".csv", ".json"), strict=True):
+        answers.check_target(target, ending)
+    classifier = Classifier.of(given.network, top=given.top, threshold=given.threshold, mean_macs=given.mean_macs)
+    images, others = find_images(given.images)
+    predictions, began = [], time.monotonic()
+    with Progress(quiet=not targets) as progress:
+        progress.stage("predict", images=len(images))
+        for each in classifier.classify(images, batch_size=given.batch):
+            predictions.append(each)
+            progress.step()
+            if not targets and not each.error:
+                shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in each.answers)
+                print(f"{each.image}: {shares}", flush=True)
+    seconds = time.monotonic() - began
+    if given.csv:
+        answers.write_table(user_path(given.csv, "--csv"), predictions, top=given.top)
+    if given.json:
+        answers.write_document(user_path(given.json, "--json"), predictions)
+    for line in answers.summary(predictions, given.images, classifier.classes, seconds if targets else None, others):
+        print(line)
+    for target in targets:
+        print(f"{'written':>18}: {target}")
+    bad = [each for each in predictions if each.error]
+    if bad:
+        raise refusal(bad)
 
 
 class _Verb(NamedTuple):
@@ -320,7 +349,9 @@ VERBS = {
     "export": _Verb(_export, _export_arguments, "RUN [ID ...] [--to DIR] [--int8]", "files of networks, checked again"),
     "latency": _Verb(_latency, _latency_arguments, "FOLDER [FOLDER ...] [options]", "how long networks take here"),
     "report": _Verb(_report, _report_arguments, "RUN [RUN ...] [options]", "draw the page of a run, or compare runs"),
-    "predict": _Verb(_predict, _predict_arguments, "NETWORK IMAGE [IMAGE ...] [options]", "classify images"),
+    "predict": _Verb(
+        _predict, _predict_arguments, "NETWORK IMAGE [IMAGE ...] [options]", "classify images and folders of images"
+    ),
 }
 
 
@@ -337,7 +368,9 @@ def _settings(given: Namespace, verb: str) -> tuple[RunConfig, dict[str, Any]]:
     options = {name: settings.pop(name) for name in ("run", "out", "fresh", "quiet", "ids") if name in settings}
     run, out = options.pop("run", ""), options.pop("out", "")
     if run and not (user_path(run, "RUN") / "config.yaml").exists():
-        raise ConfigError(f"{run} is not a run folder; name one like runs/photos, or the images with --data")
+        from nat2.folder import no_run
+
+        raise ConfigError(f"{no_run(user_path(run, 'RUN'))}, or the images with --data")
     if out:
         options["out"] = user_path(out, "--out")
     return RunConfig(**settings), options

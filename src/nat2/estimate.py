@@ -72,12 +72,15 @@ class Profile:
     """Estimated, by stage."""
 
 
-def profile(config: RunConfig, *, say: Callable[[str], None] = lambda line: None) -> Profile:
+def profile(
+    config: RunConfig, *, say: Callable[[str], None] = lambda line: None, progress: Progress | None = None
+) -> Profile:
     """Look at images and space, and train and evaluate a little to see how long the run will take.
 
     Args:
         config: What the run would do.
         say: Told what is going on.
+        progress: Shows how many images have been read.
 
     Returns:
         What the run will be.
@@ -88,14 +91,16 @@ def profile(config: RunConfig, *, say: Callable[[str], None] = lambda line: None
     keep_freed_memory()
     processes = connect(accelerator=config.accelerator, precision=config.precision)
     say(f"reading {config.data}")
-    settled, dataset, macros = prepare(config, processes)
+    began = time.monotonic()
+    settled, dataset, macros = prepare(config, processes, progress=progress)
+    reading = time.monotonic() - began
     notes = remarks(config, settled, dataset, macros) if config.pretrained else []
     with (
         tempfile.TemporaryDirectory() as temporary,
-        Progress(quiet=True) as progress,
+        Progress(quiet=True) as silent,
         RunFolder(Path(temporary)) as folder,
     ):
-        job = Job.of(settled, dataset, macros, folder, progress, processes)
+        job = Job.of(settled, dataset, macros, folder, silent, processes)
         say("drawing networks")
         drawn = job.space.sample(_DRAWN, numpy_generator(settled.seed, "profile"))
         every = (*job.objectives, *job.also)
@@ -108,7 +113,7 @@ def profile(config: RunConfig, *, say: Callable[[str], None] = lambda line: None
             say("measuring latencies")
             spans.append(_latencies(job, SuperNetworks(networks), every))
         say("training and evaluating a little")
-        seconds = _seconds(job, networks)
+        seconds = {"read": reading, **_seconds(job, networks)}
     return Profile(
         facts=(*job.introduction, *(("weights", note) for note in notes)),
         size=job.space.size,

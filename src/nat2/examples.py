@@ -75,9 +75,11 @@ common. The table of references has the columns name and accuracy, and any of pa
     "predict": """examples:
   nat2 predict runs/photos/networks/1a2b3c4d cat.jpg dog.jpg
   nat2 predict runs/photos/networks/1a2b3c4d new/*.png --top 1
+  nat2 predict runs/photos/networks/1a2b3c4d new --csv answers.csv --json answers.json
   nat2 predict runs/photos/networks/1a2b3c4d-ee cat.jpg --threshold 0.9
 
-Classify images with an exported network and print the most probable classes. Of a network with several exits the first
+Classify images, and folders of them, with an exported network, and print the most probable classes or write them to
+files. Of a network with several exits the first
 may answer that is sure enough.
 """,
 }

@@ -339,6 +339,21 @@ def fingerprint_of(path: Path) -> str:
         raise damaged(path, error) from error
 
 
+def no_run(path: Path) -> str:
+    """Why a path is no run folder, and what to name instead."""
+    if not path.exists():
+        return f"{path} is not a run folder, because it does not exist; name one like runs/photos"
+    if not path.is_dir():
+        return f"{path} is not a run folder, but a file; name one like runs/photos"
+    run = path.parent.parent
+    if (path / "arch.json").is_file() and (run / "config.yaml").is_file():
+        return f"{path} is not a run folder, but the network {path.name} of one; name the run, {run}"
+    inside = sorted(str(each.parent) for each in path.glob("*/config.yaml"))
+    if inside:
+        return f"{path} is not a run folder, but holds {', '.join(inside[:10])}; name one of them"
+    return f"{path} is not a run folder (it has no config.yaml); name one like runs/photos"
+
+
 def damaged(path: Path, error: Exception) -> CheckpointError:
     """The error that tells that a run folder's files cannot be believed."""
     return CheckpointError(f"{path} holds a damaged run ({type(error).__name__}); begin again with --fresh")
@@ -402,6 +417,7 @@ def _describe(dataset: Dataset) -> dict[str, Any]:
         "channels": dataset.channels,
         "mean": dataset.mean,
         "std": dataset.std,
+        "range": [dataset.span.low, dataset.span.high] if dataset.span else None,
         "images": {
             name: dict(
                 zip(

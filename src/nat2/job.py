@@ -50,7 +50,12 @@ class Job:
     ) -> Job:
         """A job for a settled configuration."""
         pipeline = Pipeline(
-            dataset.mean, dataset.std, config.augmentation, device=processes.device, center=config.center or 1.0
+            dataset.mean,
+            dataset.std,
+            config.augmentation,
+            device=processes.device,
+            center=config.center or 1.0,
+            span=dataset.span,
         )
         calibration = calibration_images(dataset.train, config.shrink.calibration_images)
         space = SearchSpace.of(macros, parse_resolutions(config.resolutions))

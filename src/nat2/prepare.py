@@ -9,6 +9,7 @@ import torch
 from nat2.config import RunConfig, absolute, macros_for, parse_resolutions, resolutions_for
 from nat2.data.augment import DEFAULT_CROP
 from nat2.data.dataset import Dataset, open_source, read_dataset
+from nat2.data.depth import SIXTEEN_BITS, ValueRange
 from nat2.data.known import Known
 from nat2.errors import ConfigError
 from nat2.evaluation import quantities, with_costs
@@ -18,6 +19,7 @@ from nat2.nas.objectives import parse_objectives
 from nat2.nas.predictors import check_predictor
 from nat2.parallel import ALONE, Processes
 from nat2.pretrained import settle
+from nat2.progress import Progress
 from nat2.reports.curves import check_curves
 from nat2.settings import SCHEDULES
 from nat2.space import Macro, SearchSpace, cost
@@ -28,8 +30,12 @@ _LONGEST = 40  # letters of a class's name
 _FEWEST = 32  # validation images that say something of a network
 
 
-def prepare(config: RunConfig, processes: Processes = ALONE) -> tuple[RunConfig, Dataset, tuple[Macro, ...]]:
+def prepare(
+    config: RunConfig, processes: Processes = ALONE, *, progress: Progress | None = None
+) -> tuple[RunConfig, Dataset, tuple[Macro, ...]]:
     """Read the images and settle what the configuration leaves open; a macro-architecture for each width.
+
+    `progress` shows how many images have been read.
 
     Raises:
         Nat2Error: the images or the settings cannot be used.
@@ -39,6 +45,8 @@ def prepare(config: RunConfig, processes: Processes = ALONE) -> tuple[RunConfig,
     check_predictor(config.search.predictor)
     source = open_source(config.data, skip_bad_images=config.skip_bad_images, memory=config.memory)
     sides = resolutions_for(source.side) if config.resolutions == "auto" else parse_resolutions(config.resolutions)
+    progress = progress or Progress(quiet=True)
+    progress.stage("read", images=source.count)
     dataset = read_dataset(
         config.data,
         side=sides[-1],
@@ -46,7 +54,9 @@ def prepare(config: RunConfig, processes: Processes = ALONE) -> tuple[RunConfig,
         seed=config.seed,
         val_fraction=config.val_fraction,
         test_fraction=config.test_fraction,
+        tick=progress.step,
     )
+    progress.rest()
     config = settle(config, sides)
     macros = macros_for(config, classes=len(dataset.classes), channels=dataset.channels, resolutions=sides)
     known = dataset.known or Known(crop_scale=DEFAULT_CROP)
@@ -105,6 +115,7 @@ def introduction(
             f"mean {', '.join(f'{mean:.3f}' for mean in dataset.mean)} and standard deviation "
             f"{', '.join(f'{deviation:.3f}' for deviation in dataset.std)} of the training images, in 0..1",
         ),
+        *([("range", _told(dataset.span))] if dataset.span else []),
         *(("note", note) for note in dataset.notes),
         (
             "networks",
@@ -114,6 +125,15 @@ def introduction(
         ("objectives", config.objectives.replace(",", ", ")),
         *([("budget", ", ".join(map(told, parse_budget(config.budget, objectives))))] if config.budget else []),
     ]
+
+
+def _told(span: ValueRange) -> str:
+    if span == SIXTEEN_BITS:
+        return "no training image is deeper than 8 bits; of those in other splits 65,535 becomes white"
+    return (
+        f"of images deeper than 8 bits {span.low:.6g} becomes black and {span.high:.6g} white, as measured on the "
+        "training images"
+    )
 
 
 def told_classes(dataset: Dataset) -> str:

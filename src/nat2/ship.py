@@ -15,7 +15,7 @@ from nat2.deploy.description import describe
 from nat2.deploy.export import file_sizes, write_onnx, write_program
 from nat2.errors import ConfigError, RunError
 from nat2.files import unwritable, write_bytes, write_json
-from nat2.folder import RunFolder, fingerprint_of
+from nat2.folder import RunFolder, fingerprint_of, no_run
 from nat2.job import Job
 from nat2.parallel import ALONE
 from nat2.polish import quantised, remeasure
@@ -41,7 +41,7 @@ def export(
 
     Args:
         run: A run folder.
-        networks: Ids of its networks; all by default.
+        networks: Ids of its networks, or their folders; all by default.
         to: A folder that gets a folder for each; by default they are written where the run keeps them.
         int8: Make ``model-int8.onnx`` too; its ranges are learnt from the run's training images, which must still be
             where they were.
@@ -57,6 +57,7 @@ def export(
     """
     run = user_path(run, "RUN")
     networks = [networks] if isinstance(networks, str) else networks
+    networks = [Path(name).name for name in networks]  # a shell completes their folders
     results = {result.id: result for result in _returned(run)}
     unknown = [name for name in networks if name not in results]
     if unknown:
@@ -86,7 +87,7 @@ def export(
 def _returned(run: Path) -> list[Result]:
     """The networks that are finished, of a run that may be under way."""
     if not (run / "config.yaml").exists():
-        raise RunError(f"{run} is not a run folder; name one like runs/photos")
+        raise RunError(no_run(run))
     try:
         paths = sorted((run / "networks").glob("*/result.json"))
         found = [Result(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
@@ -99,7 +100,7 @@ def _returned(run: Path) -> list[Result]:
 
 def _job(run: Path, folder: RunFolder, progress: Progress) -> Job:
     """What the run was made with, for its images."""
-    config, dataset, macros = prepare(read_config(run / "config.yaml"))
+    config, dataset, macros = prepare(read_config(run / "config.yaml"), progress=progress)
     if dataset.fingerprint != fingerprint_of(run):
         raise RunError(f"the images in {config.data} are no longer those of the run, from which 8 bits are calibrated")
     return Job.of(config, dataset, macros, folder, progress, ALONE)

@@ -171,8 +171,9 @@ def _work(order: _Order) -> _Outcome:
                 "classes; choose another folder with --out"
             )
         progress.say(f"reading {config.data}")
-        given = config
-        config, dataset, macros = prepare(given, processes)
+        given, began = config, time.monotonic()
+        config, dataset, macros = prepare(given, processes, progress=progress)
+        reading = time.monotonic() - began
         # Whether weights to begin with are there and fit is known before the run folder is touched.
         begun = (out / "config.yaml").exists() and (not order.fresh or was_cleared(out, order.fresh))
         notes: list[str] = []
@@ -187,6 +188,8 @@ def _work(order: _Order) -> _Outcome:
                 results, front = processes.once(lambda: (folder.results(), read_run(out).front))
                 outcome = _Outcome([folder.supernet(macro.width) for macro in macros], front, results)
             else:
+                if processes.first:
+                    folder.add_seconds("read", reading)
                 for name, text in (*job.introduction, *(("weights", note) for note in notes)):
                     progress.say(f"{name}: {text}")
                 if networks:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from nat2.config import RunConfig
 from nat2.data import read_dataset
 from nat2.data.dataset import Split, remarks
 from nat2.data.known import KNOWN, known_as
 from nat2.data.sources import Opened, Source, numbered
 from nat2.errors import ConfigError
+from nat2.prepare import introduction, prepare
+from nat2.progress import Progress
+from nat2.space import SearchSpace
+from tests.data.test_depth import values, write_deep
 from tests.data.test_sources import write_images
 
 
@@ -129,7 +135,7 @@ def test_published_sets_keep_their_split_and_statistics(tmp_path: Path) -> None:
         labels={"train": np.arange(11_000) % 2, "test": np.arange(4) % 2},
         names={"train": numbered(11_000), "test": numbered(4)}, known="cifar-10",
     )  # fmt: skip
-    dataset = read_dataset("cifar", side=2, source=Opened(2, lambda side: source))
+    dataset = read_dataset("cifar", side=2, source=Opened(2, lambda side, tick: source, 11_004))
     assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (6000, 5000, 4)
     assert (dataset.mean, dataset.std, dataset.known) == (known.mean, known.std, known)
 
@@ -146,3 +152,18 @@ def test_names_on_the_hub_mean_published_sets(name: str, known: str) -> None:
 def test_fractions_that_leave_nothing_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"must leave images for training; got 0\.2 and 0\.85"):
         read_dataset("digits", side=8, test_fraction=0.85)
+
+
+def test_reading_is_shown_and_the_range_is_told(tmp_path: Path) -> None:
+    write_deep(tmp_path, values(400, 932).astype(np.uint16))
+    ticks: list[int] = []
+    read_dataset(str(tmp_path), side=8, tick=lambda: ticks.append(1))
+    assert len(ticks) == 40
+    shown: list[tuple[str, dict[str, int]]] = []
+    progress = Progress(quiet=True)
+    with mock.patch.object(progress, "stage", lambda name, **totals: shown.append((name, totals))):
+        config, dataset, macros = prepare(RunConfig(data=str(tmp_path), resolutions="12"), progress=progress)
+    assert shown == [("read", {"images": 40})]
+    space = SearchSpace.of(macros, (12,))
+    told = dict(introduction(config, dataset, macros, space))["range"]
+    assert told.startswith("of images deeper than 8 bits 400 becomes black and 932 white")

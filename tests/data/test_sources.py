@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from nat2.data.dataset import open_source, read_dataset
+from nat2.data.decode import decode
 from nat2.data.listing import list_folder
-from nat2.data.sources import decode, digits, folder
+from nat2.data.sources import digits, folder
 from nat2.data.stream import StreamedPixels
 from nat2.data.transform import shuffled_batches
 from nat2.errors import DataError

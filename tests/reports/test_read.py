@@ -146,7 +146,7 @@ def test_a_killed_run_on_a_read_only_disk_is_read(
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(RunError, match=r"is no run folder, it has no config\.yaml"):
+        with pytest.raises(RunError, match=r"is not a run folder"):
             read_run(folder)
 
 

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nat2.data.sources import Opened, Source, decode, fits, numbered
-from nat2.data.stream import Pixels
+from nat2.data.decode import decode, square_of
+from nat2.data.depth import DeepImage, Pixels, channels_of, joined
+from nat2.data.sources import Opened, Source, fits, numbered
 from nat2.environment import available_cores
 from nat2.errors import DataError
 
@@ -48,9 +50,10 @@ _CIFAR_SIDE = 32
 def open_npz(path: Path, *, memory: float | None = None) -> Opened:
     """A ``.npz`` file with ``images`` and ``labels``, or by split ``x_train``, ``y_train``, ``x_val``, ..., ``y_test``.
 
-    Images are 8-bit, of shape (n, height, width) or (n, height, width, 1 or 3); labels whole numbers from 0, or names;
-    ``classes`` may give the names of numbers. Images are reduced or enlarged to `side` along their shorter side and
-    cropped to the centre square.
+    Images are numbers of any type, the same in all splits, of shape (n, height, width) or (n, height, width, 1 or 3);
+    those of 8 bits are taken as they are, all others by the range of the training images. Labels are whole numbers
+    from 0, or names; ``classes`` may give the names of numbers. Images are reduced or enlarged to `side` along their
+    shorter side and cropped to the centre square.
 
     Raises:
         DataError: the file cannot be read without running code, an array is missing, or of another type or shape; at
@@ -72,7 +75,14 @@ def open_npz(path: Path, *, memory: float | None = None) -> Opened:
             raise DataError(f"{path}: {len(images[split])} images in `{x}`, {len(labels[split])} labels in `{y}`")
     numbers, classes = _numbered(path, labels, arrays.get("classes"))
     first = next(iter(images.values()))
-    return Opened(min(first.shape[1:3]), lambda side: _source(images, numbers, classes, side, path=path, memory=memory))
+    if len({part.dtype for part in images.values()}) > 1:
+        types = ", ".join(f"{part.dtype} in {split}" for split, part in images.items())
+        raise DataError(f"{path}: the images of all splits must be of the same type; got {types}")
+
+    def read(side: int, tick: Callable[[], object]) -> Source:
+        return _source(images, numbers, classes, side, path=path, memory=memory, tick=tick)
+
+    return Opened(min(first.shape[1:3]), read, sum(map(len, images.values())))
 
 
 def open_cifar(path: Path, *, memory: float | None = None) -> Opened | None:
@@ -88,7 +98,7 @@ def open_cifar(path: Path, *, memory: float | None = None) -> Opened | None:
     if not any(read(name) is not None for name in first):
         return None
 
-    def cifar(side: int) -> Source:
+    def cifar(side: int, tick: Callable[[], object]) -> Source:
         name, images, labels, classes = _binary(path, read) or _python(path, read)
         for label in np.unique(np.concatenate(list(labels.values()))):
             if not 0 <= label < len(classes):
@@ -96,9 +106,9 @@ def open_cifar(path: Path, *, memory: float | None = None) -> Opened | None:
                     f"{path} is {name} but damaged (label {label} of {len(classes)} classes); extract or download "
                     "it again"
                 )
-        return _source(images, labels, classes, side, path=path, memory=memory, known=name)
+        return _source(images, labels, classes, side, path=path, memory=memory, tick=tick, known=name)
 
-    return Opened(_CIFAR_SIDE, cifar)
+    return Opened(_CIFAR_SIDE, cifar, 60_000)
 
 
 _Parts = tuple[str, dict[str, Pixels], dict[str, NDArray[np.int64]], tuple[str, ...]]
@@ -226,16 +236,16 @@ def _load(path: Path) -> dict[str, NDArray[np.generic]]:
         ) from error
 
 
-def _checked_images(path: Path, name: str, images: NDArray[np.generic]) -> Pixels:
-    if images.dtype != np.uint8:
-        raise DataError(f"{path}: `{name}` must hold 8-bit values 0..255 (uint8); got {images.dtype}")
+def _checked_images(path: Path, name: str, images: NDArray[np.generic]) -> NDArray[np.generic]:
+    if images.dtype.kind not in "buif":
+        raise DataError(f"{path}: `{name}` must hold numbers, best 8-bit values 0..255 (uint8); got {images.dtype}")
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
         raise DataError(
             f"{path}: `{name}` must have shape (n, height, width) or (n, height, width, 1 or 3); got {images.shape}"
         )
-    return images.astype(np.uint8, copy=False)
+    return images
 
 
 def _numbered(
@@ -257,13 +267,14 @@ def _numbered(
 
 
 def _source(
-    images: Mapping[str, Pixels],
+    images: Mapping[str, NDArray[np.generic]],
     labels: Mapping[str, NDArray[np.int64]],
     classes: tuple[str, ...],
     side: int,
     *,
     path: Path,
     memory: float | None,
+    tick: Callable[[], object],
     known: str = "",
 ) -> Source:
     if len(classes) < 2:
@@ -275,15 +286,25 @@ def _source(
             "--resolutions, or a folder of image files, which need not fit"
         )
 
-    def fitted(image: Pixels) -> Pixels:
-        return decode(Image.fromarray(image[..., 0] if image.shape[2] == 1 else image), side)
-
+    squares: dict[str, list[Pixels | DeepImage]] = {split: [] for split in images}
     with ThreadPoolExecutor(available_cores()) as pool:
-        pixels = {split: np.stack(list(pool.map(fitted, part))) for split, part in images.items()}
-    channels = max(part.shape[3] for part in pixels.values())
-    pixels = {split: np.broadcast_to(part, (*part.shape[:3], channels)) for split, part in pixels.items()}
+        for split, part in images.items():
+            try:
+                for square in pool.map(partial(_square, side=side), part):
+                    squares[split].append(square)
+                    tick()
+            except ValueError as error:
+                raise DataError(f"{path}: image {len(squares[split])} of {split} cannot be used: {error}") from error
+    channels = max(channels_of(image) for part in squares.values() for image in part[:1])
+    pixels = {split: joined(part, side, channels) for split, part in squares.items()}
     names = {split: numbered(len(part)) for split, part in images.items()}
     return Source(classes=classes, pixels=pixels, labels=dict(labels), names=names, known=known)
+
+
+def _square(image: NDArray[np.generic], side: int) -> Pixels | DeepImage:
+    if image.dtype != np.uint8:
+        return square_of(image, side)
+    return decode(Image.fromarray(image[..., 0] if image.shape[2] == 1 else image), side)
 
 
 def _reader(path: Path) -> Callable[[str], bytes | None] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nat2.data.arrays import open_cifar, open_npz
+from nat2.data.depth import SIXTEEN_BITS, Pixels, UnscaledPixels, ValueRange
 from nat2.data.hub import list_hub
 from nat2.data.known import KNOWN, Known
 from nat2.data.listing import Listing, list_folder, list_tiny_imagenet
 from nat2.data.sources import Opened, Source, digits, open_listing
 from nat2.data.splits import stratified
-from nat2.data.stream import Pixels, StreamedPixels
+from nat2.data.stream import StreamedPixels
 from nat2.errors import ConfigError, DataError
 from nat2.seeds import numpy_generator
 
@@ -82,6 +83,8 @@ class Dataset:
     """What a user should know about how the images were read."""
     known: Known | None = None
     """What was published for the data set."""
+    span: ValueRange | None = None
+    """The values that became 0 and 255 in images deeper than 8 bits; None if there are no such images."""
 
     @property
     def channels(self) -> int:
@@ -111,6 +114,7 @@ def read_dataset(
     test_fraction: float = 0.2,
     skip_bad_images: bool = False,
     memory: float | None = None,
+    tick: Callable[[], object] = lambda: None,
 ) -> Dataset:
     """Read and split images.
 
@@ -125,19 +129,26 @@ def read_dataset(
         test_fraction: Share of the images (of those under train/, if it exists) for the test, unless there is test/.
         skip_bad_images: Leave unreadable images out instead of refusing the folder.
         memory: GiB that the images may take, by default half of the machine's.
+        tick: Called behind each image.
 
     Raises:
         DataError: the images cannot be used; the message says which and why.
     """
     opened = source or open_source(data, skip_bad_images=skip_bad_images, memory=memory)
-    read = opened.read(side)
+    read = opened.read(side, tick=tick)
     known = KNOWN.get(read.known)
     treated = (f"these are {read.known}'s: split, crops and further augmentation are as published",) if known else ()
-    splits = _split(read, seed, val_fraction, test_fraction, known)
+    divided = _split(read, seed, val_fraction, test_fraction, known)
+    span = _span({name: pixels for name, (pixels, _, _) in divided.items()})
+    splits = {
+        name: Split(_as_tensor(pixels, span or SIXTEEN_BITS), torch.from_numpy(labels), names)
+        for name, (pixels, labels, names) in divided.items()
+    }
     digests = {}
     for name, split in splits.items():
         digests[name], values = _digests(split.pixels)
         if name == "train":
+            _refuse_constant(values, data)
             mean, std = (known.mean, known.std) if known is not None and known.mean else _statistics(values)
     fingerprint = hashlib.sha256(repr((read.classes, side)).encode())
     for name in ("train", "val", "test"):
@@ -152,6 +163,7 @@ def read_dataset(
         flip=read.flip,
         notes=(*read.notes, *treated, *remarks(splits, digests, read.classes)),
         known=known,
+        span=span,
         train=splits["train"],
         val=splits["val"],
         test=splits["test"],
@@ -268,7 +280,7 @@ def open_source(data: str, *, skip_bad_images: bool = False, memory: float | Non
         DataError: the images cannot be used.
     """
     if data == "digits":
-        return Opened(8, lambda side: digits(side, memory=memory))
+        return Opened(8, lambda side, tick: digits(side, memory=memory), 1797)
     listing: Listing | None
     if data.startswith("hub:"):
         listing = list_hub(data.removeprefix("hub:"))
@@ -283,9 +295,13 @@ def open_source(data: str, *, skip_bad_images: bool = False, memory: float | Non
     return open_listing(listing, skip_bad_images=skip_bad_images, memory=memory)
 
 
+_Held = Pixels | UnscaledPixels | StreamedPixels
+
+
 def _split(
     source: Source, seed: int, val_fraction: float | None, test_fraction: float, known: Known | None
-) -> dict[str, Split]:
+) -> dict[str, tuple[_Held, NDArray[np.int64], Sequence[str]]]:
+    """Images, labels and names by split."""
     given = {name: (source.pixels[name], source.labels[name], source.names[name]) for name in source.pixels}
     absent = [name for name in ("val", "test") if name not in given]
     rest = "train" if "train" in given else "all"
@@ -303,9 +319,23 @@ def _split(
     parts = stratified(labels, source.classes, fractions, numpy_generator(seed, "split"))
     for name, part in zip(("train", *absent), parts, strict=True):
         given[name] = (_subset(pixels, part), labels[part], [names[number] for number in part])
-    return {
-        name: Split(_as_tensor(each), torch.from_numpy(labels), names) for name, (each, labels, names) in given.items()
-    }
+    return given
+
+
+def _span(pixels: Mapping[str, _Held]) -> ValueRange | None:
+    """The range of the training images that are deeper than 8 bits; None if no image of any split is."""
+    sketches = {name: each.sketches for name, each in pixels.items() if not isinstance(each, np.ndarray)}
+    return ValueRange.of(sketches.get("train", ())) or (SIXTEEN_BITS if any(sketches.values()) else None)
+
+
+def _refuse_constant(counts: NDArray[np.int64], data: str) -> None:
+    """Refuse training images without anything to see, given how often each value occurs in each channel."""
+    if (counts > 0).sum(1).max() == 1:
+        values = ", ".join(map(str, counts.argmax(1).tolist()))
+        raise DataError(
+            f"every pixel of the training images in {data} has the same value ({values}); there is nothing to learn. "
+            "Look at the images with a program that shows their values"
+        )
 
 
 def _published_val(known: Known | None, count: int) -> float:
@@ -316,13 +346,15 @@ def _published_val(known: Known | None, count: int) -> float:
     return share if share < 0.5 else DEFAULT_VAL
 
 
-def _subset(pixels: Pixels | StreamedPixels, part: NDArray[np.int64]) -> Pixels | StreamedPixels:
-    return pixels.subset(part) if isinstance(pixels, StreamedPixels) else pixels[part]
+def _subset(pixels: _Held, part: NDArray[np.int64]) -> _Held:
+    return pixels[part] if isinstance(pixels, np.ndarray) else pixels.subset(part)
 
 
-def _as_tensor(pixels: Pixels | StreamedPixels) -> Tensor | StreamedPixels:
+def _as_tensor(pixels: _Held, span: ValueRange) -> Tensor | StreamedPixels:
     if isinstance(pixels, StreamedPixels):
-        return pixels
+        return pixels.scaled(span)
+    if isinstance(pixels, UnscaledPixels):
+        pixels = pixels.scaled(span)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
 
 

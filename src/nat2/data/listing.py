@@ -13,18 +13,26 @@ from nat2.data.layout import Layout, lay_out, shown
 from nat2.data.walk import Contents, Folder, Skipped, together
 from nat2.errors import DataError
 
+Item = Path | Callable[[], bytes]
+"""An image file, or how to get its content."""
+
 
 @dataclass(frozen=True)
 class Listing:
     """Image files, before they are read."""
 
-    items: Mapping[str, Sequence[tuple[Path | Callable[[], bytes], int]]]
+    items: Mapping[str, Sequence[tuple[Item, int]]]
     """By split name (``all`` if there are no splits), each file, or how to get its content, and its class."""
     names: Mapping[str, Sequence[str]]
     """What each is called."""
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
     known: str = ""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return sum(map(len, self.items.values()))
 
 
 def list_folder(root: Path) -> Listing:

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from nat2.data.decode import read_square
+from nat2.data.depth import DeepImage, Pixels, Sketch, UnscaledPixels, channels_of, joined
 from nat2.data.formats import unreadable_format, way_out
-from nat2.data.listing import Listing, list_folder
-from nat2.data.stream import Pixels, StreamedPixels
+from nat2.data.listing import Item, Listing, list_folder
+from nat2.data.stream import StreamedPixels
 from nat2.environment import available_cores
 from nat2.errors import DataError
 
@@ -29,7 +31,7 @@ class Source:
     """Images as read, before they are split: everything, or by the split that they came in."""
 
     classes: tuple[str, ...]
-    pixels: Mapping[str, Pixels | StreamedPixels]
+    pixels: Mapping[str, Pixels | UnscaledPixels | StreamedPixels]
     """By split name (``all`` if the source has no splits), shape (n, side, side, channels)."""
     labels: Mapping[str, NDArray[np.int64]]
     """By split name, shape (n,)."""
@@ -49,8 +51,14 @@ class Opened:
 
     side: int
     """Usual length of the images' shorter sides, in pixels."""
-    read: Callable[[int], Source]
-    """Read the images at a side."""
+    reader: Callable[[int, Callable[[], object]], Source]
+    """Reads the images at a side and calls its second argument behind each."""
+    count: int
+    """How many images there are."""
+
+    def read(self, side: int, *, tick: Callable[[], object] = lambda: None) -> Source:
+        """Read the images at a side; `tick` is called behind each."""
+        return self.reader(side, tick)
 
 
 def digits(side: int, *, memory: float | None = None) -> Source:
@@ -83,75 +91,70 @@ def numbered(count: int) -> tuple[str, ...]:
 
 def open_listing(listing: Listing, *, skip_bad_images: bool = False, memory: float | None = None) -> Opened:
     """Image files as a source; see `read_listing`."""
-    return Opened(
-        _median_side(listing),
-        lambda side: read_listing(listing, side=side, skip_bad_images=skip_bad_images, memory=memory),
-    )
+
+    def read(side: int, tick: Callable[[], object]) -> Source:
+        return read_listing(listing, side=side, skip_bad_images=skip_bad_images, memory=memory, tick=tick)
+
+    return Opened(_median_side(listing), read, listing.count)
 
 
-def read_listing(listing: Listing, *, side: int, skip_bad_images: bool = False, memory: float | None = None) -> Source:
+def read_listing(
+    listing: Listing,
+    *,
+    side: int,
+    skip_bad_images: bool = False,
+    memory: float | None = None,
+    tick: Callable[[], object] = lambda: None,
+) -> Source:
     """Decode image files, or, if they do not fit into memory, check them and leave them where they are.
 
     Every image is turned upright, reduced or enlarged to `side` along its shorter side and cropped to its centre
-    square. Grey images stay grey if all are; palettes are resolved, transparency is laid on white, 16 bits become 8.
+    square. Grey images stay grey if all are; palettes are resolved, transparency is laid on white. Images deeper than
+    8 bits keep their values until the range of the training images is known.
 
     Args:
         listing: The files.
         side: Of the result, in pixels.
         skip_bad_images: Leave unreadable images out.
         memory: GiB that the images may take (`fits`).
+        tick: Called behind each image.
 
     Raises:
         DataError: images cannot be read and `skip_bad_images` is not set (all of them are named), or none of a class
             can be read.
     """
-    stream = not fits(sum(map(len, listing.items.values())), side, memory)
-    bad: list[str] = []
-    good: dict[str, list[int]] = {split: [] for split in listing.items}
-    read: dict[str, list[Pixels]] = {split: [] for split in listing.items}
-    grey = True
-    for split, items in listing.items.items():
-        with ThreadPoolExecutor(available_cores()) as pool:
-            for first in range(0, len(items), _CHUNK):  # in parts, so that what is only checked is not kept
-                results = pool.map(lambda item: _try_decode(item[0], side), items[first : first + _CHUNK])
-                for number, result in enumerate(results, start=first):
-                    if isinstance(result, str):
-                        bad.append(f"{listing.names[split][number]}: {result}")
-                        continue
-                    grey = grey and result.shape[2] == 1
-                    good[split].append(number)
-                    if not stream:
-                        read[split].append(result)
+    stream = not fits(listing.count, side, memory)
+    decoded = _decode(listing, side, keep=not stream, tick=tick)
+    bad, deep = decoded.bad, sum(map(len, decoded.sketches.values()))
     if bad and not skip_bad_images:
         raise DataError(
             f"{len(bad)} images cannot be read; mend or delete them, or leave them out with --skip-bad-images:\n  "
             + "\n  ".join(bad)
         )
     if bad:
-        _check_left(listing, good)
+        _check_left(listing, decoded.good)
     notes = list(listing.notes)
     if bad:
         notes.append(
             f"{len(bad)} images cannot be read and are left out: {', '.join(bad[:5])}" + "..." * (len(bad) > 5)
         )
+    count = sum(map(len, decoded.good.values()))
+    if 0 < deep < count:
+        notes.append(
+            f"{deep} of the {count} images are deeper than 8 bits: their values are scaled by the range of those among "
+            "the training images, while 8-bit images keep theirs"
+        )
     if stream:
         notes.append("the images do not fit into --memory and are decoded when they are needed")
-    channels = 1 if grey else 3
-    pixels: dict[str, Pixels | StreamedPixels] = {}
-    for split, numbers in good.items():
-        if stream and numbers:
-            reader = partial(_read_item, listing.items[split], listing.names[split], side, grey)
-            pixels[split] = StreamedPixels(reader, np.array(numbers), side, channels)
-        elif numbers:
-            pixels[split] = np.stack([np.broadcast_to(each, (side, side, channels)) for each in read.pop(split)])
+    pixels = {split: _pixels(listing, decoded, split, side, stream) for split, good in decoded.good.items() if good}
     return Source(
         classes=listing.classes,
         pixels=pixels,
         labels={
-            split: np.array([listing.items[split][number][1] for number in good[split]], dtype=np.int64)
+            split: np.array([listing.items[split][number][1] for number in decoded.good[split]], dtype=np.int64)
             for split in pixels
         },
-        names={split: [listing.names[split][number] for number in good[split]] for split in pixels},
+        names={split: [listing.names[split][number] for number in decoded.good[split]] for split in pixels},
         notes=tuple(notes),
         known=listing.known,
     )
@@ -171,13 +174,62 @@ def _check_left(listing: Listing, good: Mapping[str, Sequence[int]]) -> None:
         )
 
 
-def _read_item(
-    items: Sequence[tuple[Path | Callable[[], bytes], int]], names: Sequence[str], side: int, grey: bool, number: int
-) -> Pixels:
+@dataclass(frozen=True)
+class _Decoded:
+    """What came of decoding the images of a listing; all but the first two by split."""
+
+    bad: list[str]
+    """Names of those that cannot be read, with the reason."""
+    grey: bool
+    """Whether all are grey."""
+    good: Mapping[str, list[int]]
+    """Numbers of those that can be read."""
+    sketches: Mapping[str, dict[int, Sketch | None]]
+    """Of those that are deeper than 8 bits, by number."""
+    images: Mapping[str, list[Pixels | DeepImage]]
+    """Those that can be read, unless they are not to be kept."""
+
+
+def _decode(listing: Listing, side: int, *, keep: bool, tick: Callable[[], object]) -> _Decoded:
+    bad: list[str] = []
+    good: dict[str, list[int]] = {split: [] for split in listing.items}
+    sketches: dict[str, dict[int, Sketch | None]] = {split: {} for split in listing.items}
+    images: dict[str, list[Pixels | DeepImage]] = {split: [] for split in listing.items}
+    grey = True
+    for split, items in listing.items.items():
+        with ThreadPoolExecutor(available_cores()) as pool:
+            for first in range(0, len(items), _CHUNK):  # in parts, so that what is only checked is not kept
+                results = pool.map(lambda item: _try_decode(item[0], side), items[first : first + _CHUNK])
+                for number, result in enumerate(results, start=first):
+                    tick()
+                    if isinstance(result, str):
+                        bad.append(f"{listing.names[split][number]}: {result}")
+                        continue
+                    if isinstance(result, DeepImage):
+                        sketches[split][number] = result.sketch
+                    grey = grey and channels_of(result) == 1
+                    good[split].append(number)
+                    if keep:
+                        images[split].append(result)
+    return _Decoded(bad, grey, good, sketches, images)
+
+
+def _pixels(
+    listing: Listing, decoded: _Decoded, split: str, side: int, stream: bool
+) -> Pixels | UnscaledPixels | StreamedPixels:
+    """The images of a split as they are held until they are divided."""
+    channels = 1 if decoded.grey else 3
+    if stream:
+        reader, numbers = partial(_read_item, listing.items[split], listing.names[split], side), decoded.good[split]
+        return StreamedPixels(reader, np.array(numbers), side, channels, sketches=decoded.sketches[split])
+    return joined(decoded.images[split], side, channels)
+
+
+def _read_item(items: Sequence[tuple[Item, int]], names: Sequence[str], side: int, number: int) -> Pixels | DeepImage:
     result = _try_decode(items[number][0], side)
     if isinstance(result, str):
         raise DataError(f"{names[number]} could be read when the run began and can no longer be: {result}")
-    return result if grey else np.broadcast_to(result, (side, side, 3))
+    return result
 
 
 def folder(root: Path, *, side: int, skip_bad_images: bool = False, memory: float | None = None) -> Source:
@@ -201,49 +253,15 @@ def fits(count: int, side: int, memory: float | None) -> bool:
     return 4 * count * side**2 * 3 * int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= memory * 2**30
 
 
-def _try_decode(item: Path | Callable[[], bytes], side: int) -> Pixels | str:
+def _try_decode(item: Item, side: int) -> Pixels | DeepImage | str:
     """The decoded image, or why it cannot be read."""
     try:
-        with warnings.catch_warnings():
-            # Worker threads share the filters; a warning about a file's metadata is no reason to stop.
-            warnings.simplefilter("ignore")
-            with Image.open(item if isinstance(item, Path) else io.BytesIO(item())) as image:
-                return decode(image, side)
+        return read_square(item if isinstance(item, Path) else item(), side)
     except Exception as error:  # PIL raises almost anything on damaged files
         unreadable = unreadable_format(item) if isinstance(item, Path) else ""
         if unreadable:
             return f"its content is {unreadable}; {way_out([unreadable])}"
         return f"{type(error).__name__}: {error}".removeprefix("UnidentifiedImageError: ").splitlines()[0]
-
-
-def decode(image: Image.Image, side: int, *, grey: bool | None = None) -> Pixels:
-    """The centre square of an image at `side` pixels, shape (side, side, channels).
-
-    There is 1 channel if the image is grey, else 3; `grey` decides it otherwise.
-
-    Raises:
-        ValueError: the image's mode has no fixed range (32-bit floats).
-    """
-    upright: Image.Image = ImageOps.exif_transpose(image)
-    if upright.mode == "F":
-        raise ValueError("32-bit floating-point images have no fixed range; save them as 8 or 16 bits")
-    if upright.mode.startswith("I"):
-        wide = np.asarray(upright).astype(np.int64)
-        upright = Image.fromarray((wide.clip(0, 65535) // 257).astype(np.uint8))
-    if upright.mode == "P" or "A" in upright.getbands() or "transparency" in upright.info:
-        coloured = upright.convert("RGBA")
-        white = Image.new("RGBA", coloured.size, "white")
-        flat = Image.alpha_composite(white, coloured).convert("RGB")
-        upright = flat.convert("L") if upright.mode == "LA" else flat
-    elif upright.mode == "1":
-        upright = upright.convert("L")
-    elif upright.mode not in ("L", "RGB"):
-        upright = upright.convert("RGB")
-    if grey is not None:
-        upright = upright.convert("L" if grey else "RGB")
-    square = ImageOps.fit(upright, (side, side), Image.Resampling.BICUBIC)
-    pixels: Pixels = np.asarray(square)
-    return np.expand_dims(pixels, 2) if pixels.ndim == 2 else pixels
 
 
 def _median_side(listing: Listing) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nat2.data.depth import SIXTEEN_BITS, DeepImage, Pixels, Sketch, ValueRange
 from nat2.environment import available_cores
-
-Pixels = NDArray[np.uint8]
 
 _AHEAD = 2  # batches that are decoded before they are asked for
 
@@ -21,18 +20,30 @@ _AHEAD = 2  # batches that are decoded before they are asked for
 class StreamedPixels:
     """The images of a split, as an array would hold them; indexing decodes."""
 
-    def __init__(self, read: Callable[[int], Pixels], indices: NDArray[np.int64], side: int, channels: int) -> None:
+    def __init__(
+        self,
+        read: Callable[[int], Pixels | DeepImage],
+        indices: NDArray[np.int64],
+        side: int,
+        channels: int,
+        *,
+        sketches: Mapping[int, Sketch | None] | None = None,
+        span: ValueRange = SIXTEEN_BITS,
+    ) -> None:
         """Hold nothing but how to read.
 
         Args:
-            read: The image of an index, shape (side, side, channels); called by several threads at once.
+            read: The image of an index, shape (side, side, 1 or `channels`); called by several threads at once.
             indices: Those of the split's images.
             side: Of the images.
             channels: Of the images.
+            sketches: Of the images that are deeper than 8 bits, by index.
+            span: The range that becomes 8 bits.
         """
         self._read = read
         self._indices = indices
         self._side, self._channels = side, channels
+        self._sketches, self._span = sketches or {}, span
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -48,7 +59,19 @@ class StreamedPixels:
 
     def subset(self, part: NDArray[np.int64]) -> StreamedPixels:
         """The images of a part."""
-        return StreamedPixels(self._read, self._indices[part], self._side, self._channels)
+        return self._with(self._indices[part], self._span)
+
+    @property
+    def sketches(self) -> list[Sketch]:
+        """Of the images that are deeper than 8 bits."""
+        return [each for index in self._indices.tolist() if (each := self._sketches.get(index)) is not None]
+
+    def scaled(self, span: ValueRange) -> StreamedPixels:
+        """The same images, those deeper than 8 bits mapped from a range."""
+        return self._with(self._indices, span)
+
+    def _with(self, indices: NDArray[np.int64], span: ValueRange) -> StreamedPixels:
+        return StreamedPixels(self._read, indices, self._side, self._channels, sketches=self._sketches, span=span)
 
     def joined(self, other: StreamedPixels) -> StreamedPixels:
         """The images of both."""
@@ -77,7 +100,9 @@ class StreamedPixels:
                     future.cancel()
 
     def _at(self, number: int) -> Pixels:
-        return self._read(int(self._indices[number]))
+        image = self._read(int(self._indices[number]))
+        pixels = image.scaled(self._span) if isinstance(image, DeepImage) else image
+        return np.broadcast_to(pixels, (self._side, self._side, self._channels))
 
 
 def _stacked(batch: list[Future[Pixels]]) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from nat2.data.augment import augment, cut_out, draw
 from nat2.data.dataset import Split
+from nat2.data.depth import ValueRange
 from nat2.settings import Augmentation
 
 
@@ -24,6 +25,8 @@ class Pipeline:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     center: float = 1.0
     """Share of the side of an image that evaluation looks at, in its middle."""
+    span: ValueRange | None = None
+    """The values that became 0 and 255 in the stored images deeper than 8 bits, if there are any."""
 
     def __call__(self, pixels: Tensor, resolution: int) -> Tensor:
         """Inputs for evaluation: centre cropped, resized (bilinear, antialiased), scaled to 0..1, normalised.

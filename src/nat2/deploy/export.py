@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nat2.data.transform import Pipeline
 from nat2.deploy.deployable import Deployable
+from nat2.deploy.description import preprocessing
 from nat2.deploy.onnx_graph import INPUT, OUTPUT, onnx_model
 from nat2.errors import Nat2Error
 from nat2.files import save_tensors, write_bytes, write_json
@@ -75,23 +76,8 @@ def export(
             **facts,
         },
     )
-    write_json(
-        folder / "preprocessing.json",
-        {
-            "layout": "float32, images x channels x height x width, values 0..1; normalised inside the network",
-            "channels": "grey" if macro.channels == 1 else "red, green, blue",
-            "steps": [
-                f"turn upright, reduce to {side} pixels along the shorter side (bicubic), crop the centre square",
-                *([f"crop the middle, {pipeline.center:g} of the side"] if pipeline.center < 1 else []),
-                f"divide by 255, resize to {arch.resolution} x {arch.resolution} (bilinear, antialiased)",
-            ],
-            "side": side,
-            "center": pipeline.center,
-            "resolution": arch.resolution,
-            "mean": list(pipeline.mean),
-            "std": list(pipeline.std),
-        },
-    )
+    prepared = preprocessing(pipeline, side=side, resolution=arch.resolution)
+    write_json(folder / "preprocessing.json", prepared)
     return difference
 
 

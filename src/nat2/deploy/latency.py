@@ -15,7 +15,7 @@ from torch import nn
 
 from nat2.checks import user_path
 from nat2.deploy.deployable import Deployable, load
-from nat2.deploy.description import describe
+from nat2.deploy.description import describe, networks_in
 from nat2.deploy.export import answer, open_session
 from nat2.deploy.onnx_graph import INPUT, OUTPUT, onnx_model
 from nat2.errors import CheckpointError, ConfigError
@@ -130,7 +130,7 @@ def latency(
     """Measure exported networks on this machine, one after the other; the verb `nat2 latency`.
 
     Args:
-        folders: Of exported networks; a run folder stands for all of its networks.
+        folders: Of exported networks; a run folder, or a folder of networks, stands for all of them.
         runtimes: Any of ``onnx``, ``int8`` and ``torch``.
         batches: Images at once.
         threads: Threads.
@@ -141,7 +141,8 @@ def latency(
     """
     for each in itertools.product(runtimes, batches, threads):
         check_conditions(*each)
-    networks = [network for folder in folders for network in networks_in(user_path(folder, "FOLDER"))]
+    given = [user_path(folder, "FOLDER") for folder in folders]
+    networks = [network for folder in given for network in networks_in(folder) or [folder]]
     for network in networks:
         describe(network)
         for runtime in runtimes:
@@ -151,12 +152,6 @@ def latency(
         for network in networks
         for runtime, batch, count in itertools.product(runtimes, batches, threads)
     )
-
-
-def networks_in(folder: Path) -> list[Path]:
-    """A network's folder itself, or the networks of a run folder."""
-    inside = sorted(path.parent for path in (folder / "networks").glob("*/arch.json"))
-    return inside or [folder]
 
 
 def _file_of(folder: Path, runtime: Runtime) -> Path | None:

@@ -2,20 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from nat2.checks import user_path
-from nat2.data.sources import decode
+from nat2.data.decode import read_square
+from nat2.data.depth import SIXTEEN_BITS, DeepImage, Pixels, ValueRange
+from nat2.data.formats import way_out
 from nat2.data.transform import central, resize, scale
+from nat2.data.walk import Folder
 from nat2.deploy.anytime import Operating, threshold_for
 from nat2.deploy.deployable import Deployable, load
-from nat2.deploy.description import describe
+from nat2.deploy.description import check_network, describe
+from nat2.environment import available_cores
 from nat2.errors import CheckpointError, ConfigError, DataError
+
+BATCH = 64
+_AHEAD = 2  # batches that are decoded before they are classified
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network makes of an image."""
+
+    image: Path
+    answers: tuple[tuple[str, float], ...] = ()
+    """The most probable classes and their probabilities (0..1), most probable first."""
+    error: str = ""
+    """Why the image cannot be read; empty if it can."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """An exported network, and how it is asked."""
+
+    model: Deployable
+    classes: tuple[str, ...]
+    inputs: dict[str, Any]
+    """What ``preprocessing.json`` says."""
+    top: int = 3
+    """How many classes an answer has."""
+    threshold: float | None = None
+    """How sure the first of several exits must be to answer; None if all answer together."""
+
+    @staticmethod
+    def of(
+        network: Path | str, *, top: int = 3, threshold: float | None = None, mean_macs: float | None = None
+    ) -> Classifier:
+        """Read a network; takes and raises what `predict` does."""
+        if top < 1:
+            raise ConfigError(f"--top must be at least 1; got {top}")
+        folder = user_path(network, "NETWORK")
+        check_network(folder, command="nat2 predict {} IMAGE")
+        description, model = describe(folder), load(folder)
+        if threshold is not None and mean_macs is not None:
+            raise ConfigError("--threshold and --mean_macs both say when an exit answers; give one of them")
+        if (threshold is not None or mean_macs is not None) and len(model.network.exit_numbers) == 1:
+            raise ConfigError(
+                f"{folder} has one exit, or one that was left of several; only networks with several answer at any time"
+            )
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ConfigError(f"--threshold must be from 0 to 1; got {threshold}")
+        if mean_macs is not None:
+            threshold = threshold_for(operating_points(folder), mean_macs)
+        return Classifier(model, tuple(description["classes"]), description["input"], top, threshold)
+
+    def classify(self, images: Sequence[Path], *, batch_size: int = BATCH) -> Iterator[Prediction]:
+        """Classify image files in their order; a few batches at a time are in memory.
+
+        Args:
+            images: The files.
+            batch_size: Images that are classified together.
+
+        Raises:
+            ConfigError: `batch_size` is below 1.
+        """
+        if batch_size < 1:
+            raise ConfigError(f"--batch must be at least 1; got {batch_size}")
+        return self._classified(images, batch_size)
+
+    def _classified(self, images: Sequence[Path], batch_size: int) -> Iterator[Prediction]:
+        prepared = _ahead(self._prepared, images, count=_AHEAD * batch_size)
+        for first in range(0, len(images), batch_size):
+            paths = images[first : first + batch_size]
+            inputs = [next(prepared) for _ in paths]
+            readable = [each for each in inputs if not isinstance(each, str)]
+            shares = iter(self._shares(torch.cat(readable)) if readable else ())
+            for path, each in zip(paths, inputs, strict=True):
+                if isinstance(each, str):
+                    yield Prediction(path, error=each)
+                else:
+                    yield Prediction(path, self._answers(next(shares)))
+
+    def _prepared(self, path: Path) -> Tensor | str:
+        """The input for an image, shape (1, channels, R, R), or why it cannot be read."""
+        try:
+            if path.exists() and not path.is_file():  # a pipe would be waited for
+                raise ValueError("a folder or a device")
+            pixels = read_as_trained(path, self.inputs, grey=self.model.mean.shape[1] == 1)
+        except Exception as error:  # Pillow raises almost anything on damaged files
+            return (str(error) or type(error).__name__).splitlines()[0]
+        batch = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None]
+        return resize(scale(central(batch, self.inputs["center"])), self.inputs["resolution"])
+
+    @torch.inference_mode()
+    def _shares(self, images: Tensor) -> Tensor:
+        """Probabilities (N, classes)."""
+        model, threshold = self.model, self.threshold
+        logits: Tensor = model(images) if threshold is None else model.anytime(images, threshold=threshold)[0]
+        return logits.softmax(1)
+
+    def _answers(self, shares: Tensor) -> tuple[tuple[str, float], ...]:
+        best = shares.argsort(descending=True)[: self.top].tolist()
+        return tuple((self.classes[label], float(shares[label])) for label in best)
 
 
 def predict(
@@ -25,37 +132,73 @@ def predict(
     top: int = 3,
     threshold: float | None = None,
     mean_macs: float | None = None,
+    batch_size: int = BATCH,
 ) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
     """Each image with its most probable classes and their probabilities (0..1), most probable first.
 
     Args:
         network: Folder of an exported network.
-        images: Image files, or one; each goes through the steps that the training images went through.
+        images: Image files and folders of them, or one; each image goes through the steps that the training images
+            went through.
         top: How many classes to give.
         threshold: Let the first of several exits answer that is at least so sure, 0..1; by default all answer together.
         mean_macs: The same with the threshold that takes so many multiply-accumulates an image in the mean.
+        batch_size: Images that are classified together; it changes how fast, not what is answered.
 
     Raises:
         CheckpointError: the folder does not hold an exported network.
-        ConfigError: `top` is below 1, or the network cannot do what is asked of its exits.
-        DataError: images cannot be read; all others are answered first.
+        ConfigError: `top` or `batch_size` is below 1, or the network cannot do what is asked of its exits.
+        DataError: a folder holds no images; or images cannot be read, after all others are answered.
     """
-    if top < 1:
-        raise ConfigError(f"--top must be at least 1; got {top}")
-    folder = user_path(network, "NETWORK")
-    description, model = describe(folder), load(folder)
-    if threshold is not None and mean_macs is not None:
-        raise ConfigError("--threshold and --mean_macs both say when an exit answers; give one of them")
-    if (threshold is not None or mean_macs is not None) and len(model.network.exit_numbers) == 1:
-        raise ConfigError(
-            f"{folder} has one exit, or one that was left of several; only networks with several answer at any time"
-        )
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise ConfigError(f"--threshold must be from 0 to 1; got {threshold}")
-    if mean_macs is not None:
-        threshold = threshold_for(operating_points(folder), mean_macs)
-    paths = [images] if isinstance(images, Path | str) else images
-    return _predictions(model, description, [user_path(image, "IMAGE") for image in paths], top, threshold)
+    classifier = Classifier.of(network, top=top, threshold=threshold, mean_macs=mean_macs)
+    paths, _ = find_images([images] if isinstance(images, Path | str) else images)
+    return _readable(classifier.classify(paths, batch_size=batch_size))
+
+
+def find_images(given: Iterable[Path | str]) -> tuple[list[Path], int]:
+    """Image files, and those in folders and their folders, sorted; and how many other files there are.
+
+    Raises:
+        DataError: a folder holds no images.
+    """
+    found: list[Path] = []
+    others = 0
+    for path in (user_path(each, "IMAGE") for each in given):
+        if not path.is_dir():
+            found.append(path)
+            continue
+        contents = Folder.at(path).contents
+        if not contents.images:
+            ways = f"; {way_out(contents.lost)}" if contents.lost else ""
+            raise DataError(f"{path} holds no images that can be read{ways}")
+        found += contents.images
+        others += contents.lost.total() + contents.others.total()
+    return found, others
+
+
+def read_as_trained(path: Path, inputs: dict[str, Any], *, grey: bool) -> Pixels:
+    """An image as the training images were stored, shape (side, side, channels).
+
+    Args:
+        path: The file.
+        inputs: What ``preprocessing.json`` says.
+        grey: Whether the network takes grey images.
+
+    Raises:
+        ValueError: it has floating-point values, and no training image had more than 8 bits.
+        Exception: Pillow raises almost anything on damaged files.
+    """
+    span = inputs.get("range")
+    image = read_square(
+        path,
+        inputs["side"],
+        grey=grey,
+        deep="range" in inputs,  # networks of 0.1.0 have seen 16 bits reduced to 8 first, and JPEGs at full size
+        floats=span is not None,
+        jpeg_gap=inputs.get("jpeg_gap", 0),
+    )
+    pixels = image.scaled(ValueRange(*span) if span else SIXTEEN_BITS) if isinstance(image, DeepImage) else image
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 1 if grey else 3))
 
 
 def operating_points(folder: Path) -> tuple[Operating, ...]:
@@ -70,32 +213,34 @@ def operating_points(folder: Path) -> tuple[Operating, ...]:
         raise CheckpointError(f"{folder / 'arch.json'} is damaged ({error}); export the network again") from error
 
 
-def _predictions(
-    model: Deployable, description: dict[str, object], images: Sequence[Path], top: int, threshold: float | None
-) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
-    inputs, classes = description["input"], description["classes"]
-    assert isinstance(inputs, dict)
-    assert isinstance(classes, list)
+def refusal(bad: Sequence[Prediction]) -> DataError:
+    """The error that names images that cannot be read."""
+    lines = [f"{each.image} cannot be read as an image ({each.error})" for each in bad]
+    return DataError(lines[0] if len(bad) == 1 else "\n  ".join([f"{len(bad)} images cannot be read:", *lines]))
+
+
+def _readable(predictions: Iterator[Prediction]) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
     bad = []
-    for path in images:
-        try:
-            if path.exists() and not path.is_file():  # a pipe would be waited for
-                raise ValueError("a folder or a device")
-            with Image.open(path) as image:
-                pixels = decode(image, inputs["side"], grey=model.mean.shape[1] == 1)
-        except Exception as error:  # PIL raises almost anything on damaged files
-            bad.append(f"{path} cannot be read as an image ({error})")
-            continue
-        batch = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None]
-        shares = _answer(model, resize(scale(central(batch, inputs["center"])), inputs["resolution"]), threshold)
-        best = shares.argsort(descending=True)[:top].tolist()
-        yield path, [(classes[label], float(shares[label])) for label in best]
+    for each in predictions:
+        if each.error:
+            bad.append(each)
+        else:
+            yield each.image, list(each.answers)
     if bad:
-        raise DataError("; ".join(bad))
+        raise refusal(bad)
 
 
-@torch.no_grad()
-def _answer(model: Deployable, images: Tensor, threshold: float | None) -> Tensor:
-    """Probabilities of the first image's classes."""
-    logits: Tensor = model(images) if threshold is None else model.anytime(images, threshold=threshold)[0]
-    return logits.softmax(1)[0]
+def _ahead(work: Callable[[Path], Tensor | str], images: Iterable[Path], *, count: int) -> Iterator[Tensor | str]:
+    """What becomes of images, in order; threads work on `count` of them before they are asked for."""
+    waiting: deque[Future[Tensor | str]] = deque()
+    with ThreadPoolExecutor(available_cores()) as pool:
+        try:
+            for image in images:
+                waiting.append(pool.submit(work, image))
+                if len(waiting) > count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

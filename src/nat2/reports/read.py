@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from nat2.errors import CheckpointError, Nat2Error, RunError
-from nat2.folder import RunFolder
+from nat2.folder import RunFolder, no_run
 from nat2.nas.archive import Archive, Evaluation, Generation, Row
 from nat2.nas.budget import told
 from nat2.nas.objectives import OBJECTIVES, Objective, Unit, violation
@@ -202,7 +202,7 @@ def read_run(folder: Path) -> RunReport:
         CheckpointError: it is damaged.
     """
     if not (folder / "config.yaml").is_file():
-        raise RunError(f"{folder} is no run folder, it has no config.yaml; name a folder that `nat2 run` wrote")
+        raise RunError(no_run(folder))
     files = RunFolder(folder, shared=True)
     try:
         config_text = files.config.read_text(encoding="utf-8")

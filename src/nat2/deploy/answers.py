@@ -1,0 +1,124 @@
+"""What `nat2 predict` writes: a row or an entry for each image, and the accuracy on images in class folders."""
+
+from __future__ import annotations
+
+import math
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nat2.checks import user_path
+from nat2.deploy.predict import Prediction
+from nat2.errors import ConfigError, RunError
+from nat2.files import write_csv, write_json
+from nat2.progress import duration
+
+
+def check_target(target: str, ending: str) -> None:
+    """Refuse a file that cannot be written, before hours of work; no file is fine.
+
+    Raises:
+        ConfigError: its name has another ending: it is perhaps one of the images.
+        RunError: it is a folder, or its folder cannot be written.
+    """
+    if not target:
+        return
+    path = user_path(target, f"--{ending[1:]}")
+    if path.suffix.lower() != ending:
+        raise ConfigError(f"--{ending[1:]} must name a file that ends in {ending}; got {path}")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise RunError(f"--{ending[1:]} {path} cannot be written; name a file in a folder that can")
+
+
+def write_table(path: Path, predictions: Iterable[Prediction], *, top: int) -> None:
+    """Write a CSV file: image, class, probability, class_2, probability_2, ..., error."""
+    numbers = ["", *(f"_{number}" for number in range(2, top + 1))]
+    columns = ["image", *(f"{name}{number}" for number in numbers for name in ("class", "probability")), "error"]
+    rows = []
+    for each in predictions:
+        values = [value for name, share in each.answers for value in (name, f"{share:.6f}")]
+        values += [""] * (len(columns) - 2 - len(values))
+        rows.append(dict(zip(columns, [str(each.image), *values, each.error], strict=True)))
+    write_csv(path, rows)
+
+
+def write_document(path: Path, predictions: Iterable[Prediction]) -> None:
+    """Write a JSON file: a list of ``{"image": ..., "classes": [{"class": ..., "probability": ...}, ...]}``.
+
+    An image that cannot be read has ``error`` in place of ``classes``.
+    """
+    write_json(path, [_entry(each) for each in predictions])
+
+
+def _entry(prediction: Prediction) -> dict[str, Any]:
+    if prediction.error:
+        return {"image": str(prediction.image), "error": prediction.error}
+    classes = [{"class": name, "probability": round(share, 6)} for name, share in prediction.answers]
+    return {"image": str(prediction.image), "classes": classes}
+
+
+def summary(
+    predictions: Sequence[Prediction],
+    given: Sequence[str],
+    classes: Sequence[str],
+    seconds: float | None,
+    others: int,
+) -> list[str]:
+    """What to say at the end.
+
+    Args:
+        predictions: Of all images.
+        given: The files and folders that were asked for.
+        classes: Of the network.
+        seconds: What the predictions took; None to leave the speed out.
+        others: How many files in the folders are no images, or of a format that cannot be read.
+    """
+    lines = []
+    if seconds is not None:
+        count = len(predictions)
+        lines.append(("classified", f"{count:,} images in {duration(seconds)}, {count / seconds:,.0f} images/s"))
+    share, readable = accuracy(predictions, given, classes), sum(not each.error for each in predictions)
+    if share is not None:
+        error = math.sqrt(share * (1 - share) / readable)
+        lines.append(("accuracy", f"{100 * share:.1f} ± {100 * error:.1f} %, by the names of the images' folders"))
+    if others:
+        lines.append(("left out", f"{others:,} files that are no images or cannot be read by their format"))
+    return [f"{name:>18}: {text}" for name, text in lines]
+
+
+def accuracy(predictions: Sequence[Prediction], given: Sequence[str], classes: Sequence[str]) -> float | None:
+    """Share of the readable images that are answered with the name of the class folder that they are in.
+
+    Args:
+        predictions: Of images.
+        given: The files and folders that were asked for.
+        classes: Of the network.
+
+    Returns:
+        None if an image is in no folder named like a class, below one of those given.
+    """
+    names, folders = {_plain(name) for name in classes}, [Path(path) for path in given if Path(path).is_dir()]
+    right = [
+        _plain(each.answers[0][0]) == label
+        for each in predictions
+        if not each.error and (label := _label(each.image, folders, names))
+    ]
+    readable = sum(not each.error for each in predictions)
+    return sum(right) / readable if readable and len(right) == readable else None
+
+
+def _label(image: Path, folders: Sequence[Path], names: set[str]) -> str | None:
+    """The first folder on the way to an image that is named like a class."""
+    for folder in folders:
+        if image.is_relative_to(folder):
+            parts = map(_plain, image.relative_to(folder).parts[:-1])
+            return next((part for part in parts if part in names), None)
+    return None
+
+
+def _plain(name: str) -> str:
+    """A name as one file system or another may spell it."""
+    return unicodedata.normalize("NFC", name)
