@@ -39,7 +39,7 @@ def step_seconds(steps: int) -> tuple[float, float]:
     from torch.nn import functional as F
 
     from nat2.allocator import keep_freed_memory
-    from nat2.parallel import connect
+    from nat2.processes import connect
     from nat2.space import Macro, SearchSpace
     from nat2.supernet import SuperNetwork
     from nat2.supernet.static import channels_last

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from nat2.allocator import keep_freed_memory
-from nat2.data import Pipeline, Split
+from nat2.data.dataset import Split
+from nat2.data.settings import Augmentation
+from nat2.data.transform import Pipeline
 from nat2.seeds import numpy_generator
-from nat2.settings import Augmentation
 from nat2.space import Macro, SearchSpace
 from nat2.supernet import SuperNetwork
 from nat2.supernet.static import channels_last

@@ -22,10 +22,10 @@ from torch.nn import functional as F
 
 import nat2
 from nat2.allocator import keep_freed_memory
-from nat2.config import RunConfig, parse_resolutions
 from nat2.data.transform import Pipeline, ResizedImages, shuffled_batches, steps_per_epoch
-from nat2.prepare import prepare
-from nat2.reports.results import Result
+from nat2.pipeline.prepare import prepare
+from nat2.runs.config import RunConfig, parse_resolutions
+from nat2.runs.results import Result
 from nat2.seeds import torch_generator
 from nat2.space import Arch, Layer, Macro, cost
 from nat2.supernet import StaticNetwork, SuperNetwork, extract

@@ -25,8 +25,8 @@ from worlds import Values, World
 
 from nat2.nas.archive import Archive, Generation
 from nat2.nas.nat import search
+from nat2.nas.settings import SearchSettings
 from nat2.seeds import numpy_generator
-from nat2.settings import SearchSettings
 from nat2.space import Genomes
 
 T = TypeVar("T")

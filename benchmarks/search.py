@@ -32,8 +32,8 @@ from nat2.nas.nat import search
 from nat2.nas.objectives import Objective
 from nat2.nas.predictors import AUTO, fit_ensemble
 from nat2.nas.select import non_dominated
+from nat2.nas.settings import PredictorName, SearchSettings
 from nat2.seeds import numpy_generator
-from nat2.settings import PredictorName, SearchSettings
 from nat2.space import CostTable, Macro, SearchSpace
 from nat2.space.space import FeatureKind
 

@@ -21,14 +21,15 @@ from table import Row, parser, show
 
 from nat2.allocator import keep_freed_memory
 from nat2.data.dataset import Dataset, Split, read_dataset
+from nat2.data.settings import Augmentation
 from nat2.data.transform import Pipeline, ResizedImages
 from nat2.files import save_tensors, write_json
 from nat2.seeds import numpy_generator, torch_generator
-from nat2.settings import SHORT, Augmentation, Phase, ShrinkSettings
 from nat2.space import Arch, Macro, SearchSpace
 from nat2.supernet import SuperNetwork, calibrate, normalize_by
 from nat2.supernet.static import channels_last
 from nat2.training.optimise import accuracy
+from nat2.training.settings import SHORT, Phase, ShrinkSettings
 from nat2.training.shrink import PhaseOutcome, calibration_images, corner_networks, opened_by, shrink
 
 FAMILIES = ("EE_D", "EE_B", "SE_B")

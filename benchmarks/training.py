@@ -16,11 +16,11 @@ from table import Row, parser, show
 from torch.nn import functional as F
 
 from nat2.allocator import keep_freed_memory
-from nat2.data import Pipeline, Split
-from nat2.data.transform import ResizedImages, steps_per_epoch
-from nat2.parallel import connect, launch
+from nat2.data.dataset import Split
+from nat2.data.settings import Augmentation
+from nat2.data.transform import Pipeline, ResizedImages, steps_per_epoch
+from nat2.processes import connect, launch
 from nat2.seeds import numpy_generator
-from nat2.settings import Augmentation
 from nat2.space import Arch, CostTable, Macro, SearchSpace
 from nat2.supernet import SuperNetwork, calibrate, normalize_by
 from nat2.supernet.static import channels_last

@@ -10,8 +10,8 @@ import argparse
 from pathlib import Path
 
 import nat2
-from nat2.settings import Phase
 from nat2.space import Macro, cost
+from nat2.training.settings import Phase
 
 CACHE = 32 * 1024  # bytes that the machine keeps near
 PER_MAC, PER_BYTE_NEAR, PER_BYTE_FAR = 1e-6, 2e-6, 60e-6  # microjoules; put in the numbers of your machine

@@ -27,8 +27,8 @@ def folder_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     A network with two exits was fine-tuned beside.
     """
-    from nat2.config import read_config
-    from nat2.verbs import finetune
+    from nat2.pipeline.api import finetune
+    from nat2.runs.config import read_config
     from tests.tiny import TWO_EXITS, follow, write_corners
 
     place = tmp_path_factory.mktemp("recipe")

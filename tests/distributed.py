@@ -7,15 +7,17 @@ from pathlib import Path
 
 import torch
 
-from nat2.data import Pipeline, Split
+from nat2.data.dataset import Split
+from nat2.data.settings import Augmentation
+from nat2.data.transform import Pipeline
 from nat2.errors import ConfigError
 from nat2.nas.archive import Archive
-from nat2.parallel import Processes, connect
-from nat2.settings import Augmentation, Phase, ShrinkSettings
+from nat2.processes import Processes, connect
 from nat2.space import Arch, Macro, SearchSpace
 from nat2.supernet import SuperNetwork
 from nat2.supernet.static import channels_last
 from nat2.training.optimise import ElasticEpoch, Schedule, sgd, train_epoch
+from nat2.training.settings import Phase, ShrinkSettings
 from nat2.training.shrink import opened_by, shrink
 from tests.nas.test_nat import World, look_for, new_archive
 

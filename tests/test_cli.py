@@ -123,7 +123,9 @@ def test_a_file_of_settings_and_flags_over_it(
 ) -> None:
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({"preset": "nat", "seed": 5, "search": {"candidates": 11}}))
     received = {}
-    monkeypatch.setattr("nat2.verbs.run", lambda config, **options: received.update(config=config, options=options))
+    monkeypatch.setattr(
+        "nat2.pipeline.api.run", lambda config, **options: received.update(config=config, options=options)
+    )
     code, _, _ = run(capsys, "run", "--config", str(tmp_path / "s.yaml"), "--seed", "6", "--skip-bad-images")
     config = received["config"]
     assert code == 0

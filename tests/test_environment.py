@@ -46,7 +46,7 @@ def test_threads_follow_the_share_of_the_processor() -> None:
     script = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
         "import torch; torch.set_num_threads(4)\n"
-        "from nat2.parallel import connect; connect(accelerator='cpu'); print(torch.get_num_threads())"
+        "from nat2.processes import connect; connect(accelerator='cpu'); print(torch.get_num_threads())"
     )
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     for chosen, expected in (({}, "1"), ({"OMP_NUM_THREADS": "4"}, "4")):

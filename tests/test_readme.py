@@ -16,15 +16,15 @@ import yaml
 from PIL import Image
 
 from nat2.cli import VERBS, build_parser
-from nat2.config import RunConfig
 from nat2.deploy import load
 from nat2.deploy.export import write_program
 from nat2.deploy.predict import predict
-from nat2.estimate import Profile
-from nat2.folder import RunFolder
 from nat2.nas.archive import Archive
 from nat2.nas.nat import search as search_space
-from nat2.reports.results import Result
+from nat2.runs.config import RunConfig
+from nat2.runs.folder import RunFolder
+from nat2.runs.profile import Profile
+from nat2.runs.results import Result
 from nat2.space import Arch
 
 ROOT = Path(__file__).parents[1]
@@ -86,8 +86,8 @@ def test_documented_python_runs(
         write_program(load(tmp_path / "deploy" / "1a2b3c4d"), tmp_path / "deploy" / "1a2b3c4d")
     monkeypatch.chdir(tmp_path)
     for verb in ("run", "train", "search", "finetune"):
-        monkeypatch.setattr(f"nat2.verbs.{verb}", getattr(_Shortcuts(), verb))
-    monkeypatch.setattr("nat2.estimate.profile", _Shortcuts().profile)
+        monkeypatch.setattr(f"nat2.pipeline.api.{verb}", getattr(_Shortcuts(), verb))
+    monkeypatch.setattr("nat2.pipeline.profile.profile", _Shortcuts().profile)
     names: dict[str, object] = {"__name__": "__main__"}
     for name, text in blocks("python"):
         if name == document:  # in order: a later one may read what an earlier one has written

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nat2.folder import RunFolder
+from nat2.runs.folder import RunFolder
 from nat2.space import Arch
 from tests.tiny import write_corners, write_settings
 

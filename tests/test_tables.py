@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from nat2.nas.archive import Evaluation
-from nat2.reports.results import Result
 from nat2.reports.returned import Front, Results, Supernets
+from nat2.runs.results import Result
 from nat2.space import Arch
 
 ARCH = "r16-w0.25-k3e3.k3e3-k3e3.k3e3"

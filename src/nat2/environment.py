@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import MutableMapping
+from typing import Literal
+
+Accelerator = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "32-true", "bf16-mixed"]
 
 SPIN_COUNT = 20_000
 """How often a waiting OpenMP thread looks for work before it sleeps, about half a millisecond.

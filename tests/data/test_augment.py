@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 
-from nat2.data import Pipeline
 from nat2.data.augment import NAMES, OPERATIONS, apply, draw, neighbours
-from nat2.settings import Augmentation
+from nat2.data.settings import Augmentation
+from nat2.data.transform import Pipeline
 
 PIPELINE = Pipeline((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
 

@@ -10,14 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from nat2.config import RunConfig
-from nat2.data import read_dataset
-from nat2.data.dataset import Split, remarks
+from nat2.data.dataset import Split, read_dataset, remarks
 from nat2.data.known import KNOWN, known_as
 from nat2.data.sources import Opened, Source, numbered
 from nat2.errors import ConfigError
-from nat2.prepare import introduction, prepare
+from nat2.pipeline.prepare import introduction, prepare
 from nat2.progress import Progress
+from nat2.runs.config import RunConfig
 from nat2.space import SearchSpace
 from tests.data.test_depth import values, write_deep
 from tests.data.test_sources import write_images

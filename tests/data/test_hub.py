@@ -11,8 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nat2.data import read_dataset
-from nat2.data.dataset import name_of
+from nat2.data.dataset import name_of, read_dataset
 from nat2.errors import ConfigError, DataError
 
 with warnings.catch_warnings():

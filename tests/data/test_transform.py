@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nat2.data import Pipeline, Split
 from nat2.data.augment import augment as apply_drawn
 from nat2.data.augment import draw
-from nat2.data.transform import ResizedImages, resize, scale, shuffled_batches
-from nat2.settings import Augmentation
+from nat2.data.dataset import Split
+from nat2.data.settings import Augmentation
+from nat2.data.transform import Pipeline, ResizedImages, resize, scale, shuffled_batches
 
 
 def pixels(count: int = 6, side: int = 16, channels: int = 3) -> torch.Tensor:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nat2.data import read_dataset
+from nat2.data.dataset import read_dataset
+from nat2.data.settings import Augmentation
 from nat2.data.transform import Pipeline
 from nat2.deploy import export, load
 from nat2.deploy.anytime import confidence, running_answers
@@ -19,7 +20,6 @@ from nat2.deploy.export import answer, file_sizes, open_session, write_program
 from nat2.deploy.predict import predict
 from nat2.deploy.quantise import accuracy_of, quantise
 from nat2.errors import CheckpointError, ConfigError, DataError, Nat2Error
-from nat2.settings import Augmentation
 from nat2.space import Arch, Macro
 from nat2.supernet import StaticNetwork, SuperNetwork, extract
 from tests.data.test_sources import write_images

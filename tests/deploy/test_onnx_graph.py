@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import nat2
+from nat2.data.settings import Augmentation
 from nat2.data.transform import Pipeline
 from nat2.deploy import export, load
 from nat2.deploy.deployable import Deployable
@@ -23,7 +24,6 @@ from nat2.deploy.export import TOLERANCE, answer, open_session, write_onnx
 from nat2.deploy.onnx_graph import ACTIVATIONS, onnx_model
 from nat2.deploy.quantise import quantise
 from nat2.errors import CheckpointError
-from nat2.settings import Augmentation
 from nat2.space import Arch, Macro, SearchSpace, cost
 from nat2.supernet import static
 from tests.deploy.networks import draw, images_for, operators, random_network, strings

@@ -19,12 +19,12 @@ from sklearn.datasets import load_sample_images
 from nat2.cli import main
 from nat2.data.decode import JPEG_GAP, read_square
 from nat2.data.depth import ValueRange
+from nat2.data.settings import Augmentation
 from nat2.data.transform import Pipeline
 from nat2.deploy.deployable import load
 from nat2.deploy.export import export
 from nat2.deploy.predict import Classifier, find_images, predict, read_as_trained
 from nat2.errors import CheckpointError, ConfigError, DataError
-from nat2.settings import Augmentation
 from nat2.space import Arch, Macro
 from nat2.supernet import SuperNetwork, extract
 from tests.data.test_sources import write_images

@@ -17,9 +17,9 @@ from nat2.nas.nat import search
 from nat2.nas.objectives import Objective
 from nat2.nas.propose import Model
 from nat2.nas.select import hypervolume, non_dominated
+from nat2.nas.settings import SearchSettings
 from nat2.nas.task import Search
-from nat2.parallel import ALONE, Processes
-from nat2.settings import SearchSettings
+from nat2.processes import ALONE, Processes
 from nat2.space import Arch, CostTable, Genomes, IntegerSpace, Macro, SearchSpace, cost
 
 MACRO = Macro(classes=10)

@@ -7,7 +7,7 @@ import pytest
 
 from nat2.errors import ConfigError
 from nat2.nas.predictors import PREDICTORS, Ensemble, check_predictor, fit_ensemble, quality
-from nat2.settings import PredictorName
+from nat2.nas.settings import PredictorName
 from nat2.space import CostTable, Macro, SearchSpace
 
 MACRO = Macro(classes=10)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from nat2.config import RunConfig
 from nat2.files import write_csv, write_json
 from nat2.nas.archive import Archive, Evaluation, Generation, Row
-from nat2.reports.results import Operating, Result
+from nat2.runs.config import RunConfig
+from nat2.runs.results import Operating, Result
 from nat2.space import Arch, Macro, SearchSpace, cost
 
 MACRO = Macro(classes=4, channels=1, width=0.25, stem_stride=1)

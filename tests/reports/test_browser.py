@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from nat2.reports.accuracy import Accuracy, standard_error
 from nat2.reports.page import write_page
 from nat2.reports.payload import limits, values_of
-from nat2.reports.read import RunReport, read_run
 from nat2.reports.references import Reference
-from nat2.reports.results import picks
+from nat2.runs.accuracy import Accuracy, standard_error
+from nat2.runs.read import RunReport, read_run
+from nat2.runs.results import picks
 from tests.reports.browser import CHROMIUM, Browser
 from tests.reports.runs import write_run
 

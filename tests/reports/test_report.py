@@ -18,9 +18,9 @@ from nat2.nas.select import hypervolume
 from nat2.reports.genes import histograms
 from nat2.reports.page import write_page
 from nat2.reports.payload import limits, page_data, quoted_folder, script_json
-from nat2.reports.read import RunReport, read_run
 from nat2.reports.references import read_references
 from nat2.reports.report import report
+from nat2.runs.read import RunReport, read_run
 from nat2.space import Arch
 from tests.reports.runs import write_run
 

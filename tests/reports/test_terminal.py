@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from nat2.deploy.latency import Latency, Measured
-from nat2.folder import RunFolder
 from nat2.nas.archive import Evaluation
 from nat2.reports.terminal import tell_latencies, tell_networks, tell_search
+from nat2.runs.folder import RunFolder
 from tests.reports.runs import networks, write_run
 
 

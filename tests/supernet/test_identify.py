@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from nat2.config import RunConfig
 from nat2.data.dataset import Dataset
 from nat2.errors import CheckpointError, ConfigError, Nat2Error
 from nat2.files import save_tensors
-from nat2.prepare import prepare
-from nat2.pretrained import begin_with, remarks, settle
+from nat2.pipeline.prepare import prepare
+from nat2.pipeline.pretrained import begin_with, remarks, settle
+from nat2.runs.config import RunConfig
 from nat2.space import Macro, SearchSpace
 from nat2.supernet import SuperNetwork, extract
 from nat2.supernet.checkpoint import load_published, published_state, read_checkpoint

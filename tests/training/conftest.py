@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from nat2.data import Pipeline, Split
-from nat2.settings import Augmentation
+from nat2.data.dataset import Split
+from nat2.data.settings import Augmentation
+from nat2.data.transform import Pipeline
 from nat2.space import Macro, SearchSpace
 from nat2.supernet import SuperNetwork
 from nat2.supernet.static import channels_last

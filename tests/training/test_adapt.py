@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nat2.data import Split
+from nat2.data.dataset import Split
 from nat2.errors import CheckpointError
-from nat2.settings import AdaptSettings
 from nat2.space import SearchSpace
 from nat2.supernet import SuperNetwork, SuperNetworks, extract
 from nat2.supernet.static import channels_last
@@ -22,6 +21,7 @@ from nat2.training.adapt import (
     uniform_distributions,
 )
 from nat2.training.distill import Teacher
+from nat2.training.settings import AdaptSettings
 from tests.training.conftest import MACRO, PIPELINE, SPACE, kill_after, same_weights, weights_of
 
 

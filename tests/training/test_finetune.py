@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from nat2.data import Split
+from nat2.data.dataset import Split
 from nat2.errors import ConfigError, RunError
-from nat2.settings import FinetuneSettings, Ramp
 from nat2.supernet import StaticNetwork, SuperNetwork, calibrate, extract
 from nat2.training import finetune as module
 from nat2.training.distill import Teacher, exit_weights
 from nat2.training.finetune import Finetuned, finetune
+from nat2.training.settings import FinetuneSettings, Ramp
 from tests.training.conftest import PIPELINE, SPACE, corners, kill_after, same_weights, weights_of
 
 SETTINGS = FinetuneSettings(epochs=4, patience=4, batch_size=16, lr=5e-3)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nat2.data import Split
+from nat2.data.dataset import Split
 from nat2.errors import CheckpointError, RunError
 from nat2.supernet import SuperNetwork
 from nat2.training.distill import distillation_loss

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from nat2.data import Split
+from nat2.data.dataset import Split
 from nat2.errors import ConfigError
-from nat2.settings import OFA, OFAV2, SHORT, Phase, ShrinkSettings
 from nat2.space import Arch, Layer, Macro, SearchSpace
 from nat2.supernet import SuperNetwork, calibrate, normalize_by
 from nat2.supernet.static import channels_last
 from nat2.training import shrink as module
 from nat2.training.optimise import accuracy
+from nat2.training.settings import OFA, OFAV2, SHORT, Phase, ShrinkSettings
 from nat2.training.shrink import (
     PhaseOutcome,
     TeacherSource,

@@ -12,10 +12,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import pytest
 import yaml
 
-from nat2.config import RunConfig, flat
-from nat2.document import read_document
+from nat2.data.settings import Augmentation
 from nat2.errors import ConfigError
-from nat2.settings import AdaptSettings, Augmentation, FinetuneSettings, Phase, SearchSettings, ShrinkSettings
+from nat2.nas.settings import SearchSettings
+from nat2.runs.config import RunConfig, flat
+from nat2.runs.yaml_config import read_document
+from nat2.training.settings import AdaptSettings, FinetuneSettings, Phase, ShrinkSettings
 from tests.withstand.attack import nothing_begins, refused
 
 GROUPS = {

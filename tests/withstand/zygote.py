@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 MODULES = (
-    "nat2.cli", "nat2.verbs", "onnxruntime", "lightgbm", "plotly.offline", "sklearn.datasets",
+    "nat2.cli", "nat2.pipeline.api", "onnxruntime", "lightgbm", "plotly.offline", "sklearn.datasets",
     "matplotlib.pyplot", "nat2.deploy.quantise",
 )  # fmt: skip
 """What a run would import on its way."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nat2.settings import Augmentation
+from nat2.data.settings import Augmentation
 
 DEFAULT_CROP = 0.75
 _GREY = 0.5  # what comes in from outside when an image is turned or moved (AutoAugment)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nat2.settings import Policy
+from nat2.data.settings import Policy
 
 
 @dataclass(frozen=True)

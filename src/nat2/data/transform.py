@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from nat2.data.augment import augment, cut_out, draw
 from nat2.data.dataset import Split
 from nat2.data.depth import ValueRange
-from nat2.settings import Augmentation
+from nat2.data.settings import Augmentation
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nat2.checks import user_path
 from nat2.deploy.predict import Prediction
 from nat2.errors import ConfigError, RunError
 from nat2.files import write_csv, write_json
 from nat2.progress import duration
+from nat2.validation import user_path
 
 
 def check_target(target: str, ending: str) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nat2.checks import user_path
 from nat2.deploy.anytime import confidence
 from nat2.deploy.description import describe
 from nat2.errors import CheckpointError, Nat2Error
@@ -17,6 +16,7 @@ from nat2.space.arch import Arch
 from nat2.space.macro import Macro
 from nat2.supernet.checkpoint import load_weights
 from nat2.supernet.static import StaticNetwork, channels_last
+from nat2.validation import user_path
 
 
 class Deployable(nn.Module):

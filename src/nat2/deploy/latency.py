@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from nat2.checks import user_path
 from nat2.deploy.deployable import Deployable, load
 from nat2.deploy.description import describe, networks_in
 from nat2.deploy.export import answer, open_session
 from nat2.deploy.onnx_graph import INPUT, OUTPUT, onnx_model
 from nat2.errors import CheckpointError, ConfigError
 from nat2.supernet.static import StaticNetwork
+from nat2.validation import user_path
 
 Runtime = Literal["onnx", "int8", "torch"]
 FILES: dict[Runtime, str] = {"onnx": "model.onnx", "int8": "model-int8.onnx"}

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nat2.checks import user_path
 from nat2.data.decode import read_square
 from nat2.data.depth import SIXTEEN_BITS, DeepImage, Pixels, ValueRange
 from nat2.data.formats import way_out
@@ -24,6 +23,7 @@ from nat2.deploy.deployable import Deployable, load
 from nat2.deploy.description import check_network, describe
 from nat2.environment import available_cores
 from nat2.errors import CheckpointError, ConfigError, DataError
+from nat2.validation import user_path
 
 BATCH = 64
 _AHEAD = 2  # batches that are decoded before they are classified

@@ -20,11 +20,11 @@ from nat2.nas.measure import check_failures, measure, succeeded
 from nat2.nas.objectives import Objective
 from nat2.nas.propose import Table, candidates, judged, learned
 from nat2.nas.select import survive
+from nat2.nas.settings import SearchSettings
 from nat2.nas.task import Evaluate, Search, check
-from nat2.parallel import ALONE, Processes
+from nat2.processes import ALONE, Processes
 from nat2.progress import FoundDone
 from nat2.seeds import derive
-from nat2.settings import SearchSettings
 from nat2.space.searchable import A, Searchable
 from nat2.space.space import Genomes
 

@@ -28,8 +28,8 @@ from sklearn.svm import SVR
 from sklearn.tree import DecisionTreeRegressor
 
 from nat2.errors import ConfigError
+from nat2.nas.settings import PredictorName
 from nat2.seeds import derive
-from nat2.settings import PredictorName
 
 Values = NDArray[np.float64]
 Predictor = Callable[[Values], Values]

@@ -17,8 +17,8 @@ from nat2.nas.feasible import exact
 from nat2.nas.objectives import Objective, violation
 from nat2.nas.predictors import check_predictor
 from nat2.nas.select import front_of, hypervolume
-from nat2.parallel import ALONE, Processes
-from nat2.settings import SearchSettings
+from nat2.nas.settings import SearchSettings
+from nat2.processes import ALONE, Processes
 from nat2.space.searchable import A, Searchable
 from nat2.space.space import Genomes
 

@@ -13,12 +13,12 @@ import plotly.offline
 from nat2.files import write_text
 from nat2.nas.budget import spelled, told
 from nat2.progress import duration
-from nat2.reports.accuracy import Accuracy
 from nat2.reports.genes import genes_html
 from nat2.reports.payload import common_hypervolume, labels, page_data, script_json, values_of
-from nat2.reports.read import RunReport
 from nat2.reports.references import Reference
-from nat2.reports.results import ONNX, Result, chance_warning, guessing
+from nat2.runs.accuracy import Accuracy
+from nat2.runs.read import RunReport
+from nat2.runs.results import ONNX, Result, chance_warning, guessing
 from nat2.space.arch import Arch
 
 GENERATOR = '<meta name="generator" content="nat2 report">'

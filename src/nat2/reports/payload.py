@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from nat2.nas.archive import Evaluation
 from nat2.nas.objectives import Direction, Objective, Unit
 from nat2.nas.select import hypervolume
-from nat2.reports.accuracy import chance_of
-from nat2.reports.read import RunReport, Timing
 from nat2.reports.references import Reference
-from nat2.reports.results import ONNX, Result, picks
-from nat2.reports.rounding import rounded
+from nat2.runs.accuracy import chance_of
+from nat2.runs.read import RunReport, Timing
+from nat2.runs.results import ONNX, Result, picks
+from nat2.runs.rounding import rounded
 from nat2.space import Arch, Macro
 
 ACCURACIES = {

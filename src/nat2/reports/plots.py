@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from nat2.files import write_bytes
 from nat2.nas.archive import Evaluation
-from nat2.reports.results import Result
+from nat2.runs.results import Result
 from nat2.space import Arch
 
 if TYPE_CHECKING:

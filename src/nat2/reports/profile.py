@@ -7,9 +7,9 @@ import math
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from nat2.estimate import Profile
 from nat2.nas.budget import spelled, told
 from nat2.progress import duration
+from nat2.runs.profile import Profile
 
 
 def profile_table(profile: Profile) -> list[Table | str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nat2.checks import user_path
 from nat2.errors import ConfigError, RunError
 from nat2.reports.page import GENERATOR, write_page
-from nat2.reports.read import read_run
 from nat2.reports.references import read_references
+from nat2.runs.read import read_run
+from nat2.validation import user_path
 
 
 def report(*runs: Path | str, out: Path | str | None = None, references: Path | str | None = None) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 from nat2.nas.archive import Evaluation
 from nat2.nas.budget import spelled
 from nat2.nas.objectives import OBJECTIVES
-from nat2.reports.results import Result
+from nat2.runs.results import Result
 from nat2.space.arch import Arch
 from nat2.tables import Row, TableList
 

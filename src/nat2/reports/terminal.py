@@ -10,14 +10,14 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from nat2.deploy.latency import Measured
-from nat2.folder import RunFolder
 from nat2.nas.archive import Evaluation
 from nat2.nas.budget import spelled
 from nat2.nas.objectives import OBJECTIVES
 from nat2.progress import duration
-from nat2.reports.accuracy import Accuracy
-from nat2.reports.results import Result, chance_warning, guessing, picks, table
-from nat2.reports.rounding import milliseconds, rounded
+from nat2.runs.accuracy import Accuracy
+from nat2.runs.folder import RunFolder
+from nat2.runs.results import Result, chance_warning, guessing, picks, table
+from nat2.runs.rounding import milliseconds, rounded
 from nat2.space.arch import Arch
 
 _SHOWN = 12  # networks of a front

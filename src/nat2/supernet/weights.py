@@ -15,10 +15,10 @@ import safetensors
 import torch
 from torch import Tensor
 
-from nat2.checks import user_path
 from nat2.errors import CheckpointError, ConfigError
 from nat2.files import load_tensors
 from nat2.space.macro import Macro
+from nat2.validation import user_path
 
 _BY_WIDTH = re.compile(r"model_w([0-9.]+)_state_dict")
 _ENTRIES = (

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from nat2.data.dataset import Split
 from nat2.data.transform import Pipeline, steps_per_epoch
 from nat2.errors import CheckpointError
-from nat2.parallel import ALONE, Processes
+from nat2.processes import ALONE, Processes
 from nat2.progress import FoundDone
-from nat2.settings import AdaptSettings
 from nat2.space.arch import Arch
 from nat2.space.space import Genomes, SearchSpace
 from nat2.supernet.network import SuperNetworks
 from nat2.training.distill import Teacher, distillation_loss
 from nat2.training.optimise import ElasticEpoch, Schedule, has_state, load_state, save_state, sgd, train_epoch
+from nat2.training.settings import AdaptSettings
 from nat2.training.shrink import CHECKPOINT_INTERVAL, is_due
 
 Distributions = list[NDArray[np.float64]]

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nat2.settings import Ramp
 from nat2.supernet.static import StaticNetwork
+from nat2.training.settings import Ramp
 
 
 def exit_weights(ramp: Ramp, count: int) -> tuple[Tensor, Tensor]:

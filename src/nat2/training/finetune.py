@@ -20,7 +20,6 @@ from nat2.errors import RunError
 from nat2.files import load_tensors, save_tensors
 from nat2.progress import FoundDone
 from nat2.seeds import numpy_generator, torch_generator
-from nat2.settings import FinetuneSettings
 from nat2.supernet.static import StaticNetwork, by_exit
 from nat2.training.distill import Teacher, exit_weights, joint_accuracy, joint_loss
 from nat2.training.optimise import (
@@ -35,6 +34,7 @@ from nat2.training.optimise import (
     set_learning_rate,
 )
 from nat2.training.prune import best_exits, keep_exits
+from nat2.training.settings import FinetuneSettings
 from nat2.training.shrink import CHECKPOINT_INTERVAL
 
 

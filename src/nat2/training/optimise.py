@@ -18,7 +18,7 @@ from nat2.data.dataset import Split
 from nat2.data.transform import Pipeline, shuffled_batches
 from nat2.errors import CheckpointError, RunError
 from nat2.files import load_tensors, save_tensors
-from nat2.parallel import ALONE, Processes
+from nat2.processes import ALONE, Processes
 from nat2.seeds import numpy_generator, torch_generator
 from nat2.space.arch import Arch
 from nat2.supernet.checkpoint import load_weights

@@ -17,10 +17,9 @@ from nat2.data.dataset import Split
 from nat2.data.transform import Pipeline, ResizedImages, steps_per_epoch
 from nat2.errors import ConfigError
 from nat2.files import load_tensors
-from nat2.parallel import ALONE, Processes
+from nat2.processes import ALONE, Processes
 from nat2.progress import FoundDone
 from nat2.seeds import numpy_generator
-from nat2.settings import Phase, ShrinkSettings
 from nat2.space.arch import Arch, Layer
 from nat2.space.cost import cost
 from nat2.space.macro import Macro
@@ -32,6 +31,7 @@ from nat2.supernet.sort import sort_channels
 from nat2.supernet.static import channels_last
 from nat2.training.distill import Teacher, distillation_loss, exit_weights, joint_loss
 from nat2.training.optimise import ElasticEpoch, Schedule, has_state, load_state, save_state, sgd, train_epoch
+from nat2.training.settings import Phase, ShrinkSettings
 
 CHECKPOINT_INTERVAL = 5.0  # seconds of training that a kill may cost beside the epoch that it interrupts
 

@@ -1,0 +1,337 @@
+"""The verbs: a run, or a part of one. Each continues what was begun before in its folder, and ends in words."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from nat2.allocator import keep_freed_memory
+from nat2.data.dataset import Dataset, name_of
+from nat2.errors import ConfigError
+from nat2.nas.archive import Archive, Evaluation
+from nat2.nas.found import Found
+from nat2.nas.nat import search as search_space
+from nat2.nas.objectives import Objective
+from nat2.pipeline.context import Job
+from nat2.pipeline.evaluation import latency_of_ends, try_objectives
+from nat2.pipeline.finetune import polish_networks, remeasure, returned
+from nat2.pipeline.prepare import prepare
+from nat2.pipeline.pretrained import remarks
+from nat2.pipeline.stages import (
+    adapted,
+    asked,
+    new_supernet,
+    report_networks,
+    save_supernets,
+    search_networks,
+    train_supernets,
+)
+from nat2.processes import Processes, connect, disconnected, launch, launched, may_restart, restarted
+from nat2.progress import Progress
+from nat2.reports.returned import Front, Results, Supernets
+from nat2.reports.terminal import tell_networks, tell_search, tell_training
+from nat2.runs.config import RunConfig
+from nat2.runs.folder import RunFolder, check_place, was_cleared
+from nat2.runs.read import read_run
+from nat2.runs.results import Result
+from nat2.space import Arch
+from nat2.space.searchable import Searchable
+from nat2.supernet import SuperNetwork, SuperNetworks
+from nat2.validation import user_path
+
+Stage = Literal["train", "search", "finetune"]
+
+
+def run(config: RunConfig, *, out: Path | str | None = None, fresh: bool = False, quiet: bool = False) -> list[Result]:
+    """Train, search, fine-tune, export and report; or continue a run that was interrupted.
+
+    Args:
+        config: What to do.
+        out: The run folder; ``runs/<name of the data>`` by default.
+        fresh: Discard what the folder holds of an earlier run.
+        quiet: Print nothing.
+
+    Returns:
+        The networks, smallest first.
+
+    Raises:
+        Nat2Error: something the user can mend; nothing that was computed is lost.
+    """
+    return Results(_start(config, out, fresh, quiet, "finetune").results)
+
+
+def train(config: RunConfig, *, out: Path | str | None = None, fresh: bool = False, quiet: bool = False) -> list[Path]:
+    """The first stage of a run: train its super-networks, or go on with that.
+
+    Takes and raises what `run` does.
+
+    Returns:
+        Their files, narrowest first.
+    """
+    return Supernets(_start(config, out, fresh, quiet, "train").supernets)
+
+
+@overload
+def search(
+    space: RunConfig, *, out: Path | str | None = None, fresh: bool = False, quiet: bool = False
+) -> list[Evaluation[Arch]]: ...
+
+
+@overload
+def search(
+    space: Searchable[Any], evaluate: Callable[..., Any], objectives: Sequence[Objective] | str, **options: Any
+) -> Found[Any]: ...
+
+
+def search(space: RunConfig | Searchable[Any], *arguments: Any, **options: Any) -> Any:
+    """The search: as the second stage of a run, whose configuration is given, or alone, over any space.
+
+    Of a run: takes and raises what `run` does, trains the super-networks if they are not yet trained, and returns the
+    networks that no other beats. Alone: see `nat2.nas.nat.search`, which it calls.
+    """
+    if isinstance(space, RunConfig):
+        return _search_run(space, *arguments, **options)
+    return search_space(space, *arguments, **options)
+
+
+def _search_run(
+    config: RunConfig, *, out: Path | str | None = None, fresh: bool = False, quiet: bool = False
+) -> list[Evaluation[Arch]]:
+    return Front(_start(config, out, fresh, quiet, "search").front)
+
+
+def finetune(
+    config: RunConfig, *, networks: str | Sequence[str] = (), out: Path | str | None = None, quiet: bool = False
+) -> list[Result]:
+    """The last stage of a run: fine-tune, test and export the networks it returns, and others of your choice.
+
+    Takes and raises what `run` does, and makes the stages before it if they are not yet made.
+
+    Args:
+        config: Of the run.
+        networks: Further ones: ids of networks in the archive, or any architecture's key; also of a finished run.
+        out: The run folder; ``runs/<name of the data>`` by default.
+        quiet: Print nothing.
+
+    Returns:
+        All networks of the run, smallest first.
+    """
+    names = (networks,) if isinstance(networks, str) else tuple(networks)
+    return Results(_start(config, out, False, quiet, "finetune", names).results)
+
+
+@dataclass
+class _Outcome:
+    """What a verb has reached."""
+
+    supernets: list[Path] = field(default_factory=list)
+    front: list[Evaluation[Arch]] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What a verb was asked to do, for every process that does it."""
+
+    config: RunConfig
+    out: Path
+    fresh: str
+    """Names the command that discards what there is; empty if none does."""
+    quiet: bool
+    until: Stage
+    networks: tuple[str, ...]
+
+
+def _start(
+    config: RunConfig, out: Path | str | None, fresh: bool, quiet: bool, until: Stage, networks: tuple[str, ...] = ()
+) -> _Outcome:
+    if fresh and may_restart():
+        raise ConfigError(
+            "--fresh would discard the run again whenever torchrun starts its processes again; leave out --fresh or "
+            "--max-restarts, or remove the run folder yourself"
+        )
+    out = user_path(out or "", "--out")
+    check_place(out)
+    if out == Path():
+        out = Path("runs") / name_of(config.data)
+    order = _Order(config, out, uuid.uuid4().hex if fresh else "", quiet, until, networks)
+    if config.devices > 1 and not launched():
+        return launch(_work, order, devices=config.devices)
+    return _work(order)
+
+
+def _work(order: _Order) -> _Outcome:
+    """What each process does."""
+    keep_freed_memory()
+    config, out = order.config, order.out
+    processes = connect(accelerator=config.accelerator, precision=config.precision)
+    with Progress(quiet=order.quiet or not processes.first) as progress, disconnected():
+        if restarted():
+            progress.say("a process was lost; all were started again and go on")
+        if config.data != "digits" and out.resolve().is_relative_to(Path(config.data).resolve()):
+            raise ConfigError(
+                f"the run folder {out} lies inside the images in {config.data} and would be read as one of their "
+                "classes; choose another folder with --out"
+            )
+        progress.say(f"reading {config.data}")
+        given, began = config, time.monotonic()
+        config, dataset, macros = prepare(given, processes, progress=progress)
+        reading = time.monotonic() - began
+        # Whether weights to begin with are there and fit is known before the run folder is touched.
+        begun = (out / "config.yaml").exists() and (not order.fresh or was_cleared(out, order.fresh))
+        notes: list[str] = []
+        if config.pretrained and not begun:
+            notes += remarks(given, config, dataset, macros)
+        networks = () if begun else tuple(new_supernet(config, macro, processes, notes.append) for macro in macros)
+        with _open_folder(out, order.fresh, config, dataset, processes) as folder:
+            job = Job.of(config, dataset, macros, folder, progress, processes)
+            finished = processes.once(lambda: folder.finished)
+            if finished and not order.networks:
+                progress.say(f"{out} holds the finished run of this configuration; --fresh starts over")
+                results, front = processes.once(lambda: (folder.results(), read_run(out).front))
+                outcome = _Outcome([folder.supernet(macro.width) for macro in macros], front, results)
+            else:
+                if processes.first:
+                    folder.add_seconds("read", reading)
+                for name, text in (*job.introduction, *(("weights", note) for note in notes)):
+                    progress.say(f"{name}: {text}")
+                if networks:
+                    processes.once(lambda: _try_measuring(job, SuperNetworks(networks)))
+                outcome = _add(job, order.networks) if finished else _stages(job, networks, order)
+            progress.rest()
+            if processes.first:
+                _tell(outcome, folder, progress)
+            return outcome
+
+
+def _tell(outcome: _Outcome, folder: RunFolder, progress: Progress) -> None:
+    if outcome.results:
+        parts = tell_networks(outcome.results, folder)
+    elif outcome.front:
+        parts = tell_search(outcome.front, folder)
+    else:
+        parts = tell_training(outcome.supernets, folder)
+    for part in parts:
+        progress.show(part)
+
+
+def _open_folder(out: Path, fresh: str, config: RunConfig, dataset: Dataset, processes: Processes) -> RunFolder:
+    """The run folder, claimed by the first process and seen by the others."""
+    opened: list[RunFolder] = []
+
+    def claim() -> None:
+        opened.append(RunFolder(out, fresh=fresh))
+        opened[0].claim(config, dataset)
+
+    processes.once(claim)
+    return opened[0] if opened else RunFolder(out, shared=True)
+
+
+def _stages(job: Job, networks: tuple[SuperNetwork, ...], order: _Order) -> _Outcome:
+    """One stage after the other, up to the one that was asked for."""
+    outcome, searching = _Outcome(), job.processes.once(job.folder.archive.exists)
+    wanted = job.processes.once(lambda: asked(job, order.networks))
+    with _timed(job, "train") as lap:
+        trained = train_supernets(job, networks, lap)
+        if order.until == "train":
+            outcome.supernets = [job.folder.supernet(macro.width) for macro in job.macros]
+            if not searching:  # then they are the adapted ones
+                save_supernets(job, trained)
+            return outcome
+    if not networks and not searching:  # objectives and budget may have been given only now
+        job.processes.once(lambda: _try_measuring(job, trained))
+    with open_archive(job) as archive:
+        with _timed(job, "search") as lap:
+            found = search_networks(job, trained, archive, lap)
+            outcome.supernets, outcome.front = save_supernets(job, trained), list(found.front)
+        if order.until == "search":
+            job.processes.once(lambda: report_networks(job.folder, []))
+            return outcome
+        with _timed(job, "fine-tune and export") as lap:
+            chosen = job.processes.once(lambda: returned(job, found))
+            known = {evaluation.arch for evaluation in chosen}
+            further = [arch for arch in wanted if arch not in known]
+            outcome.results = _polished(job, trained, chosen, further, lap)
+    job.processes.once(lambda: job.folder.finish(outcome.results))
+    return outcome
+
+
+def _add(job: Job, names: Sequence[str]) -> _Outcome:
+    """Further networks of a finished run."""
+    wanted = job.processes.once(lambda: asked(job, names))
+    with _timed(job, "fine-tune and export") as lap:
+        made = _polished(job, adapted(job), [], wanted, lap)
+    job.processes.once(lambda: job.folder.finish(made))
+    return _Outcome(results=made)
+
+
+def _polished(
+    job: Job,
+    networks: SuperNetworks,
+    chosen: Sequence[Evaluation[Arch]],
+    further: Sequence[Arch],
+    lap: Callable[[], None],
+) -> list[Result]:
+    """Polish what the search chose and what the user asked for beside, measure latencies, and report.
+
+    Returns:
+        All networks of the run, those among them that were asked for before.
+
+    Raises:
+        ConfigError: there are none, because no network with several exits keeps the budget.
+    """
+    evaluations = [*chosen, *(job.evaluated(networks, arch) for arch in further)]
+    results = polish_networks(job, networks, evaluations, lap)
+    if not results:
+        raise ConfigError(
+            "no network with all its exits keeps the budget; choose --finetune.variant both or --finetune.prune true"
+        )
+    results = job.processes.once(job.folder.polished)
+    lap()
+    job.processes.once(lambda: remeasure(job, results))
+    job.processes.once(lambda: report_networks(job.folder, results))
+    return results
+
+
+def _try_measuring(job: Job, networks: SuperNetworks) -> None:
+    """Refuse a latency that no network has, and functions that do not work, before hours of work."""
+    every = (*job.objectives, *job.also)
+    try_objectives(job.evaluator, networks, job.space, every)
+    for each in every:
+        if each.name == "latency" and each.bounded:
+            latency_of_ends(job.evaluator, networks, job.space, each)
+
+
+def open_archive(job: Job) -> Archive[Arch]:
+    """The archive on disk in the first process, a copy in memory in the others."""
+    opened: list[Archive[Arch]] = []
+
+    def open_file() -> bytes:
+        opened.append(Archive(job.folder.archive, job.columns))
+        return opened[0].content() if job.processes.size > 1 else b""
+
+    content = job.processes.once(open_file)
+    return opened[0] if opened else Archive.copy(content, job.columns)
+
+
+@contextmanager
+def _timed(job: Job, stage: str) -> Iterator[Callable[[], None]]:
+    """Add what a stage takes to the folder's account: at its end, however it ends, and at each call of the result."""
+    began = time.monotonic()
+
+    def lap() -> None:
+        nonlocal began
+        now = time.monotonic()
+        if job.processes.first:
+            job.folder.add_seconds(stage, now - began)
+        began = now
+
+    try:
+        yield lap
+    finally:
+        lap()

@@ -1,0 +1,99 @@
+"""Everything that the stages of a run share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nat2.data.dataset import Dataset, Split
+from nat2.data.transform import Pipeline, ResizedImages
+from nat2.nas.archive import Evaluation
+from nat2.nas.objectives import Objective
+from nat2.pipeline.evaluation import Evaluator, quantities, with_costs
+from nat2.pipeline.prepare import introduction
+from nat2.processes import Processes
+from nat2.progress import Progress
+from nat2.runs.config import RunConfig, parse_resolutions
+from nat2.runs.folder import RunFolder
+from nat2.space import Arch, Macro, SearchSpace
+from nat2.supernet import SuperNetworks
+from nat2.training.shrink import calibration_images
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run at work."""
+
+    config: RunConfig
+    folder: RunFolder
+    dataset: Dataset
+    pipeline: Pipeline
+    macros: tuple[Macro, ...]
+    space: SearchSpace
+    progress: Progress
+    processes: Processes
+    evaluator: Evaluator
+    calibration: Split
+    """Training images for batch-norm statistics and for the ranges of 8-bit activations."""
+    objectives: tuple[Objective, ...]
+    """What is optimised, the error first."""
+    also: tuple[Objective, ...]
+    """What is recorded beside that, and held within the budget."""
+
+    @staticmethod
+    def of(
+        config: RunConfig,
+        dataset: Dataset,
+        macros: tuple[Macro, ...],
+        folder: RunFolder,
+        progress: Progress,
+        processes: Processes,
+    ) -> Job:
+        """A job for a settled configuration."""
+        pipeline = Pipeline(
+            dataset.mean,
+            dataset.std,
+            config.augmentation,
+            device=processes.device,
+            center=config.center or 1.0,
+            span=dataset.span,
+        )
+        calibration = calibration_images(dataset.train, config.shrink.calibration_images)
+        space = SearchSpace.of(macros, parse_resolutions(config.resolutions))
+        objectives, also = quantities(config)
+        return Job(
+            config=config,
+            folder=folder,
+            dataset=dataset,
+            pipeline=pipeline,
+            macros=macros,
+            space=space,
+            progress=progress,
+            processes=processes,
+            evaluator=Evaluator(
+                ResizedImages(calibration, pipeline),
+                ResizedImages(dataset.val, pipeline),
+                processes,
+                latency_batch=config.latency_batch,
+                latency_threads=config.latency_threads,
+            ),
+            calibration=calibration,
+            objectives=with_costs(objectives, space, macros),
+            also=with_costs(also, space, macros),
+        )
+
+    def evaluated(self, networks: SuperNetworks, arch: Arch) -> Evaluation[Arch]:
+        """What the search would record of a network with the present weights; measured objectives aside."""
+        exact = [each for each in (*self.objectives, *self.also) if each.cost == "exact" and each.measure is not None]
+        genome = self.space.encode(arch)[None]
+        values = {each.name: float(each.measure(genome)[0]) for each in exact if each.measure is not None}
+        return Evaluation(arch, {"error": self.evaluator.error(networks[arch.width], arch), **values})
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of what is measured of a network."""
+        return tuple(each.name for each in (*self.objectives, *self.also))
+
+    @property
+    def introduction(self) -> list[tuple[str, str]]:
+        """What a user should see before hours of work begin."""
+        return introduction(self.config, self.dataset, self.macros, self.space)

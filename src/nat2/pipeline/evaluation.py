@@ -1,0 +1,216 @@
+"""What a run measures of sub-networks: the objectives of its configuration, tied to its super-networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nat2.data.transform import ResizedImages
+from nat2.deploy.latency import Latency, measure_latency
+from nat2.errors import ConfigError, Nat2Error
+from nat2.nas.budget import parse_budget, told
+from nat2.nas.objectives import OBJECTIVES, Objective, parse_objectives
+from nat2.processes import Processes
+from nat2.runs.config import RunConfig
+from nat2.space import Arch, CostTable, Genomes, Macro, SearchSpace
+from nat2.supernet import (
+    Normalize,
+    StaticNetwork,
+    Statistics,
+    SuperNetwork,
+    SuperNetworks,
+    calibrate,
+    extract,
+    normalize_by,
+)
+from nat2.training.optimise import accuracy
+
+BYTES = 4  # of a float32
+_LEAST = 64  # images that batch-norm statistics need
+SPREAD = Objective(name="latency_spread", cost="measured", unit="ms")
+"""Between the quartiles of the latency."""
+
+
+def quantities(config: RunConfig) -> tuple[tuple[Objective, ...], tuple[Objective, ...]]:
+    """What is optimised, and what is only recorded or bounded, by a configuration; not yet tied to networks.
+
+    Raises:
+        ConfigError: an objective or a bound is not written as it should be.
+    """
+    objectives = parse_objectives(config.objectives)
+    bounds = {each.name: each for each in parse_budget(config.budget, objectives)}
+    also = [OBJECTIVES[name] for name in ("params", "macs", "memory")]
+    also += [bound for bound in bounds.values() if bound.name not in OBJECTIVES or bound.cost == "measured"]
+    also += [SPREAD] if "latency" in {each.name for each in (*objectives, *also)} else []
+    optimised = {each.name for each in objectives}
+    unique = {each.name: each for each in also if each.name not in optimised}
+
+    def bounded(each: Objective) -> Objective:
+        bound = bounds.get(each.name)
+        return each if bound is None else replace(each, low=bound.low, high=bound.high)
+
+    return tuple(map(bounded, objectives)), tuple(map(bounded, unique.values()))
+
+
+def with_costs(objectives: Sequence[Objective], space: SearchSpace, macros: Sequence[Macro]) -> tuple[Objective, ...]:
+    """Tie exact objectives to the closed-form costs of a space, or to the user's functions."""
+    table = CostTable(space, {macro.width: macro for macro in macros})
+    columns = {"params": (0, 1), "macs": (1, 1), "memory": (2, BYTES)}
+
+    def tied(each: Objective) -> Objective:
+        if each.cost != "exact":
+            return each
+        if each.measure is None:
+            column, factor = columns[each.name]
+            return replace(each, measure=lambda genomes: table(genomes)[:, column] * factor)
+        return replace(each, measure=_of_each(each.measure, space))
+
+    return tuple(map(tied, objectives))
+
+
+def _of_each(function: Callable[[Arch], float], space: SearchSpace) -> Callable[[Genomes], NDArray[np.float64]]:
+    """A function of an architecture as one of genomes; the same networks come back again and again."""
+    remembered = lru_cache(100_000)(function)
+    return lambda genomes: np.array([float(remembered(space.decode(genome))) for genome in genomes])
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Measures sub-networks with the weights that the super-networks have when they are asked."""
+
+    calibration: ResizedImages
+    """Training images for batch-norm statistics."""
+    validation: ResizedImages
+    processes: Processes
+    latency_batch: int = 1
+    latency_threads: int = 1
+
+    def statistics(
+        self, network: SuperNetwork, arch: Arch, *, share: float = 1.0, exits: tuple[int, ...] | None = None
+    ) -> Statistics:
+        """Batch-norm statistics, calibrated on training images; for the architecture's exit or for several."""
+        images = self.calibration.part(share, least=_LEAST)
+        return calibrate(network, arch, images.batches(arch.resolution), exits=exits)
+
+    @torch.no_grad()
+    def error(
+        self, network: SuperNetwork, arch: Arch, *, share: float = 1.0, normalize: Normalize | None = None
+    ) -> float:
+        """Share of misclassified validation images, of all or of a part of them; calibrated unless told otherwise."""
+        normalize = normalize or normalize_by(self.statistics(network, arch, share=share))
+        images = self.validation.part(share)
+        answer = partial(network, arch=arch, normalize=normalize)
+        return 1 - accuracy(answer, images.batches(arch.resolution), images.labels)
+
+    def evaluate(self, networks: SuperNetworks, objectives: Sequence[Objective]) -> Callable[..., dict[str, float]]:
+        """The evaluation that a search asks for: the error, and the user's predicted objectives.
+
+        It works with the weights that the super-networks have when it is called.
+        """
+        functions = {each.name: each.measure for each in objectives if each.cost == "predicted" and each.measure}
+
+        @torch.no_grad()
+        def evaluate(arch: Arch, *, share: float = 1.0) -> dict[str, float]:
+            network = networks[arch.width]
+            statistics = self.statistics(network, arch, share=share)
+            values = {"error": self.error(network, arch, share=share, normalize=normalize_by(statistics))}
+            if functions:
+                extracted = extract(network, arch, statistics)
+                values |= {name: float(function(extracted)) for name, function in functions.items()}
+            return values
+
+        return evaluate
+
+    def tied(self, networks: SuperNetworks, objectives: Sequence[Objective]) -> tuple[Objective, ...]:
+        """Tie measured objectives to the super-networks, and leave predicted ones to `evaluate`."""
+        spreads: dict[Arch, float] = {}
+
+        def latency(arch: Arch) -> float:
+            measured = self.latency(extract(networks[arch.width], arch))
+            spreads[arch] = measured.upper - measured.lower
+            return measured.median
+
+        def tied(each: Objective) -> Objective:
+            if each.cost == "predicted":
+                return replace(each, measure=None)
+            if each.name == "latency":
+                return replace(each, measure=latency)
+            if each.name == SPREAD.name:
+                return replace(each, measure=spreads.__getitem__)
+            if each.cost == "measured" and each.measure is not None:
+                function = each.measure
+                return replace(
+                    each, measure=torch.no_grad()(lambda arch: function(extract(networks[arch.width], arch)))
+                )
+            return each
+
+        return tuple(map(tied, objectives))
+
+    def latency(self, network: StaticNetwork) -> Latency:
+        """Of a sub-network on this machine."""
+        return measure_latency(
+            network,
+            batch=self.latency_batch,
+            threads=self.latency_threads,
+            device=self.processes.device,
+        )
+
+
+def latency_of_ends(
+    evaluator: Evaluator, networks: SuperNetworks, space: SearchSpace, bound: Objective
+) -> tuple[float, float]:
+    """Median latency of the smallest and of the largest network, in milliseconds.
+
+    Raises:
+        ConfigError: even the smallest is slower than the upper bound, or the largest faster than the lower one.
+    """
+    ends = [evaluator.latency(extract(networks[arch.width], arch)) for arch in (space.smallest, space.largest)]
+    if ends[0].lower > bound.high:
+        raise ConfigError(
+            f"no network keeps --budget {told(bound)} on this machine: the smallest takes {ends[0].median:.3g} ms; "
+            "widen the budget, or choose smaller --resolutions or --width"
+        )
+    if ends[1].upper < bound.low:
+        raise ConfigError(
+            f"no network keeps --budget {told(bound)} on this machine: the largest takes {ends[1].median:.3g} ms"
+        )
+    return ends[0].median, ends[1].median
+
+
+@torch.no_grad()
+def try_objectives(
+    evaluator: Evaluator, networks: SuperNetworks, space: SearchSpace, objectives: Sequence[Objective]
+) -> None:
+    """Ask the user's functions about the smallest and the largest network, before hours of work.
+
+    Args:
+        evaluator: What measures.
+        networks: Untrained ones will do.
+        space: The search space.
+        objectives: All of the run.
+
+    Raises:
+        ConfigError: a function fails, or gives no finite number.
+    """
+    for each in objectives:
+        if each.cost == "exact" or each.measure is None:
+            continue
+        for arch in (space.smallest, space.largest):
+            network = networks[arch.width]
+            try:
+                given = each.measure(extract(network, arch, evaluator.statistics(network, arch)))
+                value = float(given)
+            except Nat2Error:
+                raise
+            except Exception as error:  # whatever the user's function does
+                raise ConfigError(
+                    f"the objective {each.name} fails for {arch.key} ({type(error).__name__}: {error})"
+                ) from error
+            if not math.isfinite(value):
+                raise ConfigError(f"the objective {each.name} must be a finite number; got {value} for {arch.key}")

@@ -1,0 +1,134 @@
+"""Networks of a run to a folder of your own: the verb `nat2 export`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from nat2.deploy.deployable import load
+from nat2.deploy.description import describe
+from nat2.deploy.export import file_sizes, write_onnx, write_program
+from nat2.errors import ConfigError, RunError
+from nat2.files import unwritable, write_bytes, write_json
+from nat2.pipeline.context import Job
+from nat2.pipeline.finetune import quantised, remeasure
+from nat2.pipeline.prepare import prepare
+from nat2.pipeline.stages import report_networks
+from nat2.processes import ALONE
+from nat2.progress import Progress
+from nat2.runs.accuracy import Accuracy
+from nat2.runs.config import read_config
+from nat2.runs.folder import RunFolder, fingerprint_of, no_run
+from nat2.runs.results import Result
+from nat2.space import Arch
+from nat2.validation import user_path
+
+_COPIED = ("arch.json", "preprocessing.json", "model.safetensors")
+
+
+def export(
+    run: Path | str,
+    networks: str | Sequence[str] = (),
+    *,
+    to: Path | str | None = None,
+    int8: bool = False,
+    quiet: bool = False,
+) -> list[Path]:
+    """Write the files of networks that a run has returned, and check them again on this machine.
+
+    Args:
+        run: A run folder.
+        networks: Ids of its networks, or their folders; all by default.
+        to: A folder that gets a folder for each; by default they are written where the run keeps them.
+        int8: Make ``model-int8.onnx`` too; its ranges are learnt from the run's training images, which must still be
+            where they were.
+        quiet: Print nothing.
+
+    Returns:
+        The folders.
+
+    Raises:
+        RunError: it is no run, has no such network, or is at work; or the target cannot be written.
+        CheckpointError: a file is damaged.
+        DataError: 8 bits are asked for, and the images are gone.
+    """
+    run = user_path(run, "RUN")
+    networks = [networks] if isinstance(networks, str) else networks
+    networks = [Path(name).name for name in networks]  # a shell completes their folders
+    results = {result.id: result for result in _returned(run)}
+    unknown = [name for name in networks if name not in results]
+    if unknown:
+        raise RunError(
+            f"{run} has returned no network {', '.join(unknown)}; it has {', '.join(results)}. Others of its archive "
+            "are made by nat2 finetune RUN ID"
+        )
+    chosen = [results[name] for name in (networks or results)]
+    target = run / "networks" if to is None else user_path(to, "--to")
+    if to is not None and target.resolve().is_relative_to(run.resolve()):
+        raise ConfigError(f"--to {target} lies inside the run; choose a folder of your own")
+    for result in chosen:
+        describe(run / "networks" / result.id)
+    with Progress(quiet=quiet) as progress, RunFolder(run, shared=to is not None) as folder:
+        written = []
+        job = _job(run, folder, progress) if int8 else None
+        for result in chosen:
+            written.append(_write(folder, result, target / result.id, job))
+            progress.say(f"exported {written[-1]}")
+        if to is None and folder.finished:
+            if job is not None:
+                remeasure(job, folder.results())
+            report_networks(folder, folder.results())
+        return written
+
+
+def _returned(run: Path) -> list[Result]:
+    """The networks that are finished, of a run that may be under way."""
+    if not (run / "config.yaml").exists():
+        raise RunError(no_run(run))
+    try:
+        paths = sorted((run / "networks").glob("*/result.json"))
+        found = [Result(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{run} holds a damaged result ({error}); make it again with nat2 finetune {run}") from error
+    if not found:
+        raise RunError(f"{run} has not returned a network yet; go on with nat2 finetune {run}")
+    return found
+
+
+def _job(run: Path, folder: RunFolder, progress: Progress) -> Job:
+    """What the run was made with, for its images."""
+    config, dataset, macros = prepare(read_config(run / "config.yaml"), progress=progress)
+    if dataset.fingerprint != fingerprint_of(run):
+        raise RunError(f"the images in {config.data} are no longer those of the run, from which 8 bits are calibrated")
+    return Job.of(config, dataset, macros, folder, progress, ALONE)
+
+
+def _write(folder: RunFolder, result: Result, target: Path, job: Job | None) -> Path:
+    result, source = result.measured_on(folder.images()), folder.network(result.id)
+    if target.resolve() != source.resolve():
+        for name in _COPIED:
+            write_bytes(target / name, (source / name).read_bytes())
+    model = load(source)
+    write_onnx(model, target, classes=describe(source)["classes"])
+    write_program(model, target)
+    if job is not None:
+        accuracy = quantised(job, target, Arch.from_key(result.arch).resolution)
+        result = dataclasses.replace(result, int8_test_accuracy=accuracy)
+        in_8_bits = Accuracy(accuracy, result.test_images)
+        job.progress.say(
+            f"{result.id}: {in_8_bits.percent} % of the test images in 8 bits, {result.tested.percent} % in "
+            "floating point"
+        )
+    elif (source / "model-int8.onnx").exists() and target.resolve() != source.resolve():
+        try:
+            shutil.copyfile(source / "model-int8.onnx", target / "model-int8.onnx")
+        except OSError as error:
+            raise unwritable(target, error) from error
+    if not (target / "model-int8.onnx").exists():
+        result = dataclasses.replace(result, int8_test_accuracy=None)
+    result = dataclasses.replace(result, files=file_sizes(target))
+    write_json(target / "result.json", dataclasses.asdict(result))
+    return target

@@ -1,0 +1,281 @@
+"""The last stage of a run: which networks are returned, and their fine-tuning, test and export."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nat2.data.transform import ResizedImages
+from nat2.deploy.anytime import Answered, Operating, curve
+from nat2.deploy.export import export, file_sizes
+from nat2.deploy.latency import FILES, Runtime, measure_exported
+from nat2.deploy.quantise import accuracy_of, quantise
+from nat2.files import write_csv
+from nat2.nas.archive import Evaluation
+from nat2.nas.budget import spelled, told
+from nat2.nas.found import Found
+from nat2.nas.select import recommend
+from nat2.pipeline.context import Job
+from nat2.pipeline.evaluation import BYTES
+from nat2.progress import FoundDone
+from nat2.runs.accuracy import standard_error
+from nat2.runs.results import Result
+from nat2.space import Arch, Macro, cost
+from nat2.supernet import SuperNetwork, SuperNetworks, extract, normalize_by_stored
+from nat2.training.distill import Teacher, exit_weights, joint_accuracy
+from nat2.training.finetune import Finetuned, answers_of, finetune
+from nat2.training.settings import FinetuneSettings
+from nat2.training.shrink import largest_as_teacher
+
+_OF_EXITS = ("error", "params", "macs", "memory", "latency")
+"""What can be told of a network with several exits; a bound on anything else leaves those out."""
+ENSEMBLE = "-ee"
+"""What the id of a network with several exits ends in."""
+
+
+def returned(job: Job, found: Found[Arch]) -> list[Evaluation[Arch]]:
+    """The networks to polish: of the front, the best in each objective and the high-trade-off ones."""
+    # Of networks that are otherwise equal, the faster.
+    front = sorted(found.front, key=lambda evaluation: evaluation["macs"])
+    values = np.stack([each.minimised(np.array([e[each.name] for e in front])) for each in job.objectives], axis=1)
+    lowest = values[:, 0].min()
+    noise = standard_error(1 - lowest, len(job.evaluator.validation))
+    chosen = [front[index] for index in recommend(values, job.config.networks, noise=noise)]
+    job.progress.say(f"fine-tune: {len(chosen)} of the {len(front)} networks that no other beats")
+    if not found.feasible:
+        bounds = [each for each in (*job.objectives, *job.also) if each.bounded]
+        nearest = ", ".join(f"{each.name} {spelled(front[0][each.name], each.unit)}" for each in bounds)
+        job.progress.say(
+            f"no network that was evaluated keeps the budget ({', '.join(map(told, bounds))}); the nearest are "
+            f"returned, the first with {nearest}"
+        )
+    return sorted(chosen, key=lambda evaluation: (evaluation["params"], evaluation["macs"]))
+
+
+def variants(macro: Macro, arch: Arch, settings: FinetuneSettings) -> list[tuple[int, ...]]:
+    """The exits with which a network is fine-tuned: its own alone, all up to it, or once each."""
+    every = tuple(number for number in macro.exits if number <= arch.exit)
+    made: list[tuple[int, ...]] = []
+    if settings.variant != "ensemble" or len(every) == 1:
+        made.append((arch.exit,))
+    if settings.variant != "single" and len(every) > 1:
+        made.append(every)
+    return made
+
+
+def polish_networks(
+    job: Job, networks: SuperNetworks, chosen: Sequence[Evaluation[Arch]], lap: Callable[[], None]
+) -> list[Result]:
+    """Stage 3: fine-tune, test and export networks, each by one process.
+
+    Args:
+        job: What the stages share.
+        networks: With the adapted weights.
+        chosen: What the search measured of them.
+        lap: Called behind each network.
+    """
+    settings, config = job.config.finetune, job.config
+    unknown = [each.name for each in (*job.objectives, *job.also) if each.bounded and each.name not in _OF_EXITS]
+    if unknown:
+        job.progress.say(f"networks with several exits are left out: nobody knows their {', '.join(unknown)}")
+    works = [
+        (evaluation, exits)
+        for evaluation in chosen
+        for exits in variants(networks[evaluation.arch.width].macro, evaluation.arch, settings)
+        if len(exits) == 1 or not unknown
+    ]
+    job.progress.stage("fine-tune", epochs=2 * settings.epochs * len(works))
+    widest, teacher, here = networks[job.space.largest.width], None, set()
+    if settings.kd_ratio and works:
+        teacher = largest_as_teacher(widest, job.space, job.dataset.train, job.pipeline, config.shrink)
+
+    def work(one: tuple[Evaluation[Arch], tuple[int, ...]]) -> tuple[Result | None, float | None]:
+        here.add((one[0].arch, one[1]))
+        return polish(job, networks[one[0].arch.width], *one, teacher=teacher)
+
+    results = []
+    for (evaluation, exits), (result, difference), _ in job.processes.spread(
+        work, works, costs=[evaluation["macs"] for evaluation, _ in works]
+    ):
+        if (evaluation.arch, exits) not in here:
+            job.progress.step(FoundDone(2 * settings.epochs))
+        if result is None:
+            job.progress.say(f"{evaluation.arch.id}: its exits {exits} together do not keep the budget; left out")
+            continue
+        results.append(result)
+        if difference is not None:
+            chance = "" if result.tested.beats_chance else ", no better than chance"
+            job.progress.say(
+                f"exported {result.id}: {result.params:,} parameters, {result.tested.percent} % on the test "
+                f"images{chance}; ONNX Runtime agrees with torch to {difference:.0e}"
+            )
+        lap()
+    return results
+
+
+def polish(
+    job: Job,
+    network: SuperNetwork,
+    evaluation: Evaluation[Arch],
+    exits: tuple[int, ...],
+    *,
+    teacher: Teacher | None = None,
+) -> tuple[Result | None, float | None]:
+    """Fine-tune one network, test it once, export it; or read what was done before.
+
+    Args:
+        job: What the stages share.
+        network: The super-network of its width.
+        evaluation: What the search measured of it.
+        exits: Its own exit, or all up to there, which are then trained jointly, and pruned.
+        teacher: Distils its answers, if asked for.
+
+    Returns:
+        What is told of it (None if no subset of the exits keeps the budget), and the largest difference of a logit
+        between ONNX Runtime and torch (None if it was done before).
+    """
+    arch, settings = evaluation.arch, job.config.finetune
+    identity = arch.id + (ENSEMBLE if len(exits) > 1 else "")
+    done = job.folder.result(identity)
+    allowed = _within_budget(job, network, arch)
+    if done is not None or not (settings.prune or allowed(exits)):
+        job.progress.step(FoundDone(2 * settings.epochs))
+        return done, None
+    finetuned = finetune(
+        extract(network, arch, job.evaluator.statistics(network, arch, exits=exits), exits=exits),
+        job.dataset.train,
+        job.dataset.val,
+        job.pipeline,
+        settings,
+        state=job.folder.state / f"finetune-{identity}.safetensors",
+        seed=job.config.seed,
+        allowed=allowed,
+        teacher=teacher,
+        interval=job.config.checkpoint_seconds,
+        say=job.progress.say,
+        tick=job.progress.step,
+    )
+    return _shipped(job, network, evaluation, exits, finetuned, identity)
+
+
+def _shipped(
+    job: Job,
+    network: SuperNetwork,
+    evaluation: Evaluation[Arch],
+    exits: tuple[int, ...],
+    finetuned: Finetuned,
+    identity: str,
+) -> tuple[Result, float]:
+    """Test and export a fine-tuned network."""
+    static, folder = finetuned.network, job.folder.network(identity)
+    test = ResizedImages(job.dataset.test, job.pipeline)
+    tested = Answered(answers_of(static, test), test.labels)
+    weights = torch.tensor(finetuned.weights)
+    costs = cost(static.macro, static.arch, exits=static.exit_numbers)
+    fixed = ("error", "params", "macs")
+    others = {name: value for name, value in evaluation.values.items() if name not in fixed}
+    if len(exits) > 1:  # what was measured of the network with one exit does not hold
+        others = {"memory": float(BYTES * costs.memory)}
+        if "latency" in job.columns:
+            others["latency"] = job.evaluator.latency(static).median
+    result = Result(
+        id=identity,
+        arch=static.arch.key,
+        error=evaluation["error"],
+        params=costs.params,
+        macs=costs.macs,
+        inherited_val_accuracy=_inherited(job, network, evaluation.arch, exits),
+        calibrated_val_accuracy=finetuned.calibrated_val_accuracy,
+        val_accuracy=finetuned.val_accuracy,
+        test_accuracy=joint_accuracy(tested.logits, tested.labels, weights),
+        finetune_epochs=finetuned.epochs,
+        others=others,
+        exits=static.exit_numbers,
+        anytime=_anytime(job, finetuned, tested, weights),
+    ).measured_on(job.folder.images())
+    facts = {
+        "accuracy": {"validation": result.val_accuracy, "test": result.test_accuracy},
+        "params": result.params,
+        "macs": result.macs,
+        **result.others,
+        "anytime": [dataclasses.asdict(point) for point in result.anytime],
+    }
+    classes, side = job.dataset.classes, job.dataset.side
+    difference = export(
+        static, job.pipeline, classes, folder, side=side, facts=facts, weights=finetuned.weights, pt2=job.config.pt2
+    )
+    if job.config.int8:
+        result = dataclasses.replace(result, int8_test_accuracy=quantised(job, folder, static.arch.resolution))
+    result = dataclasses.replace(result, files=file_sizes(folder))
+    job.folder.keep(result)
+    return result, difference
+
+
+def quantised(job: Job, folder: Path, resolution: int) -> float:
+    """Write ``model-int8.onnx`` beside an exported network's ``model.onnx``; its accuracy on the test images."""
+    pipeline = job.pipeline
+    quantise(folder / "model.onnx", folder / "model-int8.onnx", pipeline.shipped(job.calibration, resolution))
+    test = job.dataset.test
+    return accuracy_of(folder / "model-int8.onnx", pipeline.shipped(test, resolution), test.labels)
+
+
+def _within_budget(job: Job, network: SuperNetwork, arch: Arch) -> Callable[[tuple[int, ...]], bool]:
+    """Whether a network with some of its exits keeps the bounds, as far as it keeps them with its own."""
+    bounds = [each for each in (*job.objectives, *job.also) if each.bounded and each.name in _OF_EXITS[1:]]
+
+    def keeps_exact(exits: tuple[int, ...]) -> bool:
+        spent = cost(network.macro, arch, exits=exits)
+        values = {"params": spent.params, "macs": spent.macs, "memory": BYTES * spent.memory}
+        return all(each.low <= values[each.name] <= each.high for each in bounds if each.name in values)
+
+    @lru_cache
+    def keeps(exits: tuple[int, ...]) -> bool:
+        if exits == (arch.exit,) or not keeps_exact(exits):
+            return exits == (arch.exit,)
+        latencies = [each for each in bounds if each.name == "latency"]
+        taken = job.evaluator.latency(extract(network, arch, exits=exits)).median if latencies else 0.0
+        return all(each.low <= taken <= each.high for each in latencies)
+
+    return keeps if keeps_exact((arch.exit,)) else lambda exits: True
+
+
+@torch.no_grad()
+def _inherited(job: Job, network: SuperNetwork, arch: Arch, exits: tuple[int, ...]) -> float:
+    """Validation accuracy with the super-network's weights and statistics as they are."""
+    images, outputs = job.evaluator.validation, exit_weights(job.config.finetune.ramp, len(exits))[1]
+    logits = [
+        network(batch, arch, normalize=normalize_by_stored, exits=exits) for batch in images.batches(arch.resolution)
+    ]
+    return joint_accuracy(torch.cat(logits, dim=1), images.labels, outputs)
+
+
+def _anytime(job: Job, finetuned: Finetuned, tested: Answered, weights: Tensor) -> tuple[Operating, ...]:
+    """The curve of a network with several exits; its thresholds are chosen on the validation images."""
+    network = finetuned.network
+    exits = network.exit_numbers
+    if len(exits) == 1:
+        return ()
+    macs = [cost(network.macro, network.arch, exits=exits[: count + 1]).macs for count in range(len(exits))]
+    return curve(Answered(finetuned.val_logits, job.evaluator.validation.labels), tested, weights, macs)
+
+
+def remeasure(job: Job, results: Sequence[Result]) -> None:
+    """Measure how long every returned network takes here, one after the other, and write latency.csv."""
+    config, device = job.config, job.processes.device
+    rows = []
+    for result in results:
+        folder = job.folder.network(result.id)
+        runtimes: list[Runtime] = ["onnx", *(["int8"] if (folder / FILES["int8"]).exists() else [])]  # type: ignore[list-item]
+        runtimes += ["torch"] if device.type == "cuda" else []
+        for runtime in runtimes:
+            measured = measure_exported(
+                folder, runtime=runtime, batch=config.latency_batch, threads=config.latency_threads, device=device
+            )
+            rows.append(measured.row())
+    write_csv(job.folder.latencies, rows)

@@ -1,0 +1,154 @@
+"""Before any work starts: images are read, what the configuration leaves open is settled, and told."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from nat2.data.augment import DEFAULT_CROP
+from nat2.data.dataset import Dataset, open_source, read_dataset
+from nat2.data.depth import SIXTEEN_BITS, ValueRange
+from nat2.data.known import Known
+from nat2.errors import ConfigError
+from nat2.nas.budget import parse_budget, told
+from nat2.nas.feasible import check_budget
+from nat2.nas.objectives import parse_objectives
+from nat2.nas.predictors import check_predictor
+from nat2.pipeline.evaluation import quantities, with_costs
+from nat2.pipeline.pretrained import settle
+from nat2.processes import ALONE, Processes
+from nat2.progress import Progress
+from nat2.reports.curves import check_curves
+from nat2.runs.config import RunConfig, absolute, macros_for, parse_resolutions, resolutions_for
+from nat2.space import Macro, SearchSpace, cost
+from nat2.training.settings import SCHEDULES
+from nat2.training.shrink import phases_for
+
+_MOST_CLASSES = 20  # that are listed
+_LONGEST = 40  # letters of a class's name
+_FEWEST = 32  # validation images that say something of a network
+
+
+def prepare(
+    config: RunConfig, processes: Processes = ALONE, *, progress: Progress | None = None
+) -> tuple[RunConfig, Dataset, tuple[Macro, ...]]:
+    """Read the images and settle what the configuration leaves open; a macro-architecture for each width.
+
+    `progress` shows how many images have been read.
+
+    Raises:
+        Nat2Error: the images or the settings cannot be used.
+    """
+    if config.tensorboard:
+        check_curves()
+    check_predictor(config.search.predictor)
+    source = open_source(config.data, skip_bad_images=config.skip_bad_images, memory=config.memory)
+    sides = resolutions_for(source.side) if config.resolutions == "auto" else parse_resolutions(config.resolutions)
+    progress = progress or Progress(quiet=True)
+    progress.stage("read", images=source.count)
+    dataset = read_dataset(
+        config.data,
+        side=sides[-1],
+        source=source,
+        seed=config.seed,
+        val_fraction=config.val_fraction,
+        test_fraction=config.test_fraction,
+        tick=progress.step,
+    )
+    progress.rest()
+    config = settle(config, sides)
+    macros = macros_for(config, classes=len(dataset.classes), channels=dataset.channels, resolutions=sides)
+    known = dataset.known or Known(crop_scale=DEFAULT_CROP)
+    asked = config.augmentation
+    transfers = config.schedule.endswith("transfer") and not config.phases
+    shrink = config.shrink
+    settled = dataclasses.replace(
+        absolute(config),
+        resolutions=",".join(map(str, sides)),
+        width=",".join(str(macro.width) for macro in macros),
+        stem_stride=macros[0].stem_stride,
+        center=known.center if config.center is None else config.center,
+        augmentation=dataclasses.replace(
+            asked,
+            flip=asked.flip and dataset.flip,
+            crop_scale=known.crop_scale if asked.crop_scale is None else asked.crop_scale,
+            policy=known.policy if asked.policy is None else asked.policy,
+        ),
+        shrink=dataclasses.replace(
+            shrink,
+            teacher=shrink.teacher or ("widest" if transfers else "progressive"),
+            clip=(5.0 if transfers else 0.0) if shrink.clip is None else shrink.clip,
+        ),
+        phases=config.phases or SCHEDULES[config.schedule],
+    )
+    space = SearchSpace.of(macros, sides)
+    phases_for(space, settled.phases)
+    objectives, also = quantities(settled)
+    check_budget(space, with_costs((*objectives, *also), space, macros), seed=settled.seed)
+    for size in (config.shrink.batch_size, config.adapt.batch_size):
+        processes.check_batch(min(size, len(dataset.train)))
+    share = config.search.rungs[0][1]
+    first = share * len(dataset.val)
+    if share < 1 and first < _FEWEST:
+        raise ConfigError(
+            f"`preprocess` halving would begin with {first:.0f} of {len(dataset.val)} validation images, which says "
+            f"nothing; it needs {_FEWEST}: choose a smaller --search.oversample, or --search.preprocess oversample"
+        )
+    return settled, dataset, macros
+
+
+def introduction(
+    config: RunConfig, dataset: Dataset, macros: tuple[Macro, ...], space: SearchSpace
+) -> list[tuple[str, str]]:
+    """What a user should see before hours of work begin."""
+    objectives = parse_objectives(config.objectives)
+    kind = "grey" if dataset.channels == 1 else "colour"
+    counts = f"{len(dataset.train)} training, {len(dataset.val)} validation and {len(dataset.test)} test"
+    smallest, largest = cost(macros[0], space.smallest), cost(macros[-1], space.largest)
+    widths = " and ".join(str(macro.width) for macro in macros)
+    return [
+        ("images", f"{counts} images ({kind}) of {len(dataset.classes)} classes"),
+        ("classes", told_classes(dataset)),
+        (
+            "pixels",
+            f"mean {', '.join(f'{mean:.3f}' for mean in dataset.mean)} and standard deviation "
+            f"{', '.join(f'{deviation:.3f}' for deviation in dataset.std)} of the training images, in 0..1",
+        ),
+        *([("range", _told(dataset.span))] if dataset.span else []),
+        *(("note", note) for note in dataset.notes),
+        (
+            "networks",
+            f"{macros[0].family} of width {widths}, {space.size:.1e} of them, from {smallest.params:,} to "
+            f"{largest.params:,} parameters, at {config.resolutions.replace(',', ', ')} pixels",
+        ),
+        ("objectives", config.objectives.replace(",", ", ")),
+        *([("budget", ", ".join(map(told, parse_budget(config.budget, objectives))))] if config.budget else []),
+    ]
+
+
+def _told(span: ValueRange) -> str:
+    if span == SIXTEEN_BITS:
+        return "no training image is deeper than 8 bits; of those in other splits 65,535 becomes white"
+    return (
+        f"of images deeper than 8 bits {span.low:.6g} becomes black and {span.high:.6g} white, as measured on the "
+        "training images"
+    )
+
+
+def told_classes(dataset: Dataset) -> str:
+    """The classes with their images in all splits; of many the first, the last, the smallest and the largest."""
+    labels = torch.cat([dataset.train.labels, dataset.val.labels, dataset.test.labels])
+    counts = torch.bincount(labels, minlength=len(dataset.classes)).tolist()
+    listed = [
+        f"{name if len(name) <= _LONGEST else name[:_LONGEST] + '...'} {count:,}"
+        for name, count in zip(dataset.classes, counts, strict=True)
+    ]
+    if len(listed) <= _MOST_CLASSES:
+        return ", ".join(listed)
+    least, most = counts.index(min(counts)), counts.index(max(counts))
+    between = len(listed) - _MOST_CLASSES + 2
+    return (
+        f"{', '.join(listed[: _MOST_CLASSES - 4])}, {between} more, {', '.join(listed[-2:])}; "
+        f"fewest: {listed[least]}, most: {listed[most]}"
+    )

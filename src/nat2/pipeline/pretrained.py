@@ -1,0 +1,196 @@
+"""Weights to begin with: what their files are, what they settle of the configuration, and what does not fit them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import cast
+
+from nat2.data.dataset import Dataset
+from nat2.errors import CheckpointError, ConfigError
+from nat2.runs.config import DEFAULT_FAMILY, Family, RunConfig, parse_widths
+from nat2.space.macro import STAGES, Macro
+from nat2.supernet import SuperNetwork
+from nat2.supernet.checkpoint import load_pretrained
+from nat2.supernet.identify import Identity, identify
+from nat2.supernet.weights import Checkpoint, open_checkpoint
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_CLOSE = 0.02  # of a mean or standard deviation in 0..1: less is no other normalisation
+_FOREIGN = {
+    "input_stem.": "OFA's ResNet",
+    "first_conv.": "another network of OFA's, such as ProxylessNAS",
+    "conv_stem.": "a network of timm",
+    "features.": "a network of torchvision",
+}
+
+
+def settle(config: RunConfig, sides: Sequence[int]) -> RunConfig:
+    """Take from the files of `pretrained` what the configuration leaves open: family, width and stem stride.
+
+    Args:
+        config: The configuration; without `pretrained` only the family is settled.
+        sides: The image sides to search, ascending.
+
+    Raises:
+        ConfigError: the numbers of files and of widths differ.
+        CheckpointError: a file cannot be read, or is no super-network.
+    """
+    paths = files_of(config)
+    family = DEFAULT_FAMILY if config.family == "auto" else config.family
+    if not paths:
+        return dataclasses.replace(config, family=family)
+    widths = None if config.width == "auto" else parse_widths(config.width)
+    if widths is not None and len(widths) == len(paths) and config.family != "auto" and config.stem_stride:
+        return config
+    checkpoints = [open_checkpoint(path) for path in paths]
+    if len(paths) == 1:  # which may hold several widths
+        checkpoints *= len(widths or checkpoints[0].widths or (None,))
+    if widths is None:
+        checkpoints, widths = _by_width(checkpoints)
+    if len(checkpoints) != len(widths):
+        raise ConfigError(f"--pretrained needs a file for each width; got {len(checkpoints)} for {len(widths)} widths")
+    found = [_known(checkpoint, width) for checkpoint, width in zip(checkpoints, widths, strict=True)]
+    if config.family == "auto":
+        family = _common_family(checkpoints, found)
+    stride = config.stem_stride
+    if not stride:
+        (known, *others) = {identity.stem_stride for identity in found}
+        macro = Macro(classes=2, stem_stride=known or 2)
+        stride = known or 0 if not others and macro.feature_sizes(sides[0])[STAGES - 2] > 1 else 0
+    return dataclasses.replace(
+        config,
+        family=family,
+        width=",".join(map(str, widths)),
+        stem_stride=stride,
+        pretrained=",".join(str(checkpoint.path) for checkpoint in checkpoints),
+    )
+
+
+def files_of(config: RunConfig) -> list[str]:
+    """The files that `pretrained` names."""
+    return [part.strip() for part in config.pretrained.split(",") if part.strip()]
+
+
+def _by_width(checkpoints: Sequence[Checkpoint]) -> tuple[list[Checkpoint], tuple[float, ...]]:
+    """The widths of the files, ascending, and the files in their order."""
+    first = checkpoints[0]
+    if first.widths and all(each is first for each in checkpoints):
+        return list(checkpoints), first.widths
+    widths: dict[float, Checkpoint] = {}
+    for checkpoint in checkpoints:
+        width = _known(checkpoint, None).width
+        if width is None:
+            raise CheckpointError(
+                f"{checkpoint.path} holds a super-network whose channels are those of no width multiplier"
+            )
+        if width in widths:
+            raise ConfigError(
+                f"--pretrained needs a file for each width; {widths[width].path} and {checkpoint.path} are both of "
+                f"width {width}"
+            )
+        widths[width] = checkpoint
+    return [widths[width] for width in sorted(widths)], tuple(sorted(widths))
+
+
+def _known(checkpoint: Checkpoint, width: float | None) -> Identity:
+    """What a file holds of a width.
+
+    Raises:
+        CheckpointError: no super-network.
+    """
+    state = checkpoint.of(width)
+    identity = identify(state, checkpoint.macro)
+    if identity is None:
+        kind = next((kind for start, kind in _FOREIGN.items() if any(name.startswith(start) for name in state)), "")
+        raise CheckpointError(
+            f"{checkpoint.path} holds {kind or 'weights'} ({len(state)} tensors, such as {next(iter(state))!r}); "
+            "--pretrained begins with super-networks of nat2, or of OFA and OFAv2 on MobileNetV3"
+        )
+    if not identity.complete:
+        raise CheckpointError(
+            f"{checkpoint.path} holds {identity}; --pretrained begins with super-networks, or with the largest network "
+            "of one"
+        )
+    return identity
+
+
+def _common_family(checkpoints: Sequence[Checkpoint], found: Sequence[Identity]) -> Family:
+    others = [identity.families for identity in found]
+    common = [family for family in others[0] if all(family in each for each in others)]
+    if not common:
+        told = "; ".join(f"{each.path} holds {identity}" for each, identity in zip(checkpoints, found, strict=True))
+        raise CheckpointError(f"--pretrained needs files of one family; {told}")
+    return cast("Family", common[0])
+
+
+def begin_with(network: SuperNetwork, path: str) -> list[str]:
+    """Read the weights of a file into a super-network.
+
+    Returns:
+        What did not come from the file as it is, a line each.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds another super-network; the flags that it needs are named.
+    """
+    checkpoint = open_checkpoint(path)
+    _fitting(checkpoint, network.macro)
+    notes = [f"the averaged weights under `{checkpoint.entry}` are used"] if "ema" in checkpoint.entry else []
+    return [*notes, *load_pretrained(network, checkpoint.of(network.macro.width))]
+
+
+def _fitting(checkpoint: Checkpoint, macro: Macro) -> Identity:
+    identity = _known(checkpoint, macro.width)
+    flags = identity.flags(macro)
+    if flags:
+        raise CheckpointError(f"{checkpoint.path} holds {identity}; it needs {' and '.join(flags)}")
+    return identity
+
+
+def remarks(given: RunConfig, settled: RunConfig, dataset: Dataset, macros: Sequence[Macro]) -> list[str]:
+    """What a user should know of the files before hours of work: what they are, and what they were not trained with.
+
+    Args:
+        given: The configuration as the user gave it.
+        settled: The same with everything settled.
+        dataset: The images.
+        macros: The macro-architecture of each width.
+
+    Raises:
+        CheckpointError: a file cannot be read, or holds another super-network; the flags that it needs are named.
+    """
+    checkpoints = [open_checkpoint(path) for path in files_of(settled)]
+    found = [_fitting(checkpoint, macro) for checkpoint, macro in zip(checkpoints, macros, strict=True)]
+    stride = settled.stem_stride
+    taken = [f"family {settled.family}"] if given.family == "auto" else []
+    taken += [f"width {' and '.join(str(macro.width) for macro in macros)}"] if given.width == "auto" else []
+    taken += [f"stem stride {stride}"] if not given.stem_stride and found[0].stem_stride == stride else []
+    lines = [f"{each.path} holds {identity}" for each, identity in zip(checkpoints, found, strict=True)]
+    lines += [f"taken from that: {', '.join(taken)}"] if taken else []
+    if given.family == "auto" and macros[0].dense_skips and len(found[0].families) > 1:
+        lines.append(
+            f"dense skips have no weights of their own: if it was trained without them, add --family "
+            f"{dataclasses.replace(macros[0], dense_skips=False).family}"
+        )
+    for checkpoint, identity in zip(checkpoints, found, strict=True):
+        if identity.stem_stride not in (None, stride):
+            lines.append(
+                f"warning: {checkpoint.path} was trained with a stem of stride {identity.stem_stride}, here it is "
+                f"{stride}, at which its features are of another scale; --stem_stride {identity.stem_stride} with "
+                "larger --resolutions fits it"
+            )
+        if identity.imagenet and not _is_imagenets(dataset.mean, dataset.std):
+            mean, deviation = (", ".join(map(str, values)) for values in (_IMAGENET_MEAN, _IMAGENET_STD))
+            lines.append(
+                f"warning: {checkpoint.path} was trained on images normalised with ImageNet's mean ({mean}) and "
+                f"standard deviation ({deviation}); here they are normalised with those of the training images, to "
+                "which training has to adapt it"
+            )
+    return list(dict.fromkeys(lines))
+
+
+def _is_imagenets(mean: Sequence[float], std: Sequence[float]) -> bool:
+    if len(mean) != len(_IMAGENET_MEAN):
+        return False
+    pairs = zip((*mean, *std), (*_IMAGENET_MEAN, *_IMAGENET_STD), strict=True)
+    return all(abs(one - other) < _CLOSE for one, other in pairs)

@@ -1,0 +1,264 @@
+"""What a run will be, before it begins: the space, whether the budget can be met, and how long it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nat2.allocator import keep_freed_memory
+from nat2.data.dataset import Split
+from nat2.data.transform import steps_per_epoch
+from nat2.nas.evolve import evolve
+from nat2.nas.feasible import exact
+from nat2.nas.objectives import Objective, violation
+from nat2.pipeline.context import Job
+from nat2.pipeline.evaluation import latency_of_ends, try_objectives
+from nat2.pipeline.finetune import variants
+from nat2.pipeline.prepare import prepare
+from nat2.pipeline.pretrained import remarks
+from nat2.processes import connect
+from nat2.progress import Progress
+from nat2.runs.config import RunConfig
+from nat2.runs.folder import RunFolder
+from nat2.runs.profile import Profile, Span
+from nat2.seeds import derive, numpy_generator, torch_generator
+from nat2.space import Arch, Genomes, SearchSpace
+from nat2.supernet import SuperNetwork, SuperNetworks, extract
+from nat2.supernet.static import channels_last
+from nat2.training.adapt import Adaptation
+from nat2.training.finetune import finetune
+from nat2.training.shrink import largest_as_teacher, phases_for, shrink
+
+_DRAWN = 10_000
+_STEPS = 3  # of each kind of training are made; the first is slower and does not count
+_EVALUATIONS = 6
+_EXPORT_SECONDS, _PT2_SECONDS = 1.0, 3.0  # of a network; the former with its latency
+_GENERATION_SECONDS = 2.0  # prediction and evolution; see benchmarks/search.py
+
+
+def profile(
+    config: RunConfig, *, say: Callable[[str], None] = lambda line: None, progress: Progress | None = None
+) -> Profile:
+    """Look at images and space, and train and evaluate a little to see how long the run will take.
+
+    Args:
+        config: What the run would do.
+        say: Told what is going on.
+        progress: Shows how many images have been read.
+
+    Returns:
+        What the run will be.
+
+    Raises:
+        ConfigError: no network keeps the budget; the nearest possible values are named.
+    """
+    keep_freed_memory()
+    processes = connect(accelerator=config.accelerator, precision=config.precision)
+    say(f"reading {config.data}")
+    began = time.monotonic()
+    settled, dataset, macros = prepare(config, processes, progress=progress)
+    reading = time.monotonic() - began
+    notes = remarks(config, settled, dataset, macros) if config.pretrained else []
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        Progress(quiet=True) as silent,
+        RunFolder(Path(temporary)) as folder,
+    ):
+        job = Job.of(settled, dataset, macros, folder, silent, processes)
+        say("drawing networks")
+        drawn = job.space.sample(_DRAWN, numpy_generator(settled.seed, "profile"))
+        every = (*job.objectives, *job.also)
+        known = [each for each in every if each.cost == "exact"]
+        values = exact(known, drawn)
+        spans = [_span(job.space, each, drawn, column) for each, column in zip(known, values.T, strict=True)]
+        networks = [_untrained(job, number) for number in range(len(macros))]
+        try_objectives(job.evaluator, SuperNetworks(networks), job.space, every)
+        if "latency" in {each.name for each in every}:
+            say("measuring latencies")
+            spans.append(_latencies(job, SuperNetworks(networks), every))
+        say("training and evaluating a little")
+        seconds = {"read": reading, **_seconds(job, networks)}
+    return Profile(
+        facts=(*job.introduction, *(("weights", note) for note in notes)),
+        size=job.space.size,
+        spans=tuple(spans),
+        bounds=tuple(each for each in every if each.bounded),
+        kept=float((violation(known, values) <= 0).mean()),
+        seconds=seconds,
+    )
+
+
+def _span(space: SearchSpace, objective: Objective, drawn: Genomes, values: NDArray[np.float64]) -> Span:
+    """Least and most by evolution from the networks drawn, which seldom hold them."""
+    ends = []
+    for sign in (1, -1):
+        best = drawn[np.argsort(sign * values, kind="stable")[:48]]
+        start = np.concatenate([space.lower[None], space.upper[None], best])
+        signed = partial(_signed, objective, sign)
+        found = evolve(space, signed, n_objectives=1, population=50, generations=12, start=start, seed=0)
+        ends.append(sign * float(signed(found).min()))
+    return Span(objective, ends[0], float(np.median(values)), ends[1])
+
+
+def _signed(objective: Objective, sign: int, genomes: Genomes) -> NDArray[np.float64]:
+    return sign * exact([objective], genomes)
+
+
+def _latencies(job: Job, networks: SuperNetworks, every: Sequence[Objective]) -> Span:
+    """Of the smallest, of the largest, and of a few networks between them."""
+    (latency,) = (each for each in every if each.name == "latency")
+    least, most = latency_of_ends(job.evaluator, networks, job.space, latency)
+    generator = numpy_generator(job.config.seed, "latencies")
+    between = [
+        job.evaluator.latency(extract(networks[arch.width], arch)).median
+        for arch in job.space.sample_distinct(5, generator)
+    ]
+    return Span(latency, min(least, *between), float(np.median(between)), max(most, *between))
+
+
+def _untrained(job: Job, number: int) -> SuperNetwork:
+    generator = torch_generator(job.config.seed, "weights")
+    return channels_last(SuperNetwork(job.macros[number], generator=generator), job.processes.device)
+
+
+def _seconds(job: Job, networks: Sequence[SuperNetwork]) -> dict[str, float]:
+    """Time of each stage: a few steps of each kind are made, and multiplied."""
+    config, train = job.config, job.dataset.train
+    training = 0.0
+    for network in networks:
+        space = dataclasses.replace(job.space, widths=(network.macro.width,))
+        steps = steps_per_epoch(len(train), config.shrink.batch_size)
+        phases = phases_for(space, config.phases)
+        taken = _phase_seconds(job, network, space)
+        training += sum(phase.epochs * steps * each for phase, each in zip(phases, taken, strict=True))
+    evaluating, measuring = _evaluation_seconds(job, networks)
+    adapts = config.adapt.epochs > 0
+    saved = sum(count * (1 - share) for count, share in config.search.rungs)
+    searching = (config.search.evaluations(adapts=adapts) - saved) * evaluating + config.search.networks * measuring
+    searching += config.search.generations * _GENERATION_SECONDS
+    if adapts and config.search.generations:
+        steps = steps_per_epoch(len(train), config.adapt.batch_size)
+        searching += config.search.generations * config.adapt.epochs * steps * _adaptation_seconds(job, networks)
+    exporting = _EXPORT_SECONDS + _PT2_SECONDS * config.pt2
+    polishing = config.networks * sum(exporting + each for each in _finetuning_seconds(job, networks[0]))
+    return {"train": training, "search": searching, "fine-tune and export": polishing}
+
+
+def _few(split: Split, batch_size: int) -> Split:
+    """Images for a few steps."""
+    size = min(batch_size, len(split))
+    return split.part(torch.linspace(0, len(split) - 1, min(len(split), _STEPS * size)).round().long())
+
+
+def _lap_seconds(moments: Sequence[float]) -> float:
+    """Of one step, the first left out if there are others."""
+    taken = np.diff(moments)
+    return float(np.median(taken[1:] if len(taken) > 1 else taken))
+
+
+def _phase_seconds(job: Job, network: SuperNetwork, space: SearchSpace) -> list[float]:
+    """Of a step of each phase."""
+    config = job.config
+    phases = tuple(dataclasses.replace(phase, epochs=1, warmup_epochs=0) for phase in config.phases)
+    moments = [[time.perf_counter()]]
+    shrink(
+        network,
+        space,
+        _few(job.dataset.train, config.shrink.batch_size),
+        job.pipeline,
+        phases,
+        dataclasses.replace(config.shrink, corners=0, teacher="progressive"),
+        state=job.folder.state / f"profile-{network.macro.width}.safetensors",
+        seed=config.seed,
+        interval=1e9,
+        tick=lambda steps: moments[-1].append(time.perf_counter()),
+        report=lambda outcome, network: moments.append([time.perf_counter()]),
+    )
+    # The tick before the first phase tells what was found done.
+    return [_lap_seconds(each) for each in (moments[0][1:], *moments[1:-1])]
+
+
+def _evaluation_seconds(job: Job, networks: Sequence[SuperNetwork]) -> tuple[float, float]:
+    """Of evaluating a network, and of measuring what is measured once."""
+    by_width = SuperNetworks(networks)
+    archs = job.space.sample_distinct(_EVALUATIONS, numpy_generator(job.config.seed, "evaluations"))
+    for resolution in job.space.resolutions:  # inputs are prepared once
+        for images in (job.evaluator.calibration, job.evaluator.validation):
+            list(images.batches(resolution))
+    tied = job.evaluator.tied(by_width, (*job.objectives, *job.also))
+    measures = [each.measure for each in tied if each.cost == "measured" and each.measure is not None]
+    evaluate = job.evaluator.evaluate(by_width, job.objectives)
+    evaluating, measuring = [], []
+    for arch in archs:
+        began = time.perf_counter()
+        evaluate(arch)
+        evaluating.append(time.perf_counter() - began)
+        for measure in measures:
+            measure(arch)
+        measuring.append(time.perf_counter() - began - evaluating[-1])
+    return float(np.mean(evaluating)), float(np.mean(measuring))
+
+
+def _adaptation_seconds(job: Job, networks: Sequence[SuperNetwork]) -> float:
+    """Of a step."""
+    config = job.config
+    few = _few(job.dataset.train, config.adapt.batch_size)
+    teacher = largest_as_teacher(networks[-1], job.space, few, job.pipeline, config.shrink)
+    moments: list[float] = []
+    adaptation = Adaptation(
+        SuperNetworks(networks),
+        job.space,
+        few,
+        job.pipeline,
+        teacher,
+        dataclasses.replace(config.adapt, epochs=1),
+        generations=1,
+        state=job.folder.state / "profile-adapt.safetensors",
+        seed=config.seed,
+        interval=1e9,
+        tick=lambda steps: moments.append(time.perf_counter()),
+    )
+    adaptation.advance(1, job.space.sample(config.search.top, numpy_generator(config.seed, "adapt")))
+    return _lap_seconds(moments)
+
+
+def _finetuning_seconds(job: Job, network: SuperNetwork) -> list[float]:
+    """Of both phases of a network of middling size, for each of its variants."""
+    config = job.config.finetune
+    few = _few(job.dataset.train, config.batch_size)
+    genomes = job.space.sample(101, numpy_generator(job.config.seed, "finetune"))
+    genomes[:, 1] = 0  # the narrowest width, whose network this is
+    order = np.argsort(exact([each for each in (*job.objectives, *job.also) if each.name == "macs"], genomes)[:, 0])
+    arch = job.space.decode(genomes[order[25]])  # what is returned is rather small
+    return [
+        _variant_seconds(job, network, arch, exits, few) if config.epochs else 0.0
+        for exits in variants(network.macro, arch, config)
+    ]
+
+
+def _variant_seconds(job: Job, network: SuperNetwork, arch: Arch, exits: tuple[int, ...], few: Split) -> float:
+    """Of both phases with some exits, as long as they may last."""
+    config = job.config.finetune
+    moments: list[float] = []
+    finetune(
+        extract(network, arch, job.evaluator.statistics(network, arch, exits=exits), exits=exits),
+        few,
+        few,
+        job.pipeline,
+        dataclasses.replace(config, epochs=2),
+        state=job.folder.state / f"profile-finetune-{len(exits)}.safetensors",
+        seed=derive(job.config.seed, "profile"),
+        interval=1e9,
+        tick=lambda epochs: moments.append(time.perf_counter()),
+    )
+    epoch = min(taken for taken in np.diff(moments) if taken > 1e-3)  # the others were found done
+    steps = steps_per_epoch(len(few), config.batch_size)
+    return 2 * config.epochs * steps_per_epoch(len(job.dataset.train), config.batch_size) * epoch / steps

@@ -1,0 +1,1 @@
+"""Runs on disk: their configuration, folder and results, and how they are read again."""

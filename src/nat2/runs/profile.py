@@ -1,0 +1,35 @@
+"""What is known of a run before it begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nat2.nas.objectives import Objective
+
+
+@dataclass(frozen=True)
+class Span:
+    """How an objective is spread over a space."""
+
+    objective: Objective
+    least: float
+    median: float
+    """Of networks as the search draws them."""
+    most: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a run will be."""
+
+    facts: tuple[tuple[str, str], ...]
+    """The images and the space, in words."""
+    size: int
+    """Networks in the space."""
+    spans: tuple[Span, ...]
+    bounds: tuple[Objective, ...]
+    """The budget."""
+    kept: float
+    """Share of networks, as the search draws them, that keep the exact bounds."""
+    seconds: dict[str, float]
+    """Estimated, by stage."""

@@ -1,0 +1,319 @@
+"""A run as its folder tells it: everything that a report needs, while the run goes on or long after it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from nat2.errors import CheckpointError, Nat2Error, RunError
+from nat2.nas.archive import Archive, Evaluation, Generation, Row
+from nat2.nas.budget import told
+from nat2.nas.objectives import OBJECTIVES, Objective, Unit, violation
+from nat2.nas.select import front_of
+from nat2.runs.accuracy import Accuracy
+from nat2.runs.folder import RunFolder, no_run
+from nat2.runs.results import Result
+from nat2.runs.rounding import milliseconds
+from nat2.space import Arch, Macro, SearchSpace, cost
+
+_UNITS: dict[str, Unit] = {name: each.unit for name, each in OBJECTIVES.items()} | {"latency_spread": "ms"}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long a returned network takes: a row of latency.csv, times in milliseconds."""
+
+    id: str
+    runtime: str
+    """``onnx``, ``int8`` or ``torch``."""
+    batch: int
+    threads: int
+    device: str
+    median: float
+    lower: float
+    upper: float
+    runs: int
+
+    @property
+    def spread(self) -> float:
+        """Distance between the quartiles."""
+        return self.upper - self.lower
+
+    def told(self, value: float) -> str:
+        """The median or a quartile, to the digits that the quartiles support."""
+        return milliseconds(value, self.median, self.spread)
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run folder holds, read at one moment."""
+
+    folder: Path
+    """As it was named; commands on the page name it so."""
+    finished: bool
+    """Whether its networks are fine-tuned, tested and exported."""
+    data: Mapping[str, Any]
+    """data.json: name, fingerprint, channels, images by split and class, notes."""
+    config: Mapping[str, Any]
+    config_text: str
+    """config.yaml as it stands."""
+    environment: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    """By stage."""
+    objectives: tuple[Objective, ...]
+    """What was optimised, the error first; without measures."""
+    also: tuple[Objective, ...]
+    """What was recorded beside that."""
+    adapts: bool
+    """Whether the weights changed between generations."""
+    evaluations: tuple[tuple[Evaluation[Arch], Row], ...]
+    """Every one on all validation images that did not fail, in order."""
+    failed: int
+    """How many failed."""
+    generations: tuple[Generation, ...]
+    results: tuple[Result, ...]
+    """The fine-tuned networks, smallest first."""
+    timings: tuple[Timing, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the data."""
+        return str(self.data["name"])
+
+    @property
+    def quantities(self) -> tuple[Objective, ...]:
+        """Everything that was recorded of a network."""
+        return self.objectives + self.also
+
+    def images(self, split: str) -> list[int]:
+        """Number of images of each class of ``train``, ``val`` or ``test``."""
+        return [int(count) for count in self.data["images"][split].values()]
+
+    def found(self, evaluation: Evaluation[Arch]) -> Accuracy:
+        """The validation accuracy that the search measured."""
+        return Accuracy.over(1 - evaluation["error"], self.images("val"))
+
+    @cached_property
+    def macros(self) -> tuple[Macro, ...]:
+        """The macro-architecture of each width, narrowest first."""
+        exits, _, body = str(self.config["family"]).partition("_")
+        return tuple(
+            Macro(
+                classes=len(self.data["images"]["train"]),
+                channels=int(self.data["channels"]),
+                width=float(width),
+                early_exits=exits == "EE",
+                dense_skips="D" in body,
+                parallel_blocks="P" in body,
+                stem_stride=int(self.config["stem_stride"]),
+            )
+            for width in str(self.config["width"]).split(",")
+        )
+
+    def members(self, generation: int = -1) -> list[Evaluation[Arch]]:
+        """The archive behind a generation, by default the last; before the first, everything that was measured.
+
+        Args:
+            generation: Its place in `generations`.
+        """
+        if not self.generations:
+            return [evaluation for evaluation, _ in self.evaluations]
+        chosen = self.generations[generation]
+        weights = chosen.number if self.adapts else 0
+        return [self._by_weights[weights][arch] for arch in chosen.members]
+
+    @cached_property
+    def front(self) -> list[Evaluation[Arch]]:
+        """Of the archive, those that keep the budget and that no other beats; if none keeps it, those nearest."""
+        members = self.members()
+        table = np.array([[e[each.name] for each in self.quantities] for e in members], dtype=np.float64)
+        table = table.reshape(len(members), len(self.quantities))
+        values = [each.minimised(column) for each, column in zip(self.objectives, table.T, strict=False)]
+        return [members[int(n)] for n in front_of(np.stack(values, axis=1), violation(self.quantities, table))]
+
+    @cached_property
+    def _by_weights(self) -> dict[int, dict[Arch, Evaluation[Arch]]]:
+        known: dict[int, dict[Arch, Evaluation[Arch]]] = {}
+        for evaluation, row in self.evaluations:
+            known.setdefault(row.weights, {})[evaluation.arch] = evaluation
+        return known
+
+    @property
+    def state(self) -> str:
+        """A sentence about how far the run is; empty if it is finished."""
+        if self.finished:
+            return ""
+        last = int(self.config["search"]["generations"])
+        if not self.generations:
+            where = "The search is measuring its first networks"
+        elif self.generations[-1].number < last:
+            where = f"The search is in generation {self.generations[-1].number + 1} of {last}"
+        else:
+            count = len(self.results)
+            where = f"The search is over; {count} network{' is' if count == 1 else 's are'} fine-tuned so far"
+        return (
+            f"This run is not finished. {where}. The page shows what there is; give the same nat2 run command to "
+            "continue a run that was interrupted, and nat2 report to draw the page again."
+        )
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """What the run was about, in the order to be shown."""
+        images = {name: sum(classes.values()) for name, classes in self.data["images"].items()}
+        counts = f"{images['train']:,} training, {images['val']:,} validation and {images['test']:,} test"
+        kind = "grey" if self.data["channels"] == 1 else "colour"
+        space = SearchSpace.of(self.macros, [int(side) for side in str(self.config["resolutions"]).split(",")])
+        smallest, largest = cost(self.macros[0], space.smallest), cost(self.macros[-1], space.largest)
+        bounds = [each for each in self.quantities if each.bounded]
+        return [
+            ("data", str(self.config["data"])),
+            ("images", f"{counts} images ({kind}) of {len(self.data['images']['train'])} classes"),
+            *(("note", str(note)) for note in self.data.get("notes", ())),
+            (
+                "search space",
+                f"{space.size:.1e} networks: {self.config['family']} of width "
+                f"{' and '.join(str(macro.width) for macro in self.macros)}, from {smallest.params:,} to "
+                f"{largest.params:,} parameters, at {str(self.config['resolutions']).replace(',', ', ')} pixels",
+            ),
+            ("objectives", ", ".join(each.name for each in self.objectives)),
+            *([("budget", ", ".join(map(told, bounds)))] if bounds else []),
+            (
+                "evaluated",
+                f"{len({e.arch for e, _ in self.evaluations}):,} networks in {len(self.evaluations):,} evaluations"
+                + (f"; {self.failed} failed" if self.failed else ""),
+            ),
+        ]
+
+
+def read_run(folder: Path) -> RunReport:
+    """Read a run folder; another process may be writing it, and it may be read-only.
+
+    Raises:
+        RunError: it is no run folder, or its search has not begun.
+        CheckpointError: it is damaged.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise RunError(no_run(folder))
+    files = RunFolder(folder, shared=True)
+    try:
+        config_text = files.config.read_text(encoding="utf-8")
+        config, data = yaml.safe_load(config_text), _json(folder / "data.json")
+        environment = _json(folder / "environment.json")
+        needed = [config[name] for name in _CONFIG], [data[name] for name in _DATA], environment["packages"]
+        count = len(str(needed[0][0]).split(","))
+        with _archive(files) as archive:
+            search = json.loads(archive.noted("search") or "{}")
+            made, generations = archive.evaluations(), archive.generations()
+            columns = archive.columns
+        quantities = tuple(_quantity(name, *search[name]) for name in columns) if search else ()
+        whole = tuple((each, row) for each, row in made if row.share == 1 and not each.failure)
+        if not whole:
+            raise RunError(
+                f"the search of the run in {folder} has not measured a network yet; wait for it, or give the same "
+                "nat2 run command to continue"
+            )
+        report = RunReport(
+            folder=folder,
+            finished=files.finished or files.pareto.exists(),  # the table is written when all networks are exported
+            data=data,
+            config=config,
+            config_text=config_text,
+            environment=environment,
+            seconds=files.seconds(),
+            objectives=quantities[:count],
+            also=quantities[count:],
+            adapts=bool(search["adapts"]),
+            evaluations=whole,
+            failed=sum(bool(evaluation.failure) for evaluation, _ in made),
+            generations=tuple(generations),
+            results=_results(files),
+            timings=_timings(files.latencies),
+        )
+        for number in range(len(generations)):  # whether all that later steps look up is there
+            report.members(number)
+        _ = report.facts
+    except Nat2Error as error:
+        if isinstance(error, RunError | CheckpointError):
+            raise
+        raise _damaged(folder, error) from error
+    except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(folder, error) from error
+    return report
+
+
+_CONFIG = ("objectives", "data", "family", "width", "stem_stride", "resolutions", "search", "seed")
+_DATA = ("name", "fingerprint", "channels", "images")
+
+
+def _damaged(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{folder} holds a damaged run ({type(error).__name__}: {error}); restore its files from a copy, or begin "
+        "again with --fresh"
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _archive(files: RunFolder) -> Archive[Arch]:
+    if not files.archive.exists():
+        raise RunError(
+            f"the search of the run in {files.path} has not begun: the super-network is still being trained; wait for "
+            "it, or give the same nat2 run command to continue"
+        )
+    return Archive.snapshot(files.archive)
+
+
+def _quantity(name: str, direction: Any, cost_class: Any, low: float, high: float) -> Objective:
+    """What the search noted of an objective; the units of the user's own are not known."""
+    return Objective(name=name, direction=direction, cost=cost_class, low=low, high=high, unit=_UNITS.get(name, ""))
+
+
+def _results(files: RunFolder) -> tuple[Result, ...]:
+    """The networks that the run returned, and those that were fine-tuned later or so far."""
+    there = sorted(path.parent.name for path in (files.path / "networks").glob("*/result.json"))
+    promised: list[str] = []
+    if files.finished:
+        promised = [str(each) for each in json.loads((files.path / "results.json").read_text(encoding="utf-8"))]
+    results = {identity: files.result(identity) for identity in dict.fromkeys([*promised, *there])}
+    lost = [identity for identity in promised if results[identity] is None]
+    if lost:
+        raise CheckpointError(
+            f"{files.path} holds a finished run that is no longer whole (networks/{lost[0]}/result.json is missing or "
+            "damaged); restore it from a copy, or begin again with --fresh"
+        )
+    found = [result for result in results.values() if result is not None]
+    return tuple(sorted(found, key=lambda result: (result.params, result.macs, result.id)))
+
+
+def _timings(path: Path) -> tuple[Timing, ...]:
+    if not path.exists():
+        return ()
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = tuple(
+            Timing(
+                id=row["id"],
+                runtime=row["runtime"],
+                batch=int(row["batch"]),
+                threads=int(row["threads"]),
+                device=row["device"],
+                median=float(row["median"]),
+                lower=float(row["lower"]),
+                upper=float(row["upper"]),
+                runs=int(row["runs"]),
+            )
+            for row in csv.DictReader(file)
+        )
+    if not all(math.isfinite(row.median) for row in rows):
+        raise ValueError("a latency that is not a number in latency.csv")
+    return rows

@@ -1,0 +1,210 @@
+"""A returned network's facts, the table of them, and which to take for which need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from nat2.deploy.anytime import Operating
+from nat2.runs.accuracy import Accuracy, chance_of
+from nat2.space.arch import Arch
+
+ONNX, INT8 = "model.onnx", "model-int8.onnx"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One network that was fine-tuned, tested and exported."""
+
+    id: str
+    """Name of its folder: the architecture's id, and ``-ee`` behind it if several exits were trained together."""
+    arch: str
+    """The architecture's key."""
+    error: float
+    """Share of misclassified validation images when the search measured it, with its last exit, before fine-tuning."""
+    params: int
+    macs: int
+    inherited_val_accuracy: float
+    """With the adapted super-network's weights and batch-norm statistics, as they are."""
+    calibrated_val_accuracy: float
+    """With the adapted super-network's weights and statistics calibrated for this network."""
+    val_accuracy: float
+    """Of fine-tuning's first phase at its best epoch, which saw training images only."""
+    test_accuracy: float
+    """Of the exported weights on the test images."""
+    finetune_epochs: int
+    """The best epoch; 0 if the inherited weights stayed the best."""
+    others: dict[str, float] = field(default_factory=dict)
+    """Whatever else the search measured, e.g. ``memory`` (bytes), ``latency`` (ms)."""
+    exits: tuple[int, ...] = ()
+    """The exits that answer together, ascending; by default the architecture's own."""
+    val_images: int | None = None
+    """Number of validation images; None if unknown (nat2 0.1.0 did not write it)."""
+    test_images: int | None = None
+    val_chance: float | None = None
+    """Accuracy of always naming the largest class of the validation images."""
+    test_chance: float | None = None
+    anytime: tuple[Operating, ...] = ()
+    """With several exits: accuracy against mean operations by threshold, cheapest first."""
+    int8_test_accuracy: float | None = None
+    """Of the quantised network on the test images, if there is one."""
+    files: dict[str, int] = field(default_factory=dict)
+    """Size of each exported file in bytes, by name; empty if it was exported by version 0.1.0."""
+
+    def __post_init__(self) -> None:
+        """Read what JSON makes of tuples and dataclasses."""
+        object.__setattr__(self, "exits", tuple(self.exits) or (Arch.from_key(self.arch).exit,))
+        points = (each if isinstance(each, Operating) else Operating(**each) for each in self.anytime)
+        object.__setattr__(self, "anytime", tuple(points))
+
+    @property
+    def validated(self) -> Accuracy:
+        """What to choose by: the accuracy on validation images after fine-tuning."""
+        return self.on_validation(self.val_accuracy)
+
+    @property
+    def tested(self) -> Accuracy:
+        """What to report: the accuracy on test images."""
+        return Accuracy(self.test_accuracy, self.test_images, self.test_chance)
+
+    @property
+    def int8_tested(self) -> Accuracy | None:
+        """The same of the quantised network, if there is one."""
+        share = self.int8_test_accuracy
+        return None if share is None else Accuracy(share, self.test_images, self.test_chance)
+
+    def on_validation(self, share: float) -> Accuracy:
+        """One of the accuracies of this network on validation images."""
+        return Accuracy(share, self.val_images, self.val_chance)
+
+    def measured_on(self, images: Mapping[str, Sequence[int]]) -> Result:
+        """The same, with what is unknown of its images filled in from the images of each class, by split."""
+        known: dict[str, Any] = {}
+        for split, there in (("val", self.val_images), ("test", self.test_images)):
+            counts = images.get(split, ())
+            total = sum(counts)
+            if there is None and total:
+                known |= {f"{split}_images": total, f"{split}_chance": chance_of(counts)}
+        return replace(self, **known)
+
+    def row(self, objectives: Sequence[str], others: Iterable[str] = (), files: Iterable[str] = ()) -> dict[str, Any]:
+        """A row of pareto.csv: id and architecture, the objectives, accuracies, then everything else.
+
+        Args:
+            objectives: What was searched.
+            others: What was measured of any network; empty where it was not measured of this one.
+            files: Files that any network has; their sizes are columns like ``model.onnx_bytes``, empty where this
+                network does not have the file.
+        """
+        facts = asdict(self)
+        measured = facts.pop("others")
+        facts = dict.fromkeys([*objectives, *others]) | facts | measured
+        del facts["anytime"], facts["files"]  # a curve has no place in a row; it is in result.json
+        facts |= {f"{name}_bytes": self.files.get(name) for name in dict.fromkeys([*files, *self.files])}
+        facts["exits"] = "+".join(map(str, self.exits))
+        facts["val_standard_error"] = self.validated.standard_error
+        facts["test_standard_error"] = self.tested.standard_error
+        first = ["id", "arch", *objectives, "params", "macs", "val_accuracy", "test_accuracy"]
+        first += ["val_standard_error", "test_standard_error"]
+        return {name: facts[name] for name in dict.fromkeys([*first, *facts])}
+
+
+def picks(results: Sequence[Result]) -> dict[str, Result]:
+    """Which network to take for which need; decided on validation images, never on the test.
+
+    ``small and good`` is the smallest within one percentage point of the most accurate, or within the standard error of
+    its accuracy where that is more: a smaller difference cannot be told from luck. Networks that do not beat chance on
+    the validation images are passed over, unless none does.
+    """
+    able = [result for result in results if result.validated.beats_chance] or results
+    best = max(result.val_accuracy for result in able)
+    most_accurate = min((r for r in able if r.val_accuracy == best), key=lambda r: r.params)
+    enough = best - max(0.01, most_accurate.validated.standard_error or 0.0)
+    return {
+        "most accurate": most_accurate,
+        "small and good": min((r for r in able if r.val_accuracy >= enough), key=lambda r: r.params),
+        "fewest parameters": min(able, key=lambda r: (r.params, r.macs, -r.val_accuracy)),
+        "fewest operations": min(able, key=lambda r: (r.macs, r.params, -r.val_accuracy)),
+    }
+
+
+def chance_warning(results: Sequence[Result]) -> str:
+    """A sentence that names the networks that do not beat chance on the test images; empty if all do."""
+    below = [result for result in results if not result.tested.beats_chance]
+    if not below:
+        return ""
+    guess = guessing(below[0].tested, "test")
+    if len(below) == len(results):
+        who = "the network does not beat" if len(results) == 1 else f"none of the {len(results)} networks beats"
+        return f"{who} chance by its standard error: {guess}"
+    names = ", ".join(result.id for result in below[:_NAMED])
+    if len(below) > _NAMED:
+        names += f" and {len(below) - _NAMED} more"
+    return f"not better than chance by the standard error ({guess}): {names}"
+
+
+def guessing(accuracy: Accuracy, split: str) -> str:
+    """What chance is on the images of an accuracy, in words."""
+    return (
+        f"always naming the largest class is right on {100 * (accuracy.chance or 0.0):.1f} % of the "
+        f"{accuracy.images or 0:,} {split} images"
+    )
+
+
+_NAMED = 6  # networks in a sentence
+
+
+def table(results: Sequence[Result], milliseconds: Mapping[str, str] | None = None) -> Table:
+    """The networks by size, for the terminal; with their latencies, as text, if they are given."""
+    sized = any(result.files for result in results)
+    quantised = any(INT8 in result.files for result in results)
+    shown = Table(
+        "network",
+        "px",
+        "exits",
+        "params",
+        "MACs",
+        *(["kB"] if sized else []),
+        *(["ms"] if milliseconds else []),
+        "val %",
+        "test %",
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    for column in shown.columns:
+        column.no_wrap = True
+        column.justify = "left" if column.header == "network" else "right"
+    for result in sorted(results, key=lambda r: (r.params, r.macs)):
+        arch = Arch.from_key(result.arch)
+        shown.add_row(
+            result.id,
+            str(arch.resolution),
+            "+".join(map(str, result.exits)),
+            f"{result.params:,}",
+            short_count(result.macs),
+            *([_kilobytes(result)] if sized else []),
+            *([milliseconds.get(result.id, "")] if milliseconds else []),
+            *(accuracy.percent.replace(" ", "") for accuracy in (result.validated, result.tested)),
+        )
+    shown.caption = (
+        "val: accuracy on validation images, by which to choose; test: on images that nothing else has seen; "
+        "±: standard error" + (f"; kB: size of {ONNX}{f'/{INT8}' if quantised else ''}" if sized else "")
+    )
+    return shown
+
+
+def short_count(count: float) -> str:
+    """A count in three digits, with the suffixes that budgets take: ``150k``, ``1.03M``."""
+    for unit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= 0.9995 * unit:
+            return f"{count / unit:#.3g}".rstrip(".") + suffix
+    return f"{count:.0f}"
+
+
+def _kilobytes(result: Result) -> str:
+    return "/".join(f"{result.files[name] / 1000:,.0f}" for name in (ONNX, INT8) if name in result.files)

@@ -1,0 +1,256 @@
+"""Settings of training: phases of progressive shrinking, adaptation, fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from nat2.space.space import SearchSpace
+from nat2.validation import check_at_least, check_not_negative, check_positive, check_share, check_types
+
+Ramp = Literal["DESC", "ASC", "MIX", "UNIF"]
+"""AEP's weights over the exits: descending, ascending, descending for losses and ascending for outputs, uniform."""
+Variant = Literal["auto", "single", "ensemble", "both"]
+ScheduleName = Literal["short", "ofa", "ofav2", "transfer", "short-transfer"]
+
+
+_PAIR = 2  # images in a batch: one image has no batch statistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One phase of extended progressive shrinking: which choices are open, and how long and fast it learns."""
+
+    name: str
+    """Name shown and logged."""
+    epochs: int
+    """Passes over the training images, at least 1."""
+    lr: float
+    """Base learning rate for batches of 64; scaled in proportion to the batch."""
+    kernels: tuple[int, ...] = (7,)
+    """Kernel sizes that are open."""
+    expands: tuple[int, ...] = (6,)
+    """Expand ratios that are open."""
+    depths: tuple[int, ...] = (4,)
+    """Depths that are open."""
+    exits: tuple[int, ...] = (5,)
+    """Exits that are open; ignored by the single-exit families."""
+    levels: tuple[int, ...] = (3,)
+    """How many of a layer's parallel blocks may be active; ignored by the families without them."""
+    subnets: int = 1
+    """Sub-networks a step, whose gradients are added."""
+    joint: bool = False
+    """Train all exits of the largest network at once instead of sampled sub-networks."""
+    warmup_epochs: float = 0.0
+    """Epochs at the start in which the learning rate rises from a tenth of the base."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: a number is not positive, or a choice does not exist.
+        """
+        for name in ("kernels", "expands", "depths", "exits", "levels"):
+            given = getattr(self, name)
+            given = (given,) if type(given) is int else given
+            object.__setattr__(self, name, tuple(given) if isinstance(given, list) else given)
+        check_types(self, f"phase {self.name!r}")
+        check_positive(self, f"phase {self.name!r}", "epochs", "lr", "subnets")
+        check_not_negative(self, f"phase {self.name!r}", "warmup_epochs")
+        # The search space knows which choices exist.
+        SearchSpace(
+            resolutions=(32,),
+            kernels=self.kernels,
+            expands=self.expands,
+            depths=self.depths,
+            exits=self.exits,
+            levels=self.levels,
+            parallel_blocks=True,
+        )
+
+
+_KERNELS, _EXITS, _DEPTHS, _LEVELS = (3, 5, 7), (1, 2, 3, 4, 5), (2, 3, 4), (1, 2, 3)
+_HEIGHT = Phase(name="height", epochs=5, lr=0.03, subnets=2, kernels=_KERNELS, levels=_LEVELS, exits=_EXITS)
+SHORT: tuple[Phase, ...] = (
+    Phase(name="full", epochs=6, lr=0.08, joint=True, warmup_epochs=1),
+    Phase(name="kernel", epochs=2, lr=0.03, kernels=_KERNELS),
+    Phase(name="level", epochs=3, lr=0.03, subnets=2, kernels=_KERNELS, levels=_LEVELS),
+    _HEIGHT,
+    replace(_HEIGHT, name="depth", epochs=4, depths=_DEPTHS),
+    replace(_HEIGHT, name="expand 1", epochs=3, depths=_DEPTHS, expands=(4, 6)),
+    replace(_HEIGHT, name="expand 2", epochs=8, lr=0.04, depths=_DEPTHS, expands=(3, 4, 6)),
+)
+"""A short form of the published schedule (OFAv2), for small data sets and machines."""
+
+_DEPTH = replace(_HEIGHT, name="depth", epochs=25, lr=2.5e-3, depths=_DEPTHS)
+OFAV2: tuple[Phase, ...] = (
+    Phase(name="full", epochs=180, lr=0.08, joint=True),
+    Phase(name="kernel", epochs=120, lr=0.03, kernels=_KERNELS, warmup_epochs=5),
+    Phase(name="level 1", epochs=25, lr=2.5e-3, subnets=2, kernels=_KERNELS, levels=(2, 3)),
+    Phase(name="level 2", epochs=120, lr=7.5e-3, subnets=2, kernels=_KERNELS, levels=_LEVELS, warmup_epochs=5),
+    replace(_HEIGHT, name="height 1", epochs=25, lr=1.875e-3, exits=(4, 5)),
+    replace(_HEIGHT, name="height 2", epochs=60, lr=3.75e-3, exits=(3, 4, 5), warmup_epochs=5),
+    replace(_HEIGHT, name="height 3", epochs=90, lr=7.5e-3, exits=(2, 3, 4, 5), warmup_epochs=5),
+    replace(_HEIGHT, name="height 4", epochs=120, lr=1.5e-2, warmup_epochs=5),
+    replace(_DEPTH, name="depth 1", depths=(3, 4)),
+    replace(_DEPTH, name="depth 2", epochs=120, lr=7.5e-3, warmup_epochs=5),
+    replace(_DEPTH, name="expand 1", subnets=4, expands=(4, 6)),
+    replace(_DEPTH, name="expand 2", epochs=120, lr=7.5e-3, subnets=4, expands=(3, 4, 6), warmup_epochs=5),
+)
+"""The published schedule of OFAv2, extended progressive shrinking."""
+
+
+OFA: tuple[Phase, ...] = tuple(phase for phase in OFAV2 if phase.name.partition(" ")[0] not in ("level", "height"))
+OFA = tuple(replace(phase, exits=(5,), levels=(3,)) for phase in OFA)
+"""The published schedule of OFA, for single-exit families without parallel blocks."""
+_EVERYTHING = replace(_HEIGHT, depths=_DEPTHS, expands=(3, 4, 6))
+TRANSFER: tuple[Phase, ...] = (
+    Phase(name="largest", epochs=100, lr=7.5e-3 / 4, joint=True, warmup_epochs=5),
+    replace(_EVERYTHING, name="uniform", epochs=150, lr=7.5e-3 / 4, subnets=4, warmup_epochs=10),
+)
+"""The published warm-up of a trained super-network on new images (NAT), its rates for batches of 256."""
+SHORT_TRANSFER: tuple[Phase, ...] = (
+    Phase(name="largest", epochs=6, lr=0.02, joint=True, warmup_epochs=1),
+    replace(_EVERYTHING, name="uniform", epochs=10, lr=0.02),
+)
+"""A short form of it, for small data sets and machines."""
+SCHEDULES: dict[ScheduleName, tuple[Phase, ...]] = {
+    "short": SHORT,
+    "ofa": OFA,
+    "ofav2": OFAV2,
+    "transfer": TRANSFER,
+    "short-transfer": SHORT_TRANSFER,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShrinkSettings:
+    """What the phases have in common."""
+
+    batch_size: int = 64
+    """Images a step."""
+    weight_decay: float = 3e-5
+    """Weight decay of SGD; batch norms and biases have none."""
+    label_smoothing: float = 0.1
+    """Smoothing of the labels' cross entropy, from 0 to below 1."""
+    kd_ratio: float = 1.0
+    """Weight of the distillation from the teacher; 0 for none."""
+    ramp: Ramp = "DESC"
+    """Weights of the exits' losses and outputs in the joint phase and in the teacher's ensemble: descending from the
+    first exit, which needs it when training is short, or ascending (published for OFAv2)."""
+    teacher: Literal["progressive", "fixed", "widest"] | None = None
+    """The largest network as each phase finds it (OFAv2), as the first phase leaves it (OFA), or, for all widths, that
+    of the widest behind its first phase (NAT's warm-up); by default `widest` in a transfer, else `progressive`."""
+    clip: float | None = None
+    """Largest norm of the gradient, applied behind each sub-network, 0 for none; by default 5 in a transfer
+    (published), else none."""
+    sampling: Literal["uniform", "sandwich"] = "uniform"
+    """Random sub-networks in each step, or the largest and the smallest open ones beside them."""
+    corners: int = 0
+    """Networks with every choice at an end, whose mean validation accuracy chooses each phase's epoch; 0: the last."""
+    calibration_images: int = 512
+    """Training images for batch-norm statistics, at most as many as there are."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: a number is outside its range.
+        """
+        check_types(self, "the shrinking")
+        check_at_least(self, "the shrinking", _PAIR, "batch_size", "calibration_images")
+        check_share(self, "the shrinking", "label_smoothing")
+        check_not_negative(self, "the shrinking", "weight_decay", "kd_ratio", "corners")
+        if self.clip is not None:
+            check_not_negative(self, "the shrinking", "clip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptSettings:
+    """How the super-network is adapted between two generations."""
+
+    epochs: int = 2
+    """Passes over the training images a generation; 0 leaves the weights as they are."""
+    lr: float = 0.01
+    """Largest learning rate; one cosine spans the whole search."""
+    warmup_epochs: float = 1.0
+    """Epochs at the very start in which the learning rate rises from 1e-4."""
+    subnets: int = 2
+    """Sub-networks a step, whose gradients are added."""
+    batch_size: int = 64
+    """Images a step."""
+    weight_decay: float = 3e-4
+    """Weight decay of SGD; batch norms and biases have none."""
+    kd_ratio: float = 1.0
+    """Weight of the distillation from the largest network."""
+    clip: float = 5.0
+    """Largest norm of the gradient."""
+    distributions: Literal["histogram", "best-fit", "uniform"] = "histogram"
+    """Sub-networks are drawn gene by gene: from the smoothed histogram of the good networks, from SciPy's best-fitting
+    distribution (what NAT intended), or every value alike."""
+    smoothing: float = 1.0
+    """Added to the count of every value of a gene that says something of its own, so that none dies out."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: a number is outside its range.
+        """
+        check_types(self, "the adaptation")
+        check_not_negative(self, "the adaptation", "epochs", "warmup_epochs", "weight_decay", "kd_ratio")
+        check_at_least(self, "the adaptation", _PAIR, "batch_size")
+        check_positive(self, "the adaptation", "lr", "subnets", "clip", "smoothing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """How a returned network is fine-tuned."""
+
+    epochs: int = 13
+    """Longest training on the training images; 0 leaves the networks as the search found them."""
+    patience: int = 30
+    """Epochs without a lower validation loss after which phase 1 stops."""
+    anneal: bool = True
+    """Let the learning rate fall to its end within phase 2 too, however short it is; where rates are as small as the
+    published ones it may follow phase 1's and be cut off (published)."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW (published for early-exit families) or SGD with momentum 0.9 (for single-exit ones)."""
+    lr: float = 1e-2
+    """Learning rate at the start; it falls along a cosine to 1e-8 over `epochs`."""
+    weight_decay: float | None = None
+    """Weight decay of all weights; by default 0.01 with AdamW and 5e-4 with SGD (published)."""
+    batch_size: int = 64
+    """Images a step."""
+    label_smoothing: float = 0.1
+    """Smoothing of the labels while training, from 0 (published) to below 1."""
+    variant: Variant = "auto"
+    """What is made of each network: the one with its own exit (`single`, NAT2's variant A), the one whose exits up to
+    there were trained jointly and answer together (`ensemble`, variant B), or `both`; by default both for families
+    with early exits."""
+    ramp: Ramp = "UNIF"
+    """Weights of the losses and outputs of an ensemble's exits (AEP)."""
+    prune: bool = True
+    """Keep the exits of an ensemble that are best together on validation images, and cut the network behind the last
+    of them (AEP)."""
+    kd_ratio: float = 0.0
+    """Weight of the distillation from the largest network; 0 for none (published)."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: a number is outside its range.
+        """
+        check_types(self, "the fine-tuning")
+        check_not_negative(self, "the fine-tuning", "epochs", "kd_ratio")
+        if self.weight_decay is not None:
+            check_not_negative(self, "the fine-tuning", "weight_decay")
+        check_at_least(self, "the fine-tuning", _PAIR, "batch_size")
+        check_positive(self, "the fine-tuning", "patience", "lr")
+        check_share(self, "the fine-tuning", "label_smoothing")
+
+    @property
+    def decay(self) -> float:
+        """The weight decay of the optimiser."""
+        return {"adamw": 0.01, "sgd": 5e-4}[self.optimizer] if self.weight_decay is None else self.weight_decay

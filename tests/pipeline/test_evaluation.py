@@ -1,0 +1,131 @@
+"""The objectives of a configuration, tied to a super-network."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nat2.data.dataset import Split
+from nat2.data.transform import Pipeline, ResizedImages
+from nat2.errors import ConfigError
+from nat2.nas.feasible import exact
+from nat2.nas.objectives import Objective
+from nat2.pipeline.evaluation import Evaluator, latency_of_ends, quantities, try_objectives, with_costs
+from nat2.processes import ALONE
+from nat2.runs.config import RunConfig
+from nat2.space import Macro, SearchSpace, cost
+from nat2.supernet import SuperNetwork, SuperNetworks
+from nat2.supernet.static import channels_last
+
+MACRO = Macro(classes=4, channels=1, width=0.25, stem_stride=1)
+SPACE = SearchSpace.of(MACRO, (12, 16))
+
+
+@pytest.fixture(scope="module")
+def networks() -> SuperNetworks:
+    network = channels_last(SuperNetwork(MACRO, generator=torch.Generator().manual_seed(0))).eval()
+    return SuperNetworks([network])
+
+
+@pytest.fixture(scope="module")
+def evaluator() -> Evaluator:
+    """200 images a class, one class behind the other."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (800, 1, 16, 16), dtype=torch.uint8, generator=generator)
+    split = Split(pixels, torch.arange(800) // 200)
+    images = ResizedImages(split, Pipeline((0.5,), (0.25,)))
+    return Evaluator(images, images, ALONE)
+
+
+def names(objectives: tuple[Objective, ...]) -> list[str]:
+    return [each.name for each in objectives]
+
+
+def test_costs_are_recorded_whether_they_are_optimised_or_not() -> None:
+    objectives, also = quantities(RunConfig(objectives="error,macs"))
+    assert names(objectives) == ["error", "macs"]
+    assert names(also) == ["params", "memory"]
+
+
+def test_a_bounded_latency_is_measured_without_being_an_objective() -> None:
+    objectives, also = quantities(RunConfig(budget="latency<=3ms,params<=20k"))
+    assert names(also) == ["macs", "memory", "latency", "latency_spread"]
+    assert objectives[1].high == 20_000
+    assert also[2].high == 3
+
+
+def test_exact_objectives_are_those_of_single_networks() -> None:
+    objectives, also = quantities(RunConfig(objectives="error,params,macs,memory"))
+    tied = with_costs((*objectives, *also), SPACE, [MACRO])
+    genomes = SPACE.sample(20, np.random.default_rng(0))
+    values = exact(tied[1:], genomes)
+    expected = [cost(MACRO, SPACE.decode(genome)) for genome in genomes]
+    assert values.tolist() == [[each.params, each.macs, 4 * each.memory] for each in expected]
+
+
+def test_functions_of_ones_own_get_architecture_or_network(
+    tmp_path: Path, networks: SuperNetworks, evaluator: Evaluator
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "import nat2\n\n"
+        "@nat2.objective(cost='exact')\ndef layers(arch): return sum(arch.depths)\n\n"
+        "@nat2.objective(cost='predicted', direction='max')\ndef sharpness(network): return network.training + 2.0\n\n"
+        "def tensors(network): return len(list(network.parameters()))\n"
+    )
+    config = RunConfig(objectives=f"error,{file}:layers,{file}:sharpness,{file}:tensors")
+    objectives, also = quantities(config)
+    tied = evaluator.tied(networks, with_costs((*objectives, *also), SPACE, [MACRO]))
+    by_name = {each.name: each for each in tied}
+    genomes = SPACE.sample(5, np.random.default_rng(0))
+    assert exact([by_name["layers"]], genomes)[:, 0].tolist() == [sum(SPACE.decode(g).depths) for g in genomes]
+    assert by_name["tensors"].measure is not None
+    assert by_name["tensors"].measure(SPACE.largest) > by_name["tensors"].measure(SPACE.smallest)
+    assert by_name["sharpness"].measure is None
+    values = evaluator.evaluate(networks, objectives)(SPACE.smallest)
+    assert values.keys() == {"error", "sharpness"}
+    assert values["sharpness"] == 2.0
+
+
+def test_an_evaluation_leaves_the_weights_as_they_are(networks: SuperNetworks, evaluator: Evaluator) -> None:
+    before = copy.deepcopy(networks.state_dict())
+    evaluate = evaluator.evaluate(networks, quantities(RunConfig())[0])
+    assert evaluate(SPACE.largest) == evaluate(SPACE.largest)
+    assert all(torch.equal(value, before[name]) for name, value in networks.state_dict().items())
+
+
+def test_a_share_of_the_images_is_even_over_the_classes(evaluator: Evaluator) -> None:
+    part = evaluator.validation.part(0.25)
+    assert torch.bincount(part.labels).tolist() == [50, 50, 50, 50]
+    assert part is evaluator.validation.part(0.25)
+    assert evaluator.validation.part(1.0) is evaluator.validation
+    assert len(evaluator.validation.part(0.001, least=64)) == 64
+
+
+def test_errors_on_a_share_are_near_those_on_all(networks: SuperNetworks, evaluator: Evaluator) -> None:
+    network = networks[0.25]
+    assert evaluator.error(network, SPACE.largest, share=0.5) == pytest.approx(
+        evaluator.error(network, SPACE.largest), abs=0.1
+    )
+
+
+def test_a_latency_that_no_network_has_is_refused(networks: SuperNetworks, evaluator: Evaluator) -> None:
+    bound = Objective(name="latency", cost="measured", unit="ms", high=1e-6)
+    with pytest.raises(ConfigError, match=r"the smallest takes .* ms; widen the budget"):
+        latency_of_ends(evaluator, networks, SPACE, bound)
+    least, most = latency_of_ends(evaluator, networks, SPACE, Objective(name="latency", cost="measured"))
+    assert 0 < least < most
+
+
+@pytest.mark.parametrize("text", ["return 1 / 0", "return None", "return float('nan')", "return 'much'"])
+def test_functions_that_do_not_work_are_refused_before_training(
+    tmp_path: Path, networks: SuperNetworks, evaluator: Evaluator, text: str
+) -> None:
+    (tmp_path / "own.py").write_text(f"def watts(network):\n    {text}\n")
+    objectives, _ = quantities(RunConfig(objectives=f"error,{tmp_path / 'own.py'}:watts"))
+    with pytest.raises(ConfigError, match="the objective watts"):
+        try_objectives(evaluator, networks, SPACE, objectives)

@@ -1,0 +1,38 @@
+"""A run folder and its images may move."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nat2.errors import RunError
+from nat2.pipeline.prepare import prepare
+from nat2.runs.config import RunConfig
+from nat2.runs.folder import RunFolder
+from tests.tiny import write_corners
+
+
+def claim(folder: Path, config: RunConfig) -> str:
+    settled, dataset, _ = prepare(config)
+    with RunFolder(folder) as run:
+        run.claim(settled, dataset)
+    return str(yaml.safe_load((folder / "config.yaml").read_text())["data"])
+
+
+def test_a_run_goes_on_from_any_folder_and_with_moved_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_corners(tmp_path / "photos", count=12)
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    assert claim(run, RunConfig(data="photos")) == str(tmp_path / "photos")
+    stored = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(stored | {"data": "photos"}))  # as 0.1.0 wrote it
+    assert claim(run, RunConfig(data="photos")) == str(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path / "other")
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    assert claim(run, RunConfig(data="../moved")) == str(tmp_path / "moved")
+    write_corners(tmp_path / "others", count=11)
+    with pytest.raises(RunError, match="are not those that the run"):
+        claim(run, RunConfig(data="../others"))
