@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nat2.nas.archive import Evaluation
-from nat2.reports.returned import Front, Results, Supernets
+from nat2.reports.return_values import Front, Results, Supernets
 from nat2.runs.results import Result
 from nat2.space import Arch
 

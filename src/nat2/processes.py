@@ -313,8 +313,8 @@ def launch(work: Callable[..., T], *arguments: Any, devices: int) -> T:
                         "nat2: with several devices each process imports the script, which must therefore call nat2 "
                         'below a line `if __name__ == "__main__":` only'
                     )
-                for told in sorted(Path(folder).iterdir()):
-                    raise pickle.loads(told.read_bytes()) from None
+                for left in sorted(Path(folder).iterdir()):
+                    raise pickle.loads(left.read_bytes()) from None
             except SignalException as error:
                 raise KeyboardInterrupt from error
             else:

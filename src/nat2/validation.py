@@ -72,7 +72,7 @@ def check_types(settings: Any, of: str = "") -> None:
         value = getattr(settings, name)
         named = f"`{name}` of {of}" if of else f"--{name}"
         if not _is_of(value, kind):
-            raise ConfigError(f"{named} must be {spelled(kind)}; got {_shown(value)}")
+            raise ConfigError(f"{named} must be {format_value(kind)}; got {_shown(value)}")
         # A seed is only hashed and stored, in 64 bits.
         limit = 2**63 if name == "seed" else _LARGEST + 1
         if isinstance(value, int) and not -limit < value < limit:
@@ -108,15 +108,15 @@ def _shown(value: object) -> str:
     return reprlib.repr(value)
 
 
-def spelled(kind: Any) -> str:
+def format_value(kind: Any) -> str:
     """A type annotation in words: ``a whole number``."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Literal:
         return f"one of {', '.join(parts)}"
     if origin in (Union, UnionType):
-        return " or ".join(spelled(part) for part in parts)
+        return " or ".join(format_value(part) for part in parts)
     if origin is tuple:
-        return f"a list, each of it {spelled(parts[0])}"
+        return f"a list, each of it {format_value(parts[0])}"
     known = {int: "a whole number", float: "a number", str: "a text without NUL", bool: "true or false"}
     return known.get(kind, "nothing" if kind is NoneType else f"a group of settings ({kind.__name__})")
 

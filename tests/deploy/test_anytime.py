@@ -7,18 +7,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nat2.deploy.anytime import NEVER, Answered, confidence, curve, running_answers, threshold_for
+from nat2.deploy.anytime import NEVER, ExitLogits, confidence, curve, running_answers, threshold_for
 from nat2.errors import ConfigError
 
 MACS = (10.0, 30.0, 60.0)
 
 
-def answered(seed: int, count: int = 40) -> Answered:
+def answered(seed: int, count: int = 40) -> ExitLogits:
     """Later exits are right more often."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 4, (count,), generator=generator)
     right = torch.nn.functional.one_hot(labels, 4) * torch.tensor([1.0, 2.0, 3.0])[:, None, None]
-    return Answered(torch.randn(3, count, 4, generator=generator) + right, labels)
+    return ExitLogits(torch.randn(3, count, 4, generator=generator) + right, labels)
 
 
 WEIGHTS = torch.tensor([0.2, 0.3, 0.5])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nat2.errors import CheckpointError, RunError
-from nat2.nas.archive import Archive, Evaluation, Generation, Row
+from nat2.nas.archive import Archive, Evaluation, EvaluationRecord, Generation
 from nat2.space import Arch, SearchSpace
 
 SPACE = SearchSpace(resolutions=(48, 56, 64))
@@ -25,8 +25,8 @@ def measured(arch: Arch, error: float) -> Evaluation[Arch]:
     return Evaluation(arch, {"error": error, "params": 10, "macs": 20, "memory": 30})
 
 
-def row(weights: int = 0, *, share: float = 1.0) -> Row:
-    return Row(weights, weights, "initial", share, 0.1, 7)
+def row(weights: int = 0, *, share: float = 1.0) -> EvaluationRecord:
+    return EvaluationRecord(weights, weights, "initial", share, 0.1, 7)
 
 
 def test_evaluations_are_found_by_architecture_and_weights(tmp_path: Path) -> None:
@@ -98,11 +98,11 @@ def test_what_was_added_survives_a_kill(tmp_path: Path) -> None:
     script = f"""
 import os, signal
 from pathlib import Path
-from nat2.nas.archive import Archive, Evaluation, Row
+from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
 from nat2.space import Arch
 archive = Archive(Path({str(tmp_path / "a.db")!r}), ("error",))
 for key in {[arch.key for arch in ARCHS]!r}:
-    archive.add(Evaluation(Arch.from_key(key), {{"error": 0.5}}), Row(0, 0, "initial", 1.0, 0.1, 0))
+    archive.add(Evaluation(Arch.from_key(key), {{"error": 0.5}}), EvaluationRecord(0, 0, "initial", 1.0, 0.1, 0))
 os.kill(os.getpid(), signal.SIGKILL)
 """
     killed = subprocess.run([sys.executable, "-c", script], check=False, env=os.environ)

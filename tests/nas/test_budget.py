@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nat2.errors import ConfigError
-from nat2.nas.budget import parse_budget, spelled, told
+from nat2.nas.budget import format_bound, format_value, parse_budget
 from nat2.nas.feasible import check_budget
 from nat2.nas.objectives import Objective
 from nat2.space import CostTable, IntegerSpace, Macro, SearchSpace
@@ -66,18 +66,18 @@ def test_objectives_of_ones_own_can_be_bounded() -> None:
 
 
 def test_bounds_are_told_as_people_write_them() -> None:
-    assert [told(bound) for bound in parse_budget("params<=200k,latency<=3ms,error<=5%")] == [
+    assert [format_bound(bound) for bound in parse_budget("params<=200k,latency<=3ms,error<=5%")] == [
         "params <= 200,000",
         "latency <= 3 ms",
         "error <= 5.0 %",
     ]
-    assert spelled(96_000, "bytes") == "96.0 kB"
+    assert format_value(96_000, "bytes") == "96.0 kB"
 
 
 @given(st.integers(1, 10**9))
 def test_what_is_told_can_be_read_again(value: int) -> None:
     bound = parse_budget(f"params<={value}")[0]
-    assert parse_budget(told(bound).replace(",", "")) == (bound,)
+    assert parse_budget(format_bound(bound).replace(",", "")) == (bound,)
 
 
 MACRO = Macro(classes=10)

@@ -12,10 +12,10 @@ import pytest
 
 from nat2.errors import ConfigError, Nat2Error, RunError
 from nat2.nas.archive import Archive, Evaluation, Generation
-from nat2.nas.found import Found
 from nat2.nas.nat import search
 from nat2.nas.objectives import Objective
 from nat2.nas.propose import Model
+from nat2.nas.search_result import SearchResult
 from nat2.nas.select import hypervolume, non_dominated
 from nat2.nas.settings import SearchSettings
 from nat2.nas.task import Search
@@ -81,9 +81,9 @@ def look_for(
     report: Callable[[Generation], None] = lambda generation: None,
     say: Callable[[str], None] = lambda line: None,
     processes: Processes = ALONE,
-    also: tuple[Objective, ...] = (),
+    recorded: tuple[Objective, ...] = (),
     **changes: object,
-) -> Found[Arch]:
+) -> SearchResult[Arch]:
     """Search the world; `archive` has columns for the error, parameters and MACs."""
     named = {"error": Objective(name="error")} | COSTS
     names = objectives.split(",")
@@ -91,7 +91,7 @@ def look_for(
         SPACE,
         world.measure,
         [named[name] for name in names],
-        also=also or [cost for name, cost in COSTS.items() if name not in names],
+        recorded=recorded or [cost for name, cost in COSTS.items() if name not in names],
         settings=dataclasses.replace(SETTINGS, **changes),  # type: ignore[arg-type]
         archive=archive,
         adapt=world.adapt if adapts else None,
@@ -207,7 +207,7 @@ def test_impossible_settings_are_refused(change: dict[str, int]) -> None:
 
 def test_each_generation_says_what_it_did(archive: Archive[Arch]) -> None:
     generations: list[Generation] = []
-    look_for(World(), archive, report=generations.append, also=(dataclasses.replace(COSTS["macs"], high=3e7),))
+    look_for(World(), archive, report=generations.append, recorded=(dataclasses.replace(COSTS["macs"], high=3e7),))
     for generation in generations[1:]:
         row = generation.row()
         assert row["predictor"] == "lgb"
@@ -215,13 +215,13 @@ def test_each_generation_says_what_it_did(archive: Archive[Arch]) -> None:
         assert 0 <= row["duplicate"] < 1  # type: ignore[operator]
         parts = [row[f"{part}_seconds"] for part in ("predict", "evolve", "select", "evaluate", "adapt", "again")]
         assert 0 < sum(parts) <= row["seconds"] + 0.01  # type: ignore[arg-type, operator]
-        assert "within the budget" in generation.told(4)
+        assert "within the budget" in generation.summary(4)
 
 
 @pytest.mark.parametrize("limit", [60_000, 300_000])
 def test_a_budget_on_parameters_constrains_the_search(archive: Archive[Arch], limit: int) -> None:
     bound = dataclasses.replace(COSTS["params"], high=limit)
-    found = look_for(World(), archive, "error,macs", also=(bound,))
+    found = look_for(World(), archive, "error,macs", recorded=(bound,))
     assert found.feasible
     assert all(evaluation["params"] <= limit for evaluation in found.front)
     ends = {SPACE.smallest, SPACE.largest}
@@ -237,7 +237,7 @@ def test_a_budget_on_what_is_predicted_is_learned(archive: Archive[Arch]) -> Non
 
     heat = Objective(name="heat", high=8.0)
     found = search(
-        SPACE, evaluate, [Objective(name="error"), COSTS["params"]], also=[heat],
+        SPACE, evaluate, [Objective(name="error"), COSTS["params"]], recorded=[heat],
         settings=SearchSettings(archive=40, generations=5, candidates=10, predictor="bayesian"),
     )  # fmt: skip
     assert found.feasible
@@ -286,7 +286,7 @@ def test_failed_evaluations_are_kept_and_never_learned_from(archive: Archive[Arc
         return float("nan") if arch.exit == 5 and arch.resolution == 48 else world.error(arch)
 
     found = search(
-        SPACE, evaluate, [Objective(name="error"), COSTS["params"]], also=[COSTS["macs"]], settings=SETTINGS,
+        SPACE, evaluate, [Objective(name="error"), COSTS["params"]], recorded=[COSTS["macs"]], settings=SETTINGS,
         archive=archive,
     )  # fmt: skip
     failures = {evaluation.failure for evaluation, _ in archive.evaluations()}
@@ -496,7 +496,7 @@ def test_the_best_is_looked_for_beyond_the_front() -> None:
     space = IntegerSpace((8,) * 3)
     last = Objective(name="last", cost="exact", measure=lambda genomes: genomes[:, 2])
     settings = SearchSettings(archive=30, generations=2, candidates=8)
-    found = search(space, lambda arch: 1 - arch[2] / 10, [Objective(name="loss")], also=[last], settings=settings)
+    found = search(space, lambda arch: 1 - arch[2] / 10, [Objective(name="loss")], recorded=[last], settings=settings)
     assert found.best("last<=2")["last"] <= 2
     assert found.best()["last"] == 7
 

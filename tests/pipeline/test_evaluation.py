@@ -14,7 +14,7 @@ from nat2.data.transform import Pipeline, ResizedImages
 from nat2.errors import ConfigError
 from nat2.nas.feasible import exact
 from nat2.nas.objectives import Objective
-from nat2.pipeline.evaluation import Evaluator, latency_of_ends, quantities, try_objectives, with_costs
+from nat2.pipeline.evaluation import Evaluator, bind_costs, latency_of_ends, quantities, try_objectives
 from nat2.processes import ALONE
 from nat2.runs.config import RunConfig
 from nat2.space import Macro, SearchSpace, cost
@@ -46,23 +46,23 @@ def names(objectives: tuple[Objective, ...]) -> list[str]:
 
 
 def test_costs_are_recorded_whether_they_are_optimised_or_not() -> None:
-    objectives, also = quantities(RunConfig(objectives="error,macs"))
+    objectives, recorded = quantities(RunConfig(objectives="error,macs"))
     assert names(objectives) == ["error", "macs"]
-    assert names(also) == ["params", "memory"]
+    assert names(recorded) == ["params", "memory"]
 
 
 def test_a_bounded_latency_is_measured_without_being_an_objective() -> None:
-    objectives, also = quantities(RunConfig(budget="latency<=3ms,params<=20k"))
-    assert names(also) == ["macs", "memory", "latency", "latency_spread"]
+    objectives, recorded = quantities(RunConfig(budget="latency<=3ms,params<=20k"))
+    assert names(recorded) == ["macs", "memory", "latency", "latency_spread"]
     assert objectives[1].high == 20_000
-    assert also[2].high == 3
+    assert recorded[2].high == 3
 
 
 def test_exact_objectives_are_those_of_single_networks() -> None:
-    objectives, also = quantities(RunConfig(objectives="error,params,macs,memory"))
-    tied = with_costs((*objectives, *also), SPACE, [MACRO])
+    objectives, recorded = quantities(RunConfig(objectives="error,params,macs,memory"))
+    bind = bind_costs((*objectives, *recorded), SPACE, [MACRO])
     genomes = SPACE.sample(20, np.random.default_rng(0))
-    values = exact(tied[1:], genomes)
+    values = exact(bind[1:], genomes)
     expected = [cost(MACRO, SPACE.decode(genome)) for genome in genomes]
     assert values.tolist() == [[each.params, each.macs, 4 * each.memory] for each in expected]
 
@@ -78,9 +78,9 @@ def test_functions_of_ones_own_get_architecture_or_network(
         "def tensors(network): return len(list(network.parameters()))\n"
     )
     config = RunConfig(objectives=f"error,{file}:layers,{file}:sharpness,{file}:tensors")
-    objectives, also = quantities(config)
-    tied = evaluator.tied(networks, with_costs((*objectives, *also), SPACE, [MACRO]))
-    by_name = {each.name: each for each in tied}
+    objectives, recorded = quantities(config)
+    bind = evaluator.bind(networks, bind_costs((*objectives, *recorded), SPACE, [MACRO]))
+    by_name = {each.name: each for each in bind}
     genomes = SPACE.sample(5, np.random.default_rng(0))
     assert exact([by_name["layers"]], genomes)[:, 0].tolist() == [sum(SPACE.decode(g).depths) for g in genomes]
     assert by_name["tensors"].measure is not None

@@ -11,9 +11,9 @@ import numpy as np
 import yaml
 
 from nat2.files import write_csv, write_json
-from nat2.nas.archive import Archive, Evaluation, Generation, Row
+from nat2.nas.archive import Archive, Evaluation, EvaluationRecord, Generation
 from nat2.runs.config import RunConfig
-from nat2.runs.results import Operating, Result
+from nat2.runs.results import OperatingPoint, Result
 from nat2.space import Arch, Macro, SearchSpace, cost
 
 MACRO = Macro(classes=4, channels=1, width=0.25, stem_stride=1)
@@ -54,7 +54,9 @@ def early_exits(arch: Arch) -> Result:
     cut = replace(arch, stages=arch.stages[:2])
     costs = cost(MACRO, cut, exits=(1, 2))
     points = tuple(
-        Operating(threshold, costs.macs * share, costs.macs * share, 0.9 - 0.1 * (1 - share), 0.89 - 0.1 * (1 - share))
+        OperatingPoint(
+            threshold, costs.macs * share, costs.macs * share, 0.9 - 0.1 * (1 - share), 0.89 - 0.1 * (1 - share)
+        )
         for threshold, share in ((0.5, 0.6), (0.8, 0.8), (1.1, 1.0))
     )
     return fine_tuned(
@@ -101,12 +103,12 @@ def write_run(
         }
         noted["params"][3] = high
         archive.note("search", json.dumps({"seed": 0, "adapts": True, "space": [[], []], **noted}))
-        archive.add(Evaluation(SPACE.largest, {}, "it would not run"), Row(0, 0, "initial", 1.0, 0.1, 0))
+        archive.add(Evaluation(SPACE.largest, {}, "it would not run"), EvaluationRecord(0, 0, "initial", 1.0, 0.1, 0))
         for number in range(done + 1):
             for arch in archs[: 8 + 2 * number]:
                 origin = "re-evaluation" if number else "initial"
                 values = measured(arch, 0.05 * (number - done))
-                archive.add(Evaluation(arch, values), Row(number, number, origin, 1.0, 0.1, 0))  # type: ignore[arg-type]
+                archive.add(Evaluation(arch, values), EvaluationRecord(number, number, origin, 1.0, 0.1, 0))  # type: ignore[arg-type]
             facts: dict[str, Any] = {"evaluations": 10, "failed": 0, "predictor": "lgb"}
             facts |= {"tau": 0.7, "rho": 0.8, "rmse": 0.02} if number else {}
             archive.close_generation(Generation(number, tuple(archs[2 * number :][:8]), 0.5 + 0.1 * number, facts))

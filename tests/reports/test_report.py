@@ -98,7 +98,7 @@ def test_sliders_stop_at_every_returned_network(run: RunReport) -> None:
 
 
 def test_of_what_is_maximised_the_least_is_the_loosest(run: RunReport) -> None:
-    calm = replace(run, also=(*run.also[:1], Objective(name="memory", direction="max", cost="exact")))
+    calm = replace(run, recorded=(*run.recorded[:1], Objective(name="memory", direction="max", cost="exact")))
     steps = {each["key"]: each for each in limits(calm)}["memory"]["steps"]
     assert steps == sorted(steps, reverse=True)
 
@@ -218,7 +218,7 @@ def test_hypervolumes_of_a_comparison_share_a_box(tmp_path: Path) -> None:
 
 
 def test_runs_with_other_objectives_are_compared_in_error_and_parameters(run: RunReport) -> None:
-    other = replace(run, objectives=(run.objectives[0], run.also[0]), also=(run.objectives[1], run.also[1]))
+    other = replace(run, objectives=(run.objectives[0], run.recorded[0]), recorded=(run.objectives[1], run.recorded[1]))
     assert page_data([other, run], ())["common"]["objectives"] == ["error", "params"]
 
 

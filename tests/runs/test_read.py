@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from nat2.errors import CheckpointError, RunError
-from nat2.nas.archive import Archive, Evaluation, Row
+from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
 from nat2.runs.folder import RunFolder
 from nat2.runs.read import read_run
 from tests.reports.runs import measured, networks, write_run
@@ -28,7 +28,7 @@ def test_a_finished_run_is_read_whole(folder: Path) -> None:
     run = read_run(folder)
     assert (run.name, run.finished, run.state, run.failed) == ("corners", True, "", 1)
     assert [each.name for each in run.objectives] == ["error", "params"]
-    assert [each.name for each in run.also] == ["macs", "memory"]
+    assert [each.name for each in run.recorded] == ["macs", "memory"]
     assert run.quantities[1].high == 300_000
     assert len(run.evaluations) == 8 + 10 + 12
     assert len(run.results) == 5
@@ -57,7 +57,7 @@ def test_without_adaptation_the_weights_stay_those_of_the_beginning(folder: Path
     with Archive(folder / "archive.db", ("error", "params", "macs", "memory")) as archive:
         archive.note("search", json.dumps(search | {"adapts": False}))
         for arch in networks(14)[8:12]:
-            archive.add(Evaluation(arch, measured(arch)), Row(0, 1, "candidate", 1.0, 0.1, 0))
+            archive.add(Evaluation(arch, measured(arch)), EvaluationRecord(0, 1, "candidate", 1.0, 0.1, 0))
     run = read_run(folder)
     assert run.members()[0]["error"] == measured(networks(14)[4], -0.1)["error"]
 
@@ -65,7 +65,9 @@ def test_without_adaptation_the_weights_stay_those_of_the_beginning(folder: Path
 def test_partial_evaluations_are_left_out(folder: Path) -> None:
     before = len(read_run(folder).evaluations)
     with Archive(folder / "archive.db", ("error", "params", "macs", "memory")) as archive:
-        archive.add(Evaluation(networks(14)[0], measured(networks(14)[0])), Row(0, 0, "initial", 0.5, 0.1, 0))
+        archive.add(
+            Evaluation(networks(14)[0], measured(networks(14)[0])), EvaluationRecord(0, 0, "initial", 0.5, 0.1, 0)
+        )
     assert len(read_run(folder).evaluations) == before
 
 
@@ -74,13 +76,13 @@ def test_results_without_counts_of_images_get_them_from_the_run(folder: Path) ->
     for path in folder.glob("networks/*/result.json"):
         facts = json.loads(path.read_text())
         path.write_text(json.dumps({name: value for name, value in facts.items() if not name.endswith(_COUNTED)}))
-    for results in (read_run(folder).results, RunFolder(folder, shared=True).polished()):
+    for results in (read_run(folder).results, RunFolder(folder, shared=True).finished_networks()):
         assert len(results) == 5
         assert {(each.val_images, each.test_images, each.val_chance, each.test_chance) for each in results} == {
             (32, 32, 0.25, 0.25)
         }
     (folder / "data.json").unlink()
-    assert {each.tested.standard_error for each in RunFolder(folder, shared=True).polished()} == {None}
+    assert {each.tested.standard_error for each in RunFolder(folder, shared=True).finished_networks()} == {None}
 
 
 _COUNTED = ("_images", "_chance")
@@ -113,7 +115,7 @@ def test_reading_while_another_process_writes(folder: Path) -> None:
     """What is committed is seen, although it lies in the log; and the writer goes on."""
     arch = networks(14)[13]
     with Archive(folder / "archive.db", ("error", "params", "macs", "memory")) as archive:
-        archive.add(Evaluation(arch, measured(arch)), Row(2, 3, "candidate", 1.0, 0.1, 0))
+        archive.add(Evaluation(arch, measured(arch)), EvaluationRecord(2, 3, "candidate", 1.0, 0.1, 0))
         assert (folder / "archive.db-wal").stat().st_size > 0
         assert read_run(folder).evaluations[-1][0].arch == arch
         archive.note("still", "writing")
@@ -131,7 +133,7 @@ def test_a_killed_run_on_a_read_only_disk_is_read(
     """The log is there, but SQLite may not make the index that it needs to read it."""
     killed, arch = tmp_path / "killed", networks(14)[13]
     with Archive(folder / "archive.db", ("error", "params", "macs", "memory")) as archive:
-        archive.add(Evaluation(arch, measured(arch)), Row(2, 3, "candidate", 1.0, 0.1, 0))
+        archive.add(Evaluation(arch, measured(arch)), EvaluationRecord(2, 3, "candidate", 1.0, 0.1, 0))
         shutil.copytree(folder, killed, ignore=shutil.ignore_patterns("*-shm"))
     connect = sqlite3.connect
 

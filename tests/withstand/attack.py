@@ -57,7 +57,7 @@ def nothing_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     def begin(*arguments: object, **options: object) -> None:
         raise BegunError
 
-    monkeypatch.setattr("nat2.pipeline.api.Job.of", begin)
+    monkeypatch.setattr("nat2.pipeline.api.RunContext.of", begin)
 
 
 def flipped(content: bytes, positions: Iterator[int], bits: Iterator[int]) -> bytes:

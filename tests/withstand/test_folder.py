@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nat2.errors import Nat2Error
-from nat2.nas.archive import Archive, Evaluation, Row
+from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
 from nat2.space import Arch
 from tests.withstand.attack import flipped
 from tests.withstand.conftest import Ended, Zygote, assert_same
@@ -18,7 +18,7 @@ COLUMNS = ("error", "params", "macs", "memory")
 HALFWAY = (1.2, 2.2, 3.2)  # seconds behind which a small run is killed
 
 
-def held(path: Path) -> list[tuple[Evaluation[Arch], Row]] | None:
+def held(path: Path) -> list[tuple[Evaluation[Arch], EvaluationRecord]] | None:
     """What an archive holds; None if it is refused."""
     try:
         with Archive[Arch](path, COLUMNS) as archive:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nat2.nas.archive import Archive, Evaluation, Row
+from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
 from nat2.space import Arch
 from tests.withstand.conftest import Zygote, assert_same
 
@@ -17,7 +17,7 @@ KILLS = 20
 COLUMNS = ("error", "params", "macs", "memory")
 
 
-def evaluations(out: Path, scratch: Path) -> list[tuple[Evaluation[Arch], Row]]:
+def evaluations(out: Path, scratch: Path) -> list[tuple[Evaluation[Arch], EvaluationRecord]]:
     """What the archive of a run holds that was killed; the run's own files stay as they are."""
     if not (out / "archive.db").exists():
         return []
@@ -40,7 +40,7 @@ def test_nothing_is_lost_in_twenty_kills(
 ) -> None:
     """One run that is killed again and again, at moments drawn by lot, ends with the results of an undisturbed one."""
     lot, out = random.Random(1), tmp_path / "run"
-    before: list[tuple[Evaluation[Arch], Row]] = []
+    before: list[tuple[Evaluation[Arch], EvaluationRecord]] = []
     killed = 0
     for _ in range(KILLS):
         ended = zygote.run(*small, "--out", str(out), kill_after=pace * lot.uniform(0.05, 1.8))

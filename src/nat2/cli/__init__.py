@@ -236,7 +236,7 @@ def _latency(given: Namespace) -> None:
     from nat2.deploy.latency import latency
     from nat2.files import write_csv
     from nat2.progress import Progress
-    from nat2.reports.terminal import tell_latencies
+    from nat2.reports.terminal import latency_table
 
     measured = []
     with Progress() as progress:
@@ -249,7 +249,7 @@ def _latency(given: Namespace) -> None:
             measured.append(each)
         if given.csv:
             write_csv(user_path(given.csv, "--csv"), [each.row() for each in measured])
-        progress.show(tell_latencies(measured))
+        progress.show(latency_table(measured))
         if given.csv:
             progress.show(f"{'written':>18}: {given.csv}")
         first = next(

@@ -122,16 +122,16 @@ def _by_class(folders: Iterable[tuple[str, Folder]]) -> dict[str, Contents]:
 def _check_lost(root: Path, found: _Found) -> None:
     """Refuse to lose a whole class, of a split or of all."""
     lost: Counter[str] = Counter()
-    told = []
+    descriptions = []
     for split, held in found.items():
         for name, contents in held.items():
             if not contents.images:
                 lost += contents.lost
                 where = f"{name} in {split}/" if split != "all" else name
-                told.append(f"{where} ({_counted(contents.lost)})")
-    if told:
+                descriptions.append(f"{where} ({_counted(contents.lost)})")
+    if descriptions:
         raise DataError(
-            f"{root}: none of the files of a class can be read, and it would be lost: {shown(told)}; "
+            f"{root}: none of the files of a class can be read, and it would be lost: {shown(descriptions)}; "
             f"{way_out(lost)}, or move the folder out of {root.name} if it is no class"
         )
 
@@ -226,11 +226,13 @@ def _lost(found: _Found) -> list[str]:
         for name, contents in held.items():
             lost[name] += contents.lost
             pictures[name] += contents.pictures
-    told = [f"{name} {each.total()} of {pictures[name]} ({_counted(each)})" for name, each in lost.items() if each]
-    if not told:
+    descriptions = [
+        f"{name} {each.total()} of {pictures[name]} ({_counted(each)})" for name, each in lost.items() if each
+    ]
+    if not descriptions:
         return []
     formats = {kind for each in lost.values() for kind in each}
-    return [f"files that cannot be read are left out, by class: {shown(told, 10)}; {way_out(formats)}"]
+    return [f"files that cannot be read are left out, by class: {shown(descriptions, 10)}; {way_out(formats)}"]
 
 
 def _skipped(root: Path, skipped: Skipped, found: _Found) -> list[str]:

@@ -16,7 +16,7 @@ NEVER = 1.01
 
 
 @dataclass(frozen=True)
-class Operating:
+class OperatingPoint:
     """How a network with several exits does at one threshold."""
 
     threshold: float
@@ -49,7 +49,7 @@ def confidence(answers: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Answered:
+class ExitLogits:
     """What a network said of labelled images, exit by exit."""
 
     logits: Tensor
@@ -68,7 +68,7 @@ class Answered:
         return right, float(torch.tensor(macs, dtype=torch.float64)[first.cpu()].mean())
 
 
-def curve(val: Answered, test: Answered, weights: Tensor, macs: Sequence[float]) -> tuple[Operating, ...]:
+def curve(val: ExitLogits, test: ExitLogits, weights: Tensor, macs: Sequence[float]) -> tuple[OperatingPoint, ...]:
     """Accuracy against mean operations by threshold, cheapest first; the last point waits for the last exit.
 
     Args:
@@ -84,12 +84,12 @@ def curve(val: Answered, test: Answered, weights: Tensor, macs: Sequence[float])
     for threshold in thresholds:
         val_accuracy, val_macs = val.at(threshold, weights, macs)
         test_accuracy, test_macs = test.at(threshold, weights, macs)
-        points.append(Operating(threshold, test_macs, val_macs, val_accuracy, test_accuracy))
+        points.append(OperatingPoint(threshold, test_macs, val_macs, val_accuracy, test_accuracy))
     distinct = {(point.val_macs, point.macs): point for point in points}
     return tuple(distinct.values())
 
 
-def threshold_for(points: Sequence[Operating], macs: float) -> float:
+def threshold_for(points: Sequence[OperatingPoint], macs: float) -> float:
     """The threshold with which an image takes at most `macs` operations in the mean, as accurate as can be.
 
     Both are judged on validation images.

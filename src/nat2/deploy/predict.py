@@ -18,7 +18,7 @@ from nat2.data.depth import SIXTEEN_BITS, DeepImage, Pixels, ValueRange
 from nat2.data.formats import way_out
 from nat2.data.transform import central, resize, scale
 from nat2.data.walk import Folder
-from nat2.deploy.anytime import Operating, threshold_for
+from nat2.deploy.anytime import OperatingPoint, threshold_for
 from nat2.deploy.deployable import Deployable, load
 from nat2.deploy.description import check_network, describe
 from nat2.environment import available_cores
@@ -201,14 +201,14 @@ def read_as_trained(path: Path, inputs: dict[str, Any], *, grey: bool) -> Pixels
     return np.broadcast_to(pixels, (*pixels.shape[:2], 1 if grey else 3))
 
 
-def operating_points(folder: Path) -> tuple[Operating, ...]:
+def operating_points(folder: Path) -> tuple[OperatingPoint, ...]:
     """Accuracy against mean operations of an exported network with several exits, by threshold.
 
     Raises:
         CheckpointError: the folder does not hold an exported network, or its description is damaged.
     """
     try:
-        return tuple(Operating(**point) for point in describe(folder).get("anytime", ()))
+        return tuple(OperatingPoint(**point) for point in describe(folder).get("anytime", ()))
     except TypeError as error:
         raise CheckpointError(f"{folder / 'arch.json'} is damaged ({error}); export the network again") from error
 

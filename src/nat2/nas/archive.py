@@ -59,7 +59,7 @@ class Evaluation(Generic[A]):
         return self.values[name]
 
 
-class Row(NamedTuple):
+class EvaluationRecord(NamedTuple):
     """How an evaluation came about."""
 
     weights: int
@@ -80,7 +80,7 @@ class Generation:
     hypervolume: float
     facts: Mapping[str, Any]
 
-    def told(self, last: int) -> str:
+    def summary(self, last: int) -> str:
         """A line about it; `last` is the number of the last generation."""
         facts = self.facts
         line = f"generation {self.number} of {last}, hypervolume {self.hypervolume:.4f}"
@@ -235,9 +235,9 @@ class Archive(Generic[A]):
             row = self._database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
-    def add(self, evaluation: Evaluation[A], row: Row) -> None:
+    def add(self, evaluation: Evaluation[A], row: EvaluationRecord) -> None:
         """Commit one evaluation."""
-        names = ", ".join(("arch", *Row._fields, "failure", *(f'"{name}"' for name in self._columns)))
+        names = ", ".join(("arch", *EvaluationRecord._fields, "failure", *(f'"{name}"' for name in self._columns)))
         values = (
             self._key(evaluation.arch),
             *row,
@@ -291,14 +291,15 @@ class Archive(Generic[A]):
                 "DELETE FROM evaluations WHERE arch = ? AND failure != ''", [(self._key(arch),) for arch in archs]
             )
 
-    def evaluations(self) -> list[tuple[Evaluation[A], Row]]:
+    def evaluations(self) -> list[tuple[Evaluation[A], EvaluationRecord]]:
         """Every evaluation in the order they were made."""
         with self._told():
+            fields = EvaluationRecord._fields
             rows = self._database.execute(
-                f"SELECT {', '.join(Row._fields)}, arch, failure, {self._names} FROM evaluations ORDER BY id"
+                f"SELECT {', '.join(fields)}, arch, failure, {self._names} FROM evaluations ORDER BY id"
             ).fetchall()
-            n = len(Row._fields)
-            return [(self._evaluation(self._parse(row[n]), row[n + 1 :]), Row(*row[:n])) for row in rows]
+            n = len(fields)
+            return [(self._evaluation(self._parse(row[n]), row[n + 1 :]), EvaluationRecord(*row[:n])) for row in rows]
 
     @property
     def _names(self) -> str:

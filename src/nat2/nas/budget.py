@@ -59,7 +59,7 @@ def parse_budget(text: str, known: Sequence[Objective] = ()) -> tuple[Objective,
     return tuple(bounded.values())
 
 
-def spelled(value: float, unit: Unit = "") -> str:
+def format_value(value: float, unit: Unit = "") -> str:
     """A value as people write it: ``12,345``, ``3.20 ms``, ``4.1 %``, ``96.0 kB``."""
     if unit == "share":
         return f"{100 * value:.1f} %"
@@ -70,7 +70,7 @@ def spelled(value: float, unit: Unit = "") -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
-def told(bound: Objective) -> str:
+def format_bound(bound: Objective) -> str:
     """A bound as people write it: ``params <= 200,000``."""
     limits = (("<=", bound.high), (">=", bound.low))
-    return ", ".join(f"{bound.name} {sign} {spelled(v, bound.unit)}" for sign, v in limits if math.isfinite(v))
+    return ", ".join(f"{bound.name} {sign} {format_value(v, bound.unit)}" for sign, v in limits if math.isfinite(v))

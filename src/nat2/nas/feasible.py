@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nat2.errors import ConfigError, Nat2Error
-from nat2.nas.budget import spelled, told
+from nat2.nas.budget import format_bound, format_value
 from nat2.nas.evolve import evolve
 from nat2.nas.objectives import Objective, violation
 from nat2.seeds import derive, numpy_generator
@@ -55,11 +55,11 @@ def check_budget(space: Searchable[A], quantities: Sequence[Objective], *, seed:
         return last[excess <= 0]
     closest = exact(bounds, last[[int(excess.argmin())]])[0]
     values = ", ".join(
-        f"{each.name} {spelled(float(value), each.unit)}" for each, value in zip(bounds, closest, strict=True)
+        f"{each.name} {format_value(float(value), each.unit)}" for each, value in zip(bounds, closest, strict=True)
     )
     raise ConfigError(
-        f"no network of the space keeps --budget ({', '.join(map(told, bounds))}); the nearest has {values}. Widen the "
-        "budget, or change the space (--width, --resolutions, --family)"
+        f"no network of the space keeps --budget ({', '.join(map(format_bound, bounds))}); the nearest has {values}. "
+        "Widen the budget, or change the space (--width, --resolutions, --family)"
     )
 
 

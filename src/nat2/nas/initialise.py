@@ -25,13 +25,13 @@ def initial_archive(task: Search[A]) -> list[Evaluation[A]]:
     space, settings = task.space, task.settings
     ends = list(dict.fromkeys([space.decode(space.lower), space.decode(space.upper)]))
     drawn = draw(task, settings.rungs[0][0] - len(ends), exclude=ends)
-    told = []
+    parts = []
     for place, (count, share) in enumerate(settings.rungs):
         began = time.monotonic()
         evaluated = measure(task, drawn[: count - len(ends)], weights=0, generation=0, origin="initial", share=share)
         check_failures(task, evaluated)
         evaluated = succeeded(evaluated)
-        told.append(f"{len(evaluated)} on {_part(share)} in {duration(time.monotonic() - began)}")
+        parts.append(f"{len(evaluated)} on {_part(share)} in {duration(time.monotonic() - began)}")
         if place + 1 < len(settings.rungs):
             drawn = [each.arch for each in _best(task, evaluated, settings.rungs[place + 1][0] - len(ends), place)]
     extremes = measure(task, ends, weights=0, generation=0, origin="initial")
@@ -39,7 +39,7 @@ def initial_archive(task: Search[A]) -> list[Evaluation[A]]:
         check_failures(task, extremes)
     cost = sum(count * share for count, share in settings.rungs)
     task.say(
-        f"initial archive: networks evaluated, {', then '.join(told)}; as much as {cost:,.0f} on all images, for "
+        f"initial archive: networks evaluated, {', then '.join(parts)}; as much as {cost:,.0f} on all images, for "
         f"{settings.archive} to begin with"
     )
     return [*_best(task, evaluated, settings.archive - len(ends), len(settings.rungs)), *succeeded(extremes)]

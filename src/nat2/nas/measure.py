@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from nat2.errors import Nat2Error, RunError
-from nat2.nas.archive import Evaluation, Origin, Row
+from nat2.nas.archive import Evaluation, EvaluationRecord, Origin
 from nat2.nas.task import Search
 from nat2.progress import FoundDone
 from nat2.space.searchable import A
@@ -44,7 +44,7 @@ def measure(
             values = {} if isinstance(of_network, str) else {**facts[arch], **outcome, **of_network}
             made = Evaluation(arch, values, failure)
         known[arch] = made
-        row = Row(weights, generation, origin, share, seconds, task.seed)
+        row = EvaluationRecord(weights, generation, origin, share, seconds, task.seed)
         task.record(partial(task.archive.add, made, row))
         task.tick(1)
     return [found for arch in archs if (found := known[arch]) is not None]

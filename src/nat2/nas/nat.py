@@ -14,11 +14,11 @@ import numpy as np
 from nat2.errors import CheckpointError, RunError
 from nat2.nas.archive import Archive, Evaluation, Generation
 from nat2.nas.feasible import check_budget
-from nat2.nas.found import Found
 from nat2.nas.initialise import initial_archive
 from nat2.nas.measure import check_failures, measure, succeeded
 from nat2.nas.objectives import Objective
-from nat2.nas.propose import Table, candidates, judged, learned
+from nat2.nas.propose import Table, candidates, prediction_quality, training_set
+from nat2.nas.search_result import SearchResult
 from nat2.nas.select import survive
 from nat2.nas.settings import SearchSettings
 from nat2.nas.task import Evaluate, Search, check
@@ -34,7 +34,7 @@ def search(
     evaluate: Evaluate[A],
     objectives: Sequence[Objective],
     *,
-    also: Sequence[Objective] = (),
+    recorded: Sequence[Objective] = (),
     settings: SearchSettings | None = None,
     archive: Archive[A] | Path | str | None = None,
     adapt: Callable[[int, Genomes], None] | None = None,
@@ -43,7 +43,7 @@ def search(
     tick: Callable[[int], None] = lambda count: None,
     report: Callable[[Generation], None] = lambda generation: None,
     say: Callable[[str], None] = lambda line: None,
-) -> Found[A]:
+) -> SearchResult[A]:
     """Search a space for the architectures that no other beats, or continue a search (NAT2, algorithm).
 
     Everything that a generation decides follows from the archive before it and the seed, and no evaluation in the
@@ -55,7 +55,7 @@ def search(
             only one. What it raises is recorded as the failure of that architecture. With successive halving it is also
             called with ``share``, above 0 and below 1: the part of the images to look at.
         objectives: What is optimised, the first of cost class ``predicted``; bounds are kept.
-        also: What is only recorded, or held within bounds.
+        recorded: What is only recorded, or held within bounds.
         settings: Policies and sizes; ``SearchSettings.of("nat2")`` and ``of("nat")`` are the published ones.
         archive: Where evaluations are kept, and taken from; by default nowhere but in memory.
         adapt: Takes the number of a generation and the genomes of good architectures, shape (n, genes), and changes
@@ -72,14 +72,14 @@ def search(
         RunError: the archive cannot be written, or most of the first evaluations fail.
     """
     settings = settings or SearchSettings()
-    objectives, also = tuple(objectives), tuple(also)
-    check(objectives, also, settings, evaluate)
+    objectives, recorded = tuple(objectives), tuple(recorded)
+    check(objectives, recorded, settings, evaluate)
     if isinstance(archive, Archive):
         kept = archive
     else:
-        names = [each.name for each in (*objectives, *also)]
+        names = [each.name for each in (*objectives, *recorded)]
         kept = Archive(None if archive is None else Path(archive), names, key=space.key, parse=space.parse)
-    task = Search(space, evaluate, objectives, also, settings, kept, adapt, seed, processes, tick, report, say)
+    task = Search(space, evaluate, objectives, recorded, settings, kept, adapt, seed, processes, tick, report, say)
     check_budget(space, task.quantities, seed=seed)
     try:
         _claim(task)
@@ -91,7 +91,7 @@ def search(
             kept.close()
 
 
-def _run(task: Search[A]) -> Found[A]:
+def _run(task: Search[A]) -> SearchResult[A]:
     finished = task.archive.generations()
     for generation in finished:
         task.tick(FoundDone(generation.facts["evaluations"]))
@@ -102,7 +102,7 @@ def _run(task: Search[A]) -> Found[A]:
         finished.append(_initialise(task))
     for number in range(finished[-1].number + 1, task.settings.generations + 1):
         finished.append(_generation(task, number, finished[-1]))
-    return Found.of(task, finished)
+    return SearchResult.of(task, finished)
 
 
 def _claim(task: Search[A]) -> None:
@@ -141,11 +141,13 @@ def _generation(task: Search[A], number: int, before: Generation) -> Generation:
     clock = [time.monotonic()]
     weights = task.version(number - 1)
     members = _known(task, before.members, weights)
-    chosen, predicted, facts = _candidates(task, learned(task, members, weights), number, weights)
+    chosen, predicted, facts = _candidates(task, training_set(task, members, weights), number, weights)
     clock.append(time.monotonic())
     archs = task.decode_all(chosen)
     evaluated = measure(task, archs, weights=weights, generation=number, origin="candidate")
-    facts |= {"candidates": len(evaluated), "evaluations": len(evaluated)} | judged(task, evaluated, predicted)
+    facts |= {"candidates": len(evaluated), "evaluations": len(evaluated)} | prediction_quality(
+        task, evaluated, predicted
+    )
     members = _replace(task, members + succeeded(evaluated), number)
     clock.append(time.monotonic())
     if task.adapt is not None:

@@ -160,7 +160,7 @@ def candidates(
     return chosen, predicted, facts
 
 
-def learned(task: Search[A], members: list[Evaluation[A]], weights: int) -> list[Evaluation[A]]:
+def training_set(task: Search[A], members: list[Evaluation[A]], weights: int) -> list[Evaluation[A]]:
     """The archive, and the best of what else was evaluated with the same weights, for the predictor to learn from."""
     room = task.settings.learn_from - len(members)
     there = {member.arch for member in members}
@@ -173,7 +173,7 @@ def learned(task: Search[A], members: list[Evaluation[A]], weights: int) -> list
     return members + others
 
 
-def judged(task: Search[A], evaluated: Sequence[Evaluation[A]], predicted: Table) -> dict[str, Any]:
+def prediction_quality(task: Search[A], evaluated: Sequence[Evaluation[A]], predicted: Table) -> dict[str, Any]:
     """How well the new candidates were predicted: of the first objective, and of the others by name."""
     made = [number for number, evaluation in enumerate(evaluated) if not evaluation.failure]
     facts: dict[str, Any] = {}

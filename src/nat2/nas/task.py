@@ -42,7 +42,7 @@ class Search(Generic[A]):
     evaluate: Evaluate[A]
     objectives: tuple[Objective, ...]
     """What is optimised, the first of them predicted."""
-    also: tuple[Objective, ...]
+    recorded: tuple[Objective, ...]
     """What is only recorded, and held within its bounds."""
     settings: SearchSettings
     archive: Archive[A]
@@ -58,7 +58,7 @@ class Search(Generic[A]):
     @property
     def quantities(self) -> tuple[Objective, ...]:
         """Everything that is known of a network."""
-        return self.objectives + self.also
+        return self.objectives + self.recorded
 
     def of_class(self, *classes: str) -> tuple[Objective, ...]:
         """The quantities of some cost classes."""
@@ -67,7 +67,7 @@ class Search(Generic[A]):
     @property
     def modelled(self) -> tuple[Objective, ...]:
         """What has to be predicted between evaluations, because it is optimised or bounded."""
-        needed = self.objectives + tuple(each for each in self.also if each.bounded)
+        needed = self.objectives + tuple(each for each in self.recorded if each.bounded)
         return tuple(each for each in needed if each.cost != "exact")
 
     @property
@@ -145,19 +145,19 @@ class Search(Generic[A]):
 
 
 def check(
-    objectives: Sequence[Objective], also: Sequence[Objective], settings: SearchSettings, evaluate: Evaluate[A]
+    objectives: Sequence[Objective], recorded: Sequence[Objective], settings: SearchSettings, evaluate: Evaluate[A]
 ) -> None:
     """Refuse what contradicts each other.
 
     Raises:
         ConfigError: naming the objective or the setting.
     """
-    names = [each.name for each in (*objectives, *also)]
+    names = [each.name for each in (*objectives, *recorded)]
     if not objectives or objectives[0].cost != "predicted":
         raise ConfigError(f"the first objective must be of cost class predicted; got {names[:1]}")
     if len(set(names)) < len(names):
         raise ConfigError(f"objectives must have different names; got {', '.join(names)}")
-    for each in (*objectives, *also):
+    for each in (*objectives, *recorded):
         if (each.measure is None) != (each.cost == "predicted"):
             rule = "is given by evaluating and takes no" if each.cost == "predicted" else "needs a"
             raise ConfigError(f"the objective {each.name} is {each.cost}, so it {rule} `measure`")

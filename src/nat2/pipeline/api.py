@@ -14,27 +14,27 @@ from nat2.allocator import keep_freed_memory
 from nat2.data.dataset import Dataset, name_of
 from nat2.errors import ConfigError
 from nat2.nas.archive import Archive, Evaluation
-from nat2.nas.found import Found
 from nat2.nas.nat import search as search_space
 from nat2.nas.objectives import Objective
-from nat2.pipeline.context import Job
+from nat2.nas.search_result import SearchResult
+from nat2.pipeline.context import RunContext
 from nat2.pipeline.evaluation import latency_of_ends, try_objectives
-from nat2.pipeline.finetune import polish_networks, remeasure, returned
+from nat2.pipeline.finetune import finetune_networks, remeasure, select_networks
 from nat2.pipeline.prepare import prepare
 from nat2.pipeline.pretrained import remarks
 from nat2.pipeline.stages import (
     adapted,
-    asked,
     new_supernet,
     report_networks,
+    resolve_networks,
     save_supernets,
     search_networks,
     train_supernets,
 )
 from nat2.processes import Processes, connect, disconnected, launch, launched, may_restart, restarted
 from nat2.progress import Progress
-from nat2.reports.returned import Front, Results, Supernets
-from nat2.reports.terminal import tell_networks, tell_search, tell_training
+from nat2.reports.return_values import Front, Results, Supernets
+from nat2.reports.terminal import networks_summary, search_summary, training_summary
 from nat2.runs.config import RunConfig
 from nat2.runs.folder import RunFolder, check_place, was_cleared
 from nat2.runs.read import read_run
@@ -85,7 +85,7 @@ def search(
 @overload
 def search(
     space: Searchable[Any], evaluate: Callable[..., Any], objectives: Sequence[Objective] | str, **options: Any
-) -> Found[Any]: ...
+) -> SearchResult[Any]: ...
 
 
 def search(space: RunConfig | Searchable[Any], *arguments: Any, **options: Any) -> Any:
@@ -189,7 +189,7 @@ def _work(order: _Order) -> _Outcome:
             notes += remarks(given, config, dataset, macros)
         networks = () if begun else tuple(new_supernet(config, macro, processes, notes.append) for macro in macros)
         with _open_folder(out, order.fresh, config, dataset, processes) as folder:
-            job = Job.of(config, dataset, macros, folder, progress, processes)
+            context = RunContext.of(config, dataset, macros, folder, progress, processes)
             finished = processes.once(lambda: folder.finished)
             if finished and not order.networks:
                 progress.say(f"{out} holds the finished run of this configuration; --fresh starts over")
@@ -198,11 +198,11 @@ def _work(order: _Order) -> _Outcome:
             else:
                 if processes.first:
                     folder.add_seconds("read", reading)
-                for name, text in (*job.introduction, *(("weights", note) for note in notes)):
+                for name, text in (*context.introduction, *(("weights", note) for note in notes)):
                     progress.say(f"{name}: {text}")
                 if networks:
-                    processes.once(lambda: _try_measuring(job, SuperNetworks(networks)))
-                outcome = _add(job, order.networks) if finished else _stages(job, networks, order)
+                    processes.once(lambda: _try_measuring(context, SuperNetworks(networks)))
+                outcome = _add(context, order.networks) if finished else _stages(context, networks, order)
             progress.rest()
             if processes.first:
                 _tell(outcome, folder, progress)
@@ -211,11 +211,11 @@ def _work(order: _Order) -> _Outcome:
 
 def _tell(outcome: _Outcome, folder: RunFolder, progress: Progress) -> None:
     if outcome.results:
-        parts = tell_networks(outcome.results, folder)
+        parts = networks_summary(outcome.results, folder)
     elif outcome.front:
-        parts = tell_search(outcome.front, folder)
+        parts = search_summary(outcome.front, folder)
     else:
-        parts = tell_training(outcome.supernets, folder)
+        parts = training_summary(outcome.supernets, folder)
     for part in parts:
         progress.show(part)
 
@@ -232,46 +232,46 @@ def _open_folder(out: Path, fresh: str, config: RunConfig, dataset: Dataset, pro
     return opened[0] if opened else RunFolder(out, shared=True)
 
 
-def _stages(job: Job, networks: tuple[SuperNetwork, ...], order: _Order) -> _Outcome:
+def _stages(context: RunContext, networks: tuple[SuperNetwork, ...], order: _Order) -> _Outcome:
     """One stage after the other, up to the one that was asked for."""
-    outcome, searching = _Outcome(), job.processes.once(job.folder.archive.exists)
-    wanted = job.processes.once(lambda: asked(job, order.networks))
-    with _timed(job, "train") as lap:
-        trained = train_supernets(job, networks, lap)
+    outcome, searching = _Outcome(), context.processes.once(context.folder.archive.exists)
+    wanted = context.processes.once(lambda: resolve_networks(context, order.networks))
+    with _timed(context, "train") as lap:
+        trained = train_supernets(context, networks, lap)
         if order.until == "train":
-            outcome.supernets = [job.folder.supernet(macro.width) for macro in job.macros]
+            outcome.supernets = [context.folder.supernet(macro.width) for macro in context.macros]
             if not searching:  # then they are the adapted ones
-                save_supernets(job, trained)
+                save_supernets(context, trained)
             return outcome
     if not networks and not searching:  # objectives and budget may have been given only now
-        job.processes.once(lambda: _try_measuring(job, trained))
-    with open_archive(job) as archive:
-        with _timed(job, "search") as lap:
-            found = search_networks(job, trained, archive, lap)
-            outcome.supernets, outcome.front = save_supernets(job, trained), list(found.front)
+        context.processes.once(lambda: _try_measuring(context, trained))
+    with open_archive(context) as archive:
+        with _timed(context, "search") as lap:
+            found = search_networks(context, trained, archive, lap)
+            outcome.supernets, outcome.front = save_supernets(context, trained), list(found.front)
         if order.until == "search":
-            job.processes.once(lambda: report_networks(job.folder, []))
+            context.processes.once(lambda: report_networks(context.folder, []))
             return outcome
-        with _timed(job, "fine-tune and export") as lap:
-            chosen = job.processes.once(lambda: returned(job, found))
+        with _timed(context, "fine-tune and export") as lap:
+            chosen = context.processes.once(lambda: select_networks(context, found))
             known = {evaluation.arch for evaluation in chosen}
             further = [arch for arch in wanted if arch not in known]
-            outcome.results = _polished(job, trained, chosen, further, lap)
-    job.processes.once(lambda: job.folder.finish(outcome.results))
+            outcome.results = finetune_and_report(context, trained, chosen, further, lap)
+    context.processes.once(lambda: context.folder.finish(outcome.results))
     return outcome
 
 
-def _add(job: Job, names: Sequence[str]) -> _Outcome:
+def _add(context: RunContext, names: Sequence[str]) -> _Outcome:
     """Further networks of a finished run."""
-    wanted = job.processes.once(lambda: asked(job, names))
-    with _timed(job, "fine-tune and export") as lap:
-        made = _polished(job, adapted(job), [], wanted, lap)
-    job.processes.once(lambda: job.folder.finish(made))
+    wanted = context.processes.once(lambda: resolve_networks(context, names))
+    with _timed(context, "fine-tune and export") as lap:
+        made = finetune_and_report(context, adapted(context), [], wanted, lap)
+    context.processes.once(lambda: context.folder.finish(made))
     return _Outcome(results=made)
 
 
-def _polished(
-    job: Job,
+def finetune_and_report(
+    context: RunContext,
     networks: SuperNetworks,
     chosen: Sequence[Evaluation[Arch]],
     further: Sequence[Arch],
@@ -285,50 +285,50 @@ def _polished(
     Raises:
         ConfigError: there are none, because no network with several exits keeps the budget.
     """
-    evaluations = [*chosen, *(job.evaluated(networks, arch) for arch in further)]
-    results = polish_networks(job, networks, evaluations, lap)
+    evaluations = [*chosen, *(context.evaluated(networks, arch) for arch in further)]
+    results = finetune_networks(context, networks, evaluations, lap)
     if not results:
         raise ConfigError(
             "no network with all its exits keeps the budget; choose --finetune.variant both or --finetune.prune true"
         )
-    results = job.processes.once(job.folder.polished)
+    results = context.processes.once(context.folder.finished_networks)
     lap()
-    job.processes.once(lambda: remeasure(job, results))
-    job.processes.once(lambda: report_networks(job.folder, results))
+    context.processes.once(lambda: remeasure(context, results))
+    context.processes.once(lambda: report_networks(context.folder, results))
     return results
 
 
-def _try_measuring(job: Job, networks: SuperNetworks) -> None:
+def _try_measuring(context: RunContext, networks: SuperNetworks) -> None:
     """Refuse a latency that no network has, and functions that do not work, before hours of work."""
-    every = (*job.objectives, *job.also)
-    try_objectives(job.evaluator, networks, job.space, every)
+    every = (*context.objectives, *context.recorded)
+    try_objectives(context.evaluator, networks, context.space, every)
     for each in every:
         if each.name == "latency" and each.bounded:
-            latency_of_ends(job.evaluator, networks, job.space, each)
+            latency_of_ends(context.evaluator, networks, context.space, each)
 
 
-def open_archive(job: Job) -> Archive[Arch]:
+def open_archive(context: RunContext) -> Archive[Arch]:
     """The archive on disk in the first process, a copy in memory in the others."""
     opened: list[Archive[Arch]] = []
 
     def open_file() -> bytes:
-        opened.append(Archive(job.folder.archive, job.columns))
-        return opened[0].content() if job.processes.size > 1 else b""
+        opened.append(Archive(context.folder.archive, context.columns))
+        return opened[0].content() if context.processes.size > 1 else b""
 
-    content = job.processes.once(open_file)
-    return opened[0] if opened else Archive.copy(content, job.columns)
+    content = context.processes.once(open_file)
+    return opened[0] if opened else Archive.copy(content, context.columns)
 
 
 @contextmanager
-def _timed(job: Job, stage: str) -> Iterator[Callable[[], None]]:
+def _timed(context: RunContext, stage: str) -> Iterator[Callable[[], None]]:
     """Add what a stage takes to the folder's account: at its end, however it ends, and at each call of the result."""
     began = time.monotonic()
 
     def lap() -> None:
         nonlocal began
         now = time.monotonic()
-        if job.processes.first:
-            job.folder.add_seconds(stage, now - began)
+        if context.processes.first:
+            context.folder.add_seconds(stage, now - began)
         began = now
 
     try:

@@ -8,7 +8,7 @@ from nat2.data.dataset import Dataset, Split
 from nat2.data.transform import Pipeline, ResizedImages
 from nat2.nas.archive import Evaluation
 from nat2.nas.objectives import Objective
-from nat2.pipeline.evaluation import Evaluator, quantities, with_costs
+from nat2.pipeline.evaluation import Evaluator, bind_costs, quantities
 from nat2.pipeline.prepare import introduction
 from nat2.processes import Processes
 from nat2.progress import Progress
@@ -20,8 +20,8 @@ from nat2.training.shrink import calibration_images
 
 
 @dataclass(frozen=True)
-class Job:
-    """A run at work."""
+class RunContext:
+    """A run that is at work."""
 
     config: RunConfig
     folder: RunFolder
@@ -36,7 +36,7 @@ class Job:
     """Training images for batch-norm statistics and for the ranges of 8-bit activations."""
     objectives: tuple[Objective, ...]
     """What is optimised, the error first."""
-    also: tuple[Objective, ...]
+    recorded: tuple[Objective, ...]
     """What is recorded beside that, and held within the budget."""
 
     @staticmethod
@@ -47,8 +47,8 @@ class Job:
         folder: RunFolder,
         progress: Progress,
         processes: Processes,
-    ) -> Job:
-        """A job for a settled configuration."""
+    ) -> RunContext:
+        """The context of a settled configuration."""
         pipeline = Pipeline(
             dataset.mean,
             dataset.std,
@@ -59,8 +59,8 @@ class Job:
         )
         calibration = calibration_images(dataset.train, config.shrink.calibration_images)
         space = SearchSpace.of(macros, parse_resolutions(config.resolutions))
-        objectives, also = quantities(config)
-        return Job(
+        objectives, recorded = quantities(config)
+        return RunContext(
             config=config,
             folder=folder,
             dataset=dataset,
@@ -77,13 +77,15 @@ class Job:
                 latency_threads=config.latency_threads,
             ),
             calibration=calibration,
-            objectives=with_costs(objectives, space, macros),
-            also=with_costs(also, space, macros),
+            objectives=bind_costs(objectives, space, macros),
+            recorded=bind_costs(recorded, space, macros),
         )
 
     def evaluated(self, networks: SuperNetworks, arch: Arch) -> Evaluation[Arch]:
         """What the search would record of a network with the present weights; measured objectives aside."""
-        exact = [each for each in (*self.objectives, *self.also) if each.cost == "exact" and each.measure is not None]
+        exact = [
+            each for each in (*self.objectives, *self.recorded) if each.cost == "exact" and each.measure is not None
+        ]
         genome = self.space.encode(arch)[None]
         values = {each.name: float(each.measure(genome)[0]) for each in exact if each.measure is not None}
         return Evaluation(arch, {"error": self.evaluator.error(networks[arch.width], arch), **values})
@@ -91,7 +93,7 @@ class Job:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of what is measured of a network."""
-        return tuple(each.name for each in (*self.objectives, *self.also))
+        return tuple(each.name for each in (*self.objectives, *self.recorded))
 
     @property
     def introduction(self) -> list[tuple[str, str]]:

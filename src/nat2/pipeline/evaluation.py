@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nat2.data.transform import ResizedImages
 from nat2.deploy.latency import Latency, measure_latency
 from nat2.errors import ConfigError, Nat2Error
-from nat2.nas.budget import parse_budget, told
+from nat2.nas.budget import format_bound, parse_budget
 from nat2.nas.objectives import OBJECTIVES, Objective, parse_objectives
 from nat2.processes import Processes
 from nat2.runs.config import RunConfig
@@ -45,11 +45,11 @@ def quantities(config: RunConfig) -> tuple[tuple[Objective, ...], tuple[Objectiv
     """
     objectives = parse_objectives(config.objectives)
     bounds = {each.name: each for each in parse_budget(config.budget, objectives)}
-    also = [OBJECTIVES[name] for name in ("params", "macs", "memory")]
-    also += [bound for bound in bounds.values() if bound.name not in OBJECTIVES or bound.cost == "measured"]
-    also += [SPREAD] if "latency" in {each.name for each in (*objectives, *also)} else []
+    recorded = [OBJECTIVES[name] for name in ("params", "macs", "memory")]
+    recorded += [bound for bound in bounds.values() if bound.name not in OBJECTIVES or bound.cost == "measured"]
+    recorded += [SPREAD] if "latency" in {each.name for each in (*objectives, *recorded)} else []
     optimised = {each.name for each in objectives}
-    unique = {each.name: each for each in also if each.name not in optimised}
+    unique = {each.name: each for each in recorded if each.name not in optimised}
 
     def bounded(each: Objective) -> Objective:
         bound = bounds.get(each.name)
@@ -58,12 +58,12 @@ def quantities(config: RunConfig) -> tuple[tuple[Objective, ...], tuple[Objectiv
     return tuple(map(bounded, objectives)), tuple(map(bounded, unique.values()))
 
 
-def with_costs(objectives: Sequence[Objective], space: SearchSpace, macros: Sequence[Macro]) -> tuple[Objective, ...]:
+def bind_costs(objectives: Sequence[Objective], space: SearchSpace, macros: Sequence[Macro]) -> tuple[Objective, ...]:
     """Tie exact objectives to the closed-form costs of a space, or to the user's functions."""
     table = CostTable(space, {macro.width: macro for macro in macros})
     columns = {"params": (0, 1), "macs": (1, 1), "memory": (2, BYTES)}
 
-    def tied(each: Objective) -> Objective:
+    def bind(each: Objective) -> Objective:
         if each.cost != "exact":
             return each
         if each.measure is None:
@@ -71,7 +71,7 @@ def with_costs(objectives: Sequence[Objective], space: SearchSpace, macros: Sequ
             return replace(each, measure=lambda genomes: table(genomes)[:, column] * factor)
         return replace(each, measure=_of_each(each.measure, space))
 
-    return tuple(map(tied, objectives))
+    return tuple(map(bind, objectives))
 
 
 def _of_each(function: Callable[[Arch], float], space: SearchSpace) -> Callable[[Genomes], NDArray[np.float64]]:
@@ -127,7 +127,7 @@ class Evaluator:
 
         return evaluate
 
-    def tied(self, networks: SuperNetworks, objectives: Sequence[Objective]) -> tuple[Objective, ...]:
+    def bind(self, networks: SuperNetworks, objectives: Sequence[Objective]) -> tuple[Objective, ...]:
         """Tie measured objectives to the super-networks, and leave predicted ones to `evaluate`."""
         spreads: dict[Arch, float] = {}
 
@@ -136,7 +136,7 @@ class Evaluator:
             spreads[arch] = measured.upper - measured.lower
             return measured.median
 
-        def tied(each: Objective) -> Objective:
+        def bind(each: Objective) -> Objective:
             if each.cost == "predicted":
                 return replace(each, measure=None)
             if each.name == "latency":
@@ -150,7 +150,7 @@ class Evaluator:
                 )
             return each
 
-        return tuple(map(tied, objectives))
+        return tuple(map(bind, objectives))
 
     def latency(self, network: StaticNetwork) -> Latency:
         """Of a sub-network on this machine."""
@@ -173,12 +173,13 @@ def latency_of_ends(
     ends = [evaluator.latency(extract(networks[arch.width], arch)) for arch in (space.smallest, space.largest)]
     if ends[0].lower > bound.high:
         raise ConfigError(
-            f"no network keeps --budget {told(bound)} on this machine: the smallest takes {ends[0].median:.3g} ms; "
-            "widen the budget, or choose smaller --resolutions or --width"
+            f"no network keeps --budget {format_bound(bound)} on this machine: the smallest takes "
+            f"{ends[0].median:.3g} ms; widen the budget, or choose smaller --resolutions or --width"
         )
     if ends[1].upper < bound.low:
         raise ConfigError(
-            f"no network keeps --budget {told(bound)} on this machine: the largest takes {ends[1].median:.3g} ms"
+            f"no network keeps --budget {format_bound(bound)} on this machine: the largest takes "
+            f"{ends[1].median:.3g} ms"
         )
     return ends[0].median, ends[1].median
 

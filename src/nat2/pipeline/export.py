@@ -12,8 +12,8 @@ from nat2.deploy.deployable import load
 from nat2.deploy.description import describe
 from nat2.deploy.export import file_sizes, write_onnx, write_program
 from nat2.errors import ConfigError, RunError
-from nat2.files import unwritable, write_bytes, write_json
-from nat2.pipeline.context import Job
+from nat2.files import write_bytes, write_error, write_json
+from nat2.pipeline.context import RunContext
 from nat2.pipeline.finetune import quantised, remeasure
 from nat2.pipeline.prepare import prepare
 from nat2.pipeline.stages import report_networks
@@ -73,13 +73,13 @@ def export(
         describe(run / "networks" / result.id)
     with Progress(quiet=quiet) as progress, RunFolder(run, shared=to is not None) as folder:
         written = []
-        job = _job(run, folder, progress) if int8 else None
+        context = _context(run, folder, progress) if int8 else None
         for result in chosen:
-            written.append(_write(folder, result, target / result.id, job))
+            written.append(_write(folder, result, target / result.id, context))
             progress.say(f"exported {written[-1]}")
         if to is None and folder.finished:
-            if job is not None:
-                remeasure(job, folder.results())
+            if context is not None:
+                remeasure(context, folder.results())
             report_networks(folder, folder.results())
         return written
 
@@ -98,15 +98,15 @@ def _returned(run: Path) -> list[Result]:
     return found
 
 
-def _job(run: Path, folder: RunFolder, progress: Progress) -> Job:
+def _context(run: Path, folder: RunFolder, progress: Progress) -> RunContext:
     """What the run was made with, for its images."""
     config, dataset, macros = prepare(read_config(run / "config.yaml"), progress=progress)
     if dataset.fingerprint != fingerprint_of(run):
         raise RunError(f"the images in {config.data} are no longer those of the run, from which 8 bits are calibrated")
-    return Job.of(config, dataset, macros, folder, progress, ALONE)
+    return RunContext.of(config, dataset, macros, folder, progress, ALONE)
 
 
-def _write(folder: RunFolder, result: Result, target: Path, job: Job | None) -> Path:
+def _write(folder: RunFolder, result: Result, target: Path, context: RunContext | None) -> Path:
     result, source = result.measured_on(folder.images()), folder.network(result.id)
     if target.resolve() != source.resolve():
         for name in _COPIED:
@@ -114,11 +114,11 @@ def _write(folder: RunFolder, result: Result, target: Path, job: Job | None) -> 
     model = load(source)
     write_onnx(model, target, classes=describe(source)["classes"])
     write_program(model, target)
-    if job is not None:
-        accuracy = quantised(job, target, Arch.from_key(result.arch).resolution)
+    if context is not None:
+        accuracy = quantised(context, target, Arch.from_key(result.arch).resolution)
         result = dataclasses.replace(result, int8_test_accuracy=accuracy)
         in_8_bits = Accuracy(accuracy, result.test_images)
-        job.progress.say(
+        context.progress.say(
             f"{result.id}: {in_8_bits.percent} % of the test images in 8 bits, {result.tested.percent} % in "
             "floating point"
         )
@@ -126,7 +126,7 @@ def _write(folder: RunFolder, result: Result, target: Path, job: Job | None) -> 
         try:
             shutil.copyfile(source / "model-int8.onnx", target / "model-int8.onnx")
         except OSError as error:
-            raise unwritable(target, error) from error
+            raise write_error(target, error) from error
     if not (target / "model-int8.onnx").exists():
         result = dataclasses.replace(result, int8_test_accuracy=None)
     result = dataclasses.replace(result, files=file_sizes(target))

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from nat2.data.transform import ResizedImages
-from nat2.deploy.anytime import Answered, Operating, curve
+from nat2.deploy.anytime import ExitLogits, OperatingPoint, curve
 from nat2.deploy.export import export, file_sizes
 from nat2.deploy.latency import FILES, Runtime, measure_exported
 from nat2.deploy.quantise import accuracy_of, quantise
 from nat2.files import write_csv
 from nat2.nas.archive import Evaluation
-from nat2.nas.budget import spelled, told
-from nat2.nas.found import Found
+from nat2.nas.budget import format_bound, format_value
+from nat2.nas.search_result import SearchResult
 from nat2.nas.select import recommend
-from nat2.pipeline.context import Job
+from nat2.pipeline.context import RunContext
 from nat2.pipeline.evaluation import BYTES
 from nat2.progress import FoundDone
 from nat2.runs.accuracy import standard_error
@@ -39,20 +39,20 @@ ENSEMBLE = "-ee"
 """What the id of a network with several exits ends in."""
 
 
-def returned(job: Job, found: Found[Arch]) -> list[Evaluation[Arch]]:
+def select_networks(context: RunContext, found: SearchResult[Arch]) -> list[Evaluation[Arch]]:
     """The networks to polish: of the front, the best in each objective and the high-trade-off ones."""
     # Of networks that are otherwise equal, the faster.
     front = sorted(found.front, key=lambda evaluation: evaluation["macs"])
-    values = np.stack([each.minimised(np.array([e[each.name] for e in front])) for each in job.objectives], axis=1)
+    values = np.stack([each.minimised(np.array([e[each.name] for e in front])) for each in context.objectives], axis=1)
     lowest = values[:, 0].min()
-    noise = standard_error(1 - lowest, len(job.evaluator.validation))
-    chosen = [front[index] for index in recommend(values, job.config.networks, noise=noise)]
-    job.progress.say(f"fine-tune: {len(chosen)} of the {len(front)} networks that no other beats")
+    noise = standard_error(1 - lowest, len(context.evaluator.validation))
+    chosen = [front[index] for index in recommend(values, context.config.networks, noise=noise)]
+    context.progress.say(f"fine-tune: {len(chosen)} of the {len(front)} networks that no other beats")
     if not found.feasible:
-        bounds = [each for each in (*job.objectives, *job.also) if each.bounded]
-        nearest = ", ".join(f"{each.name} {spelled(front[0][each.name], each.unit)}" for each in bounds)
-        job.progress.say(
-            f"no network that was evaluated keeps the budget ({', '.join(map(told, bounds))}); the nearest are "
+        bounds = [each for each in (*context.objectives, *context.recorded) if each.bounded]
+        nearest = ", ".join(f"{each.name} {format_value(front[0][each.name], each.unit)}" for each in bounds)
+        context.progress.say(
+            f"no network that was evaluated keeps the budget ({', '.join(map(format_bound, bounds))}); the nearest are "
             f"returned, the first with {nearest}"
         )
     return sorted(chosen, key=lambda evaluation: (evaluation["params"], evaluation["macs"]))
@@ -69,49 +69,51 @@ def variants(macro: Macro, arch: Arch, settings: FinetuneSettings) -> list[tuple
     return made
 
 
-def polish_networks(
-    job: Job, networks: SuperNetworks, chosen: Sequence[Evaluation[Arch]], lap: Callable[[], None]
+def finetune_networks(
+    context: RunContext, networks: SuperNetworks, chosen: Sequence[Evaluation[Arch]], lap: Callable[[], None]
 ) -> list[Result]:
     """Stage 3: fine-tune, test and export networks, each by one process.
 
     Args:
-        job: What the stages share.
+        context: What the stages share.
         networks: With the adapted weights.
         chosen: What the search measured of them.
         lap: Called behind each network.
     """
-    settings, config = job.config.finetune, job.config
-    unknown = [each.name for each in (*job.objectives, *job.also) if each.bounded and each.name not in _OF_EXITS]
+    settings, config = context.config.finetune, context.config
+    unknown = [
+        each.name for each in (*context.objectives, *context.recorded) if each.bounded and each.name not in _OF_EXITS
+    ]
     if unknown:
-        job.progress.say(f"networks with several exits are left out: nobody knows their {', '.join(unknown)}")
+        context.progress.say(f"networks with several exits are left out: nobody knows their {', '.join(unknown)}")
     works = [
         (evaluation, exits)
         for evaluation in chosen
         for exits in variants(networks[evaluation.arch.width].macro, evaluation.arch, settings)
         if len(exits) == 1 or not unknown
     ]
-    job.progress.stage("fine-tune", epochs=2 * settings.epochs * len(works))
-    widest, teacher, here = networks[job.space.largest.width], None, set()
+    context.progress.stage("fine-tune", epochs=2 * settings.epochs * len(works))
+    widest, teacher, here = networks[context.space.largest.width], None, set()
     if settings.kd_ratio and works:
-        teacher = largest_as_teacher(widest, job.space, job.dataset.train, job.pipeline, config.shrink)
+        teacher = largest_as_teacher(widest, context.space, context.dataset.train, context.pipeline, config.shrink)
 
     def work(one: tuple[Evaluation[Arch], tuple[int, ...]]) -> tuple[Result | None, float | None]:
         here.add((one[0].arch, one[1]))
-        return polish(job, networks[one[0].arch.width], *one, teacher=teacher)
+        return finetune_network(context, networks[one[0].arch.width], *one, teacher=teacher)
 
     results = []
-    for (evaluation, exits), (result, difference), _ in job.processes.spread(
+    for (evaluation, exits), (result, difference), _ in context.processes.spread(
         work, works, costs=[evaluation["macs"] for evaluation, _ in works]
     ):
         if (evaluation.arch, exits) not in here:
-            job.progress.step(FoundDone(2 * settings.epochs))
+            context.progress.step(FoundDone(2 * settings.epochs))
         if result is None:
-            job.progress.say(f"{evaluation.arch.id}: its exits {exits} together do not keep the budget; left out")
+            context.progress.say(f"{evaluation.arch.id}: its exits {exits} together do not keep the budget; left out")
             continue
         results.append(result)
         if difference is not None:
             chance = "" if result.tested.beats_chance else ", no better than chance"
-            job.progress.say(
+            context.progress.say(
                 f"exported {result.id}: {result.params:,} parameters, {result.tested.percent} % on the test "
                 f"images{chance}; ONNX Runtime agrees with torch to {difference:.0e}"
             )
@@ -119,8 +121,8 @@ def polish_networks(
     return results
 
 
-def polish(
-    job: Job,
+def finetune_network(
+    context: RunContext,
     network: SuperNetwork,
     evaluation: Evaluation[Arch],
     exits: tuple[int, ...],
@@ -130,7 +132,7 @@ def polish(
     """Fine-tune one network, test it once, export it; or read what was done before.
 
     Args:
-        job: What the stages share.
+        context: What the stages share.
         network: The super-network of its width.
         evaluation: What the search measured of it.
         exits: Its own exit, or all up to there, which are then trained jointly, and pruned.
@@ -140,32 +142,32 @@ def polish(
         What is told of it (None if no subset of the exits keeps the budget), and the largest difference of a logit
         between ONNX Runtime and torch (None if it was done before).
     """
-    arch, settings = evaluation.arch, job.config.finetune
+    arch, settings = evaluation.arch, context.config.finetune
     identity = arch.id + (ENSEMBLE if len(exits) > 1 else "")
-    done = job.folder.result(identity)
-    allowed = _within_budget(job, network, arch)
+    done = context.folder.result(identity)
+    allowed = _within_budget(context, network, arch)
     if done is not None or not (settings.prune or allowed(exits)):
-        job.progress.step(FoundDone(2 * settings.epochs))
+        context.progress.step(FoundDone(2 * settings.epochs))
         return done, None
     finetuned = finetune(
-        extract(network, arch, job.evaluator.statistics(network, arch, exits=exits), exits=exits),
-        job.dataset.train,
-        job.dataset.val,
-        job.pipeline,
+        extract(network, arch, context.evaluator.statistics(network, arch, exits=exits), exits=exits),
+        context.dataset.train,
+        context.dataset.val,
+        context.pipeline,
         settings,
-        state=job.folder.state / f"finetune-{identity}.safetensors",
-        seed=job.config.seed,
+        state=context.folder.state / f"finetune-{identity}.safetensors",
+        seed=context.config.seed,
         allowed=allowed,
         teacher=teacher,
-        interval=job.config.checkpoint_seconds,
-        say=job.progress.say,
-        tick=job.progress.step,
+        interval=context.config.checkpoint_seconds,
+        say=context.progress.say,
+        tick=context.progress.step,
     )
-    return _shipped(job, network, evaluation, exits, finetuned, identity)
+    return _shipped(context, network, evaluation, exits, finetuned, identity)
 
 
 def _shipped(
-    job: Job,
+    context: RunContext,
     network: SuperNetwork,
     evaluation: Evaluation[Arch],
     exits: tuple[int, ...],
@@ -173,32 +175,32 @@ def _shipped(
     identity: str,
 ) -> tuple[Result, float]:
     """Test and export a fine-tuned network."""
-    static, folder = finetuned.network, job.folder.network(identity)
-    test = ResizedImages(job.dataset.test, job.pipeline)
-    tested = Answered(answers_of(static, test), test.labels)
+    static, folder = finetuned.network, context.folder.network(identity)
+    test = ResizedImages(context.dataset.test, context.pipeline)
+    tested = ExitLogits(answers_of(static, test), test.labels)
     weights = torch.tensor(finetuned.weights)
     costs = cost(static.macro, static.arch, exits=static.exit_numbers)
     fixed = ("error", "params", "macs")
     others = {name: value for name, value in evaluation.values.items() if name not in fixed}
     if len(exits) > 1:  # what was measured of the network with one exit does not hold
         others = {"memory": float(BYTES * costs.memory)}
-        if "latency" in job.columns:
-            others["latency"] = job.evaluator.latency(static).median
+        if "latency" in context.columns:
+            others["latency"] = context.evaluator.latency(static).median
     result = Result(
         id=identity,
         arch=static.arch.key,
         error=evaluation["error"],
         params=costs.params,
         macs=costs.macs,
-        inherited_val_accuracy=_inherited(job, network, evaluation.arch, exits),
+        inherited_val_accuracy=_inherited(context, network, evaluation.arch, exits),
         calibrated_val_accuracy=finetuned.calibrated_val_accuracy,
         val_accuracy=finetuned.val_accuracy,
         test_accuracy=joint_accuracy(tested.logits, tested.labels, weights),
         finetune_epochs=finetuned.epochs,
         others=others,
         exits=static.exit_numbers,
-        anytime=_anytime(job, finetuned, tested, weights),
-    ).measured_on(job.folder.images())
+        anytime=_anytime(context, finetuned, tested, weights),
+    ).measured_on(context.folder.images())
     facts = {
         "accuracy": {"validation": result.val_accuracy, "test": result.test_accuracy},
         "params": result.params,
@@ -206,28 +208,35 @@ def _shipped(
         **result.others,
         "anytime": [dataclasses.asdict(point) for point in result.anytime],
     }
-    classes, side = job.dataset.classes, job.dataset.side
+    classes, side = context.dataset.classes, context.dataset.side
     difference = export(
-        static, job.pipeline, classes, folder, side=side, facts=facts, weights=finetuned.weights, pt2=job.config.pt2
+        static,
+        context.pipeline,
+        classes,
+        folder,
+        side=side,
+        facts=facts,
+        weights=finetuned.weights,
+        pt2=context.config.pt2,
     )
-    if job.config.int8:
-        result = dataclasses.replace(result, int8_test_accuracy=quantised(job, folder, static.arch.resolution))
+    if context.config.int8:
+        result = dataclasses.replace(result, int8_test_accuracy=quantised(context, folder, static.arch.resolution))
     result = dataclasses.replace(result, files=file_sizes(folder))
-    job.folder.keep(result)
+    context.folder.keep(result)
     return result, difference
 
 
-def quantised(job: Job, folder: Path, resolution: int) -> float:
+def quantised(context: RunContext, folder: Path, resolution: int) -> float:
     """Write ``model-int8.onnx`` beside an exported network's ``model.onnx``; its accuracy on the test images."""
-    pipeline = job.pipeline
-    quantise(folder / "model.onnx", folder / "model-int8.onnx", pipeline.shipped(job.calibration, resolution))
-    test = job.dataset.test
+    pipeline = context.pipeline
+    quantise(folder / "model.onnx", folder / "model-int8.onnx", pipeline.shipped(context.calibration, resolution))
+    test = context.dataset.test
     return accuracy_of(folder / "model-int8.onnx", pipeline.shipped(test, resolution), test.labels)
 
 
-def _within_budget(job: Job, network: SuperNetwork, arch: Arch) -> Callable[[tuple[int, ...]], bool]:
+def _within_budget(context: RunContext, network: SuperNetwork, arch: Arch) -> Callable[[tuple[int, ...]], bool]:
     """Whether a network with some of its exits keeps the bounds, as far as it keeps them with its own."""
-    bounds = [each for each in (*job.objectives, *job.also) if each.bounded and each.name in _OF_EXITS[1:]]
+    bounds = [each for each in (*context.objectives, *context.recorded) if each.bounded and each.name in _OF_EXITS[1:]]
 
     def keeps_exact(exits: tuple[int, ...]) -> bool:
         spent = cost(network.macro, arch, exits=exits)
@@ -239,38 +248,40 @@ def _within_budget(job: Job, network: SuperNetwork, arch: Arch) -> Callable[[tup
         if exits == (arch.exit,) or not keeps_exact(exits):
             return exits == (arch.exit,)
         latencies = [each for each in bounds if each.name == "latency"]
-        taken = job.evaluator.latency(extract(network, arch, exits=exits)).median if latencies else 0.0
+        taken = context.evaluator.latency(extract(network, arch, exits=exits)).median if latencies else 0.0
         return all(each.low <= taken <= each.high for each in latencies)
 
     return keeps if keeps_exact((arch.exit,)) else lambda exits: True
 
 
 @torch.no_grad()
-def _inherited(job: Job, network: SuperNetwork, arch: Arch, exits: tuple[int, ...]) -> float:
+def _inherited(context: RunContext, network: SuperNetwork, arch: Arch, exits: tuple[int, ...]) -> float:
     """Validation accuracy with the super-network's weights and statistics as they are."""
-    images, outputs = job.evaluator.validation, exit_weights(job.config.finetune.ramp, len(exits))[1]
+    images, outputs = context.evaluator.validation, exit_weights(context.config.finetune.ramp, len(exits))[1]
     logits = [
         network(batch, arch, normalize=normalize_by_stored, exits=exits) for batch in images.batches(arch.resolution)
     ]
     return joint_accuracy(torch.cat(logits, dim=1), images.labels, outputs)
 
 
-def _anytime(job: Job, finetuned: Finetuned, tested: Answered, weights: Tensor) -> tuple[Operating, ...]:
+def _anytime(
+    context: RunContext, finetuned: Finetuned, tested: ExitLogits, weights: Tensor
+) -> tuple[OperatingPoint, ...]:
     """The curve of a network with several exits; its thresholds are chosen on the validation images."""
     network = finetuned.network
     exits = network.exit_numbers
     if len(exits) == 1:
         return ()
     macs = [cost(network.macro, network.arch, exits=exits[: count + 1]).macs for count in range(len(exits))]
-    return curve(Answered(finetuned.val_logits, job.evaluator.validation.labels), tested, weights, macs)
+    return curve(ExitLogits(finetuned.val_logits, context.evaluator.validation.labels), tested, weights, macs)
 
 
-def remeasure(job: Job, results: Sequence[Result]) -> None:
+def remeasure(context: RunContext, results: Sequence[Result]) -> None:
     """Measure how long every returned network takes here, one after the other, and write latency.csv."""
-    config, device = job.config, job.processes.device
+    config, device = context.config, context.processes.device
     rows = []
     for result in results:
-        folder = job.folder.network(result.id)
+        folder = context.folder.network(result.id)
         runtimes: list[Runtime] = ["onnx", *(["int8"] if (folder / FILES["int8"]).exists() else [])]  # type: ignore[list-item]
         runtimes += ["torch"] if device.type == "cuda" else []
         for runtime in runtimes:
@@ -278,4 +289,4 @@ def remeasure(job: Job, results: Sequence[Result]) -> None:
                 folder, runtime=runtime, batch=config.latency_batch, threads=config.latency_threads, device=device
             )
             rows.append(measured.row())
-    write_csv(job.folder.latencies, rows)
+    write_csv(context.folder.latencies, rows)

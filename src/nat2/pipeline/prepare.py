@@ -11,11 +11,11 @@ from nat2.data.dataset import Dataset, open_source, read_dataset
 from nat2.data.depth import SIXTEEN_BITS, ValueRange
 from nat2.data.known import Known
 from nat2.errors import ConfigError
-from nat2.nas.budget import parse_budget, told
+from nat2.nas.budget import format_bound, parse_budget
 from nat2.nas.feasible import check_budget
 from nat2.nas.objectives import parse_objectives
 from nat2.nas.predictors import check_predictor
-from nat2.pipeline.evaluation import quantities, with_costs
+from nat2.pipeline.evaluation import bind_costs, quantities
 from nat2.pipeline.pretrained import settle
 from nat2.processes import ALONE, Processes
 from nat2.progress import Progress
@@ -60,7 +60,7 @@ def prepare(
     config = settle(config, sides)
     macros = macros_for(config, classes=len(dataset.classes), channels=dataset.channels, resolutions=sides)
     known = dataset.known or Known(crop_scale=DEFAULT_CROP)
-    asked = config.augmentation
+    augmentation = config.augmentation
     transfers = config.schedule.endswith("transfer") and not config.phases
     shrink = config.shrink
     settled = dataclasses.replace(
@@ -70,10 +70,10 @@ def prepare(
         stem_stride=macros[0].stem_stride,
         center=known.center if config.center is None else config.center,
         augmentation=dataclasses.replace(
-            asked,
-            flip=asked.flip and dataset.flip,
-            crop_scale=known.crop_scale if asked.crop_scale is None else asked.crop_scale,
-            policy=known.policy if asked.policy is None else asked.policy,
+            augmentation,
+            flip=augmentation.flip and dataset.flip,
+            crop_scale=known.crop_scale if augmentation.crop_scale is None else augmentation.crop_scale,
+            policy=known.policy if augmentation.policy is None else augmentation.policy,
         ),
         shrink=dataclasses.replace(
             shrink,
@@ -84,8 +84,8 @@ def prepare(
     )
     space = SearchSpace.of(macros, sides)
     phases_for(space, settled.phases)
-    objectives, also = quantities(settled)
-    check_budget(space, with_costs((*objectives, *also), space, macros), seed=settled.seed)
+    objectives, recorded = quantities(settled)
+    check_budget(space, bind_costs((*objectives, *recorded), space, macros), seed=settled.seed)
     for size in (config.shrink.batch_size, config.adapt.batch_size):
         processes.check_batch(min(size, len(dataset.train)))
     share = config.search.rungs[0][1]
@@ -123,7 +123,7 @@ def introduction(
             f"{largest.params:,} parameters, at {config.resolutions.replace(',', ', ')} pixels",
         ),
         ("objectives", config.objectives.replace(",", ", ")),
-        *([("budget", ", ".join(map(told, parse_budget(config.budget, objectives))))] if config.budget else []),
+        *([("budget", ", ".join(map(format_bound, parse_budget(config.budget, objectives))))] if config.budget else []),
     ]
 
 

@@ -119,8 +119,10 @@ def _common_family(checkpoints: Sequence[Checkpoint], found: Sequence[Identity])
     others = [identity.families for identity in found]
     common = [family for family in others[0] if all(family in each for each in others)]
     if not common:
-        told = "; ".join(f"{each.path} holds {identity}" for each, identity in zip(checkpoints, found, strict=True))
-        raise CheckpointError(f"--pretrained needs files of one family; {told}")
+        descriptions = "; ".join(
+            f"{each.path} holds {identity}" for each, identity in zip(checkpoints, found, strict=True)
+        )
+        raise CheckpointError(f"--pretrained needs files of one family; {descriptions}")
     return cast("Family", common[0])
 
 

@@ -19,7 +19,7 @@ from nat2.data.transform import steps_per_epoch
 from nat2.nas.evolve import evolve
 from nat2.nas.feasible import exact
 from nat2.nas.objectives import Objective, violation
-from nat2.pipeline.context import Job
+from nat2.pipeline.context import RunContext
 from nat2.pipeline.evaluation import latency_of_ends, try_objectives
 from nat2.pipeline.finetune import variants
 from nat2.pipeline.prepare import prepare
@@ -72,23 +72,23 @@ def profile(
         Progress(quiet=True) as silent,
         RunFolder(Path(temporary)) as folder,
     ):
-        job = Job.of(settled, dataset, macros, folder, silent, processes)
+        context = RunContext.of(settled, dataset, macros, folder, silent, processes)
         say("drawing networks")
-        drawn = job.space.sample(_DRAWN, numpy_generator(settled.seed, "profile"))
-        every = (*job.objectives, *job.also)
+        drawn = context.space.sample(_DRAWN, numpy_generator(settled.seed, "profile"))
+        every = (*context.objectives, *context.recorded)
         known = [each for each in every if each.cost == "exact"]
         values = exact(known, drawn)
-        spans = [_span(job.space, each, drawn, column) for each, column in zip(known, values.T, strict=True)]
-        networks = [_untrained(job, number) for number in range(len(macros))]
-        try_objectives(job.evaluator, SuperNetworks(networks), job.space, every)
+        spans = [_span(context.space, each, drawn, column) for each, column in zip(known, values.T, strict=True)]
+        networks = [_untrained(context, number) for number in range(len(macros))]
+        try_objectives(context.evaluator, SuperNetworks(networks), context.space, every)
         if "latency" in {each.name for each in every}:
             say("measuring latencies")
-            spans.append(_latencies(job, SuperNetworks(networks), every))
+            spans.append(_latencies(context, SuperNetworks(networks), every))
         say("training and evaluating a little")
-        seconds = {"read": reading, **_seconds(job, networks)}
+        seconds = {"read": reading, **_seconds(context, networks)}
     return Profile(
-        facts=(*job.introduction, *(("weights", note) for note in notes)),
-        size=job.space.size,
+        facts=(*context.introduction, *(("weights", note) for note in notes)),
+        size=context.space.size,
         spans=tuple(spans),
         bounds=tuple(each for each in every if each.bounded),
         kept=float((violation(known, values) <= 0).mean()),
@@ -112,43 +112,43 @@ def _signed(objective: Objective, sign: int, genomes: Genomes) -> NDArray[np.flo
     return sign * exact([objective], genomes)
 
 
-def _latencies(job: Job, networks: SuperNetworks, every: Sequence[Objective]) -> Span:
+def _latencies(context: RunContext, networks: SuperNetworks, every: Sequence[Objective]) -> Span:
     """Of the smallest, of the largest, and of a few networks between them."""
     (latency,) = (each for each in every if each.name == "latency")
-    least, most = latency_of_ends(job.evaluator, networks, job.space, latency)
-    generator = numpy_generator(job.config.seed, "latencies")
+    least, most = latency_of_ends(context.evaluator, networks, context.space, latency)
+    generator = numpy_generator(context.config.seed, "latencies")
     between = [
-        job.evaluator.latency(extract(networks[arch.width], arch)).median
-        for arch in job.space.sample_distinct(5, generator)
+        context.evaluator.latency(extract(networks[arch.width], arch)).median
+        for arch in context.space.sample_distinct(5, generator)
     ]
     return Span(latency, min(least, *between), float(np.median(between)), max(most, *between))
 
 
-def _untrained(job: Job, number: int) -> SuperNetwork:
-    generator = torch_generator(job.config.seed, "weights")
-    return channels_last(SuperNetwork(job.macros[number], generator=generator), job.processes.device)
+def _untrained(context: RunContext, number: int) -> SuperNetwork:
+    generator = torch_generator(context.config.seed, "weights")
+    return channels_last(SuperNetwork(context.macros[number], generator=generator), context.processes.device)
 
 
-def _seconds(job: Job, networks: Sequence[SuperNetwork]) -> dict[str, float]:
+def _seconds(context: RunContext, networks: Sequence[SuperNetwork]) -> dict[str, float]:
     """Time of each stage: a few steps of each kind are made, and multiplied."""
-    config, train = job.config, job.dataset.train
+    config, train = context.config, context.dataset.train
     training = 0.0
     for network in networks:
-        space = dataclasses.replace(job.space, widths=(network.macro.width,))
+        space = dataclasses.replace(context.space, widths=(network.macro.width,))
         steps = steps_per_epoch(len(train), config.shrink.batch_size)
         phases = phases_for(space, config.phases)
-        taken = _phase_seconds(job, network, space)
+        taken = _phase_seconds(context, network, space)
         training += sum(phase.epochs * steps * each for phase, each in zip(phases, taken, strict=True))
-    evaluating, measuring = _evaluation_seconds(job, networks)
+    evaluating, measuring = _evaluation_seconds(context, networks)
     adapts = config.adapt.epochs > 0
     saved = sum(count * (1 - share) for count, share in config.search.rungs)
     searching = (config.search.evaluations(adapts=adapts) - saved) * evaluating + config.search.networks * measuring
     searching += config.search.generations * _GENERATION_SECONDS
     if adapts and config.search.generations:
         steps = steps_per_epoch(len(train), config.adapt.batch_size)
-        searching += config.search.generations * config.adapt.epochs * steps * _adaptation_seconds(job, networks)
+        searching += config.search.generations * config.adapt.epochs * steps * _adaptation_seconds(context, networks)
     exporting = _EXPORT_SECONDS + _PT2_SECONDS * config.pt2
-    polishing = config.networks * sum(exporting + each for each in _finetuning_seconds(job, networks[0]))
+    polishing = config.networks * sum(exporting + each for each in _finetuning_seconds(context, networks[0]))
     return {"train": training, "search": searching, "fine-tune and export": polishing}
 
 
@@ -164,19 +164,19 @@ def _lap_seconds(moments: Sequence[float]) -> float:
     return float(np.median(taken[1:] if len(taken) > 1 else taken))
 
 
-def _phase_seconds(job: Job, network: SuperNetwork, space: SearchSpace) -> list[float]:
+def _phase_seconds(context: RunContext, network: SuperNetwork, space: SearchSpace) -> list[float]:
     """Of a step of each phase."""
-    config = job.config
+    config = context.config
     phases = tuple(dataclasses.replace(phase, epochs=1, warmup_epochs=0) for phase in config.phases)
     moments = [[time.perf_counter()]]
     shrink(
         network,
         space,
-        _few(job.dataset.train, config.shrink.batch_size),
-        job.pipeline,
+        _few(context.dataset.train, config.shrink.batch_size),
+        context.pipeline,
         phases,
         dataclasses.replace(config.shrink, corners=0, teacher="progressive"),
-        state=job.folder.state / f"profile-{network.macro.width}.safetensors",
+        state=context.folder.state / f"profile-{network.macro.width}.safetensors",
         seed=config.seed,
         interval=1e9,
         tick=lambda steps: moments[-1].append(time.perf_counter()),
@@ -186,16 +186,16 @@ def _phase_seconds(job: Job, network: SuperNetwork, space: SearchSpace) -> list[
     return [_lap_seconds(each) for each in (moments[0][1:], *moments[1:-1])]
 
 
-def _evaluation_seconds(job: Job, networks: Sequence[SuperNetwork]) -> tuple[float, float]:
+def _evaluation_seconds(context: RunContext, networks: Sequence[SuperNetwork]) -> tuple[float, float]:
     """Of evaluating a network, and of measuring what is measured once."""
     by_width = SuperNetworks(networks)
-    archs = job.space.sample_distinct(_EVALUATIONS, numpy_generator(job.config.seed, "evaluations"))
-    for resolution in job.space.resolutions:  # inputs are prepared once
-        for images in (job.evaluator.calibration, job.evaluator.validation):
+    archs = context.space.sample_distinct(_EVALUATIONS, numpy_generator(context.config.seed, "evaluations"))
+    for resolution in context.space.resolutions:  # inputs are prepared once
+        for images in (context.evaluator.calibration, context.evaluator.validation):
             list(images.batches(resolution))
-    tied = job.evaluator.tied(by_width, (*job.objectives, *job.also))
-    measures = [each.measure for each in tied if each.cost == "measured" and each.measure is not None]
-    evaluate = job.evaluator.evaluate(by_width, job.objectives)
+    bind = context.evaluator.bind(by_width, (*context.objectives, *context.recorded))
+    measures = [each.measure for each in bind if each.cost == "measured" and each.measure is not None]
+    evaluate = context.evaluator.evaluate(by_width, context.objectives)
     evaluating, measuring = [], []
     for arch in archs:
         began = time.perf_counter()
@@ -207,58 +207,62 @@ def _evaluation_seconds(job: Job, networks: Sequence[SuperNetwork]) -> tuple[flo
     return float(np.mean(evaluating)), float(np.mean(measuring))
 
 
-def _adaptation_seconds(job: Job, networks: Sequence[SuperNetwork]) -> float:
+def _adaptation_seconds(context: RunContext, networks: Sequence[SuperNetwork]) -> float:
     """Of a step."""
-    config = job.config
-    few = _few(job.dataset.train, config.adapt.batch_size)
-    teacher = largest_as_teacher(networks[-1], job.space, few, job.pipeline, config.shrink)
+    config = context.config
+    few = _few(context.dataset.train, config.adapt.batch_size)
+    teacher = largest_as_teacher(networks[-1], context.space, few, context.pipeline, config.shrink)
     moments: list[float] = []
     adaptation = Adaptation(
         SuperNetworks(networks),
-        job.space,
+        context.space,
         few,
-        job.pipeline,
+        context.pipeline,
         teacher,
         dataclasses.replace(config.adapt, epochs=1),
         generations=1,
-        state=job.folder.state / "profile-adapt.safetensors",
+        state=context.folder.state / "profile-adapt.safetensors",
         seed=config.seed,
         interval=1e9,
         tick=lambda steps: moments.append(time.perf_counter()),
     )
-    adaptation.advance(1, job.space.sample(config.search.top, numpy_generator(config.seed, "adapt")))
+    adaptation.advance(1, context.space.sample(config.search.top, numpy_generator(config.seed, "adapt")))
     return _lap_seconds(moments)
 
 
-def _finetuning_seconds(job: Job, network: SuperNetwork) -> list[float]:
+def _finetuning_seconds(context: RunContext, network: SuperNetwork) -> list[float]:
     """Of both phases of a network of middling size, for each of its variants."""
-    config = job.config.finetune
-    few = _few(job.dataset.train, config.batch_size)
-    genomes = job.space.sample(101, numpy_generator(job.config.seed, "finetune"))
+    config = context.config.finetune
+    few = _few(context.dataset.train, config.batch_size)
+    genomes = context.space.sample(101, numpy_generator(context.config.seed, "finetune"))
     genomes[:, 1] = 0  # the narrowest width, whose network this is
-    order = np.argsort(exact([each for each in (*job.objectives, *job.also) if each.name == "macs"], genomes)[:, 0])
-    arch = job.space.decode(genomes[order[25]])  # what is returned is rather small
+    order = np.argsort(
+        exact([each for each in (*context.objectives, *context.recorded) if each.name == "macs"], genomes)[:, 0]
+    )
+    arch = context.space.decode(genomes[order[25]])  # what is returned is rather small
     return [
-        _variant_seconds(job, network, arch, exits, few) if config.epochs else 0.0
+        _variant_seconds(context, network, arch, exits, few) if config.epochs else 0.0
         for exits in variants(network.macro, arch, config)
     ]
 
 
-def _variant_seconds(job: Job, network: SuperNetwork, arch: Arch, exits: tuple[int, ...], few: Split) -> float:
+def _variant_seconds(
+    context: RunContext, network: SuperNetwork, arch: Arch, exits: tuple[int, ...], few: Split
+) -> float:
     """Of both phases with some exits, as long as they may last."""
-    config = job.config.finetune
+    config = context.config.finetune
     moments: list[float] = []
     finetune(
-        extract(network, arch, job.evaluator.statistics(network, arch, exits=exits), exits=exits),
+        extract(network, arch, context.evaluator.statistics(network, arch, exits=exits), exits=exits),
         few,
         few,
-        job.pipeline,
+        context.pipeline,
         dataclasses.replace(config, epochs=2),
-        state=job.folder.state / f"profile-finetune-{len(exits)}.safetensors",
-        seed=derive(job.config.seed, "profile"),
+        state=context.folder.state / f"profile-finetune-{len(exits)}.safetensors",
+        seed=derive(context.config.seed, "profile"),
         interval=1e9,
         tick=lambda epochs: moments.append(time.perf_counter()),
     )
     epoch = min(taken for taken in np.diff(moments) if taken > 1e-3)  # the others were found done
     steps = steps_per_epoch(len(few), config.batch_size)
-    return 2 * config.epochs * steps_per_epoch(len(job.dataset.train), config.batch_size) * epoch / steps
+    return 2 * config.epochs * steps_per_epoch(len(context.dataset.train), config.batch_size) * epoch / steps

@@ -11,7 +11,7 @@ from pathlib import Path
 import plotly.offline
 
 from nat2.files import write_text
-from nat2.nas.budget import spelled, told
+from nat2.nas.budget import format_bound, format_value
 from nat2.progress import duration
 from nat2.reports.genes import genes_html
 from nat2.reports.payload import common_hypervolume, labels, page_data, script_json, values_of
@@ -139,7 +139,7 @@ def _networks(run: RunReport) -> str:
     def row(result: Result) -> str:
         arch = Arch.from_key(result.arch)
         values = values_of(run, result)
-        extra = [spelled(values[name], unit) if name in values else _NONE for name, _, unit in others]
+        extra = [format_value(values[name], unit) if name in values else _NONE for name, _, unit in others]
         shares = (result.inherited_val_accuracy, result.calibrated_val_accuracy)
         accuracies = [*map(result.on_validation, shares), result.validated, result.tested]
         numbers = [
@@ -183,7 +183,7 @@ def _timings(run: RunReport) -> str:
     rows = "".join(
         f"<tr><th scope='row'>{html.escape(each.id)}</th><td>{html.escape(_RUNTIMES.get(each.runtime, each.runtime))}"
         f"</td><td{_N}>{each.batch}</td><td{_N}>{each.threads}</td><td>{html.escape(each.device)}</td>"
-        f"<td{_N}>{each.told(each.median)}</td><td{_N}>{each.told(each.lower)} to {each.told(each.upper)}</td>"
+        f"<td{_N}>{each.format(each.median)}</td><td{_N}>{each.format(each.lower)} to {each.format(each.upper)}</td>"
         f"<td{_N}>{each.runs}</td></tr>"
         for each in run.timings
     )
@@ -273,7 +273,7 @@ def _comparison(runs: Sequence[RunReport]) -> dict[str, str]:
 
 def _run_row(run: RunReport, name: str, volume: float) -> str:
     best = max(run.results, key=lambda each: (each.val_accuracy, -each.params), default=None)
-    bounds = ", ".join(told(each) for each in run.quantities if each.bounded)
+    bounds = ", ".join(format_bound(each) for each in run.quantities if each.bounded)
     measured = len({evaluation.arch for evaluation, _ in run.evaluations})
     words = [run.name, ", ".join(each.name for each in run.objectives), bounds or "none"]
     numbers = [f"{measured:,}", duration(sum(run.seconds.values())), f"{volume:.4f}"]

@@ -55,7 +55,7 @@ def axes(runs: Sequence[RunReport]) -> list[dict[str, Any]]:
 
 def _costs(runs: Sequence[RunReport]) -> list[tuple[str, Unit, Direction]]:
     """Name, unit and direction of the costs of all runs, each once; what was optimised comes first."""
-    every = [each for run in runs for each in run.objectives] + [each for run in runs for each in run.also]
+    every = [each for run in runs for each in run.objectives] + [each for run in runs for each in run.recorded]
     found: dict[str, tuple[str, Unit, Direction]] = {}
     for each in every:
         if each.name != "error":

@@ -7,7 +7,7 @@ import math
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from nat2.nas.budget import spelled, told
+from nat2.nas.budget import format_bound, format_value
 from nat2.progress import duration
 from nat2.runs.profile import Profile
 
@@ -19,13 +19,13 @@ def profile_table(profile: Profile) -> list[Table | str]:
         column.justify = "right"
     for span in profile.spans:
         values = (span.least, span.median, span.most)
-        spans.add_row(span.objective.name, *(spelled(value, span.objective.unit) for value in values))
+        spans.add_row(span.objective.name, *(format_value(value, span.objective.unit) for value in values))
     spans.caption = "median: of networks as the search draws them; latency: of a few, untrained"
     lines = [f"{name:>18}: {text}" for name, text in profile.facts if name != "budget"]
     lines.append(f"{'search space':>18}: {_power(profile.size)} networks")
     ends = []
     if profile.bounds:
-        ends.append(f"{'budget':>18}: {', '.join(map(told, profile.bounds))}")
+        ends.append(f"{'budget':>18}: {', '.join(map(format_bound, profile.bounds))}")
         exact = [bound for bound in profile.bounds if bound.cost == "exact"]
         if exact:
             share = 100 * profile.kept

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from nat2.deploy.latency import Measured
 from nat2.nas.archive import Evaluation
-from nat2.nas.budget import spelled
+from nat2.nas.budget import format_value
 from nat2.nas.objectives import OBJECTIVES
 from nat2.progress import duration
 from nat2.runs.accuracy import Accuracy
@@ -23,7 +23,7 @@ from nat2.space.arch import Arch
 _SHOWN = 12  # networks of a front
 
 
-def tell_training(supernets: Sequence[Path], folder: RunFolder) -> list[Table | str]:
+def training_summary(supernets: Sequence[Path], folder: RunFolder) -> list[Table | str]:
     """Behind `nat2 train`."""
     return [
         "",
@@ -35,7 +35,7 @@ def tell_training(supernets: Sequence[Path], folder: RunFolder) -> list[Table | 
     ]
 
 
-def tell_search(front: Sequence[Evaluation[Arch]], folder: RunFolder) -> list[Table | str]:
+def search_summary(front: Sequence[Evaluation[Arch]], folder: RunFolder) -> list[Table | str]:
     """Behind `nat2 search`."""
     columns = [name for name in front[0].values if name not in ("error", "params", "macs", "latency_spread")]
     shown = Table(
@@ -74,7 +74,7 @@ def tell_search(front: Sequence[Evaluation[Arch]], folder: RunFolder) -> list[Ta
     ]
 
 
-def tell_networks(results: Sequence[Result], folder: RunFolder) -> list[Table | str]:
+def networks_summary(results: Sequence[Result], folder: RunFolder) -> list[Table | str]:
     """Behind `nat2 run` and `nat2 finetune`."""
     chosen = picks(results)
     needs = [
@@ -107,7 +107,7 @@ def tell_networks(results: Sequence[Result], folder: RunFolder) -> list[Table | 
     ]
 
 
-def tell_latencies(measured: Sequence[Measured]) -> Table:
+def latency_table(measured: Sequence[Measured]) -> Table:
     """Behind `nat2 latency`."""
     shown = Table(
         "network", "runtime", "device", "batch", "threads", "median ms", "quartiles", "images/s", box=SIMPLE_HEAD,
@@ -137,7 +137,7 @@ def _files(results: Sequence[Result]) -> str:
 
 def _spelled(name: str, value: float) -> str:
     known = OBJECTIVES.get(name)
-    return spelled(value, known.unit if known else "")
+    return format_value(value, known.unit if known else "")
 
 
 def _lines(*pairs: tuple[str, str]) -> str:

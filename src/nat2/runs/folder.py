@@ -21,7 +21,7 @@ import yaml
 from nat2.data.dataset import Dataset
 from nat2.environment import available_cores
 from nat2.errors import CheckpointError, RunError
-from nat2.files import unwritable, write_csv, write_json, write_text
+from nat2.files import write_csv, write_error, write_json, write_text
 from nat2.runs.config import RunConfig, flat, same
 from nat2.runs.results import Result
 from nat2.runs.rounding import milliseconds
@@ -63,7 +63,7 @@ class RunFolder:
                 f"another run is working in {path}; wait for it, stop it, or choose another folder with --out"
             ) from None
         except OSError as error:
-            raise unwritable(path, error) from error
+            raise write_error(path, error) from error
         for unfinished in path.glob(".*.tmp"):  # a file that was being written when its run was killed
             unfinished.unlink()
         if (path / _CLEARING).exists() or (fresh and not was_cleared(path, fresh)):
@@ -226,7 +226,7 @@ class RunFolder:
                 else:
                     entry.unlink(missing_ok=True)
         except OSError as error:
-            raise unwritable(self.path, error) from error
+            raise write_error(self.path, error) from error
 
     # -- what has been done
 
@@ -246,7 +246,7 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
 
-    def polished(self) -> list[Result]:
+    def finished_networks(self) -> list[Result]:
         """All networks that are finished, smallest first."""
         there = sorted(path.parent.name for path in (self.path / "networks").glob("*/result.json"))
         found = [result for name in there if (result := self.result(name)) is not None]
@@ -371,7 +371,7 @@ def check_place(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise write_error(path, error) from error
     except ValueError as error:
         raise RunError(f"--out must be a path in UTF-8 without NUL; got {str(path)!r}") from error
 

@@ -15,8 +15,8 @@ import numpy as np
 import yaml
 
 from nat2.errors import CheckpointError, Nat2Error, RunError
-from nat2.nas.archive import Archive, Evaluation, Generation, Row
-from nat2.nas.budget import told
+from nat2.nas.archive import Archive, Evaluation, EvaluationRecord, Generation
+from nat2.nas.budget import format_bound
 from nat2.nas.objectives import OBJECTIVES, Objective, Unit, violation
 from nat2.nas.select import front_of
 from nat2.runs.accuracy import Accuracy
@@ -48,7 +48,7 @@ class Timing:
         """Distance between the quartiles."""
         return self.upper - self.lower
 
-    def told(self, value: float) -> str:
+    def format(self, value: float) -> str:
         """The median or a quartile, to the digits that the quartiles support."""
         return milliseconds(value, self.median, self.spread)
 
@@ -71,11 +71,11 @@ class RunReport:
     """By stage."""
     objectives: tuple[Objective, ...]
     """What was optimised, the error first; without measures."""
-    also: tuple[Objective, ...]
+    recorded: tuple[Objective, ...]
     """What was recorded beside that."""
     adapts: bool
     """Whether the weights changed between generations."""
-    evaluations: tuple[tuple[Evaluation[Arch], Row], ...]
+    evaluations: tuple[tuple[Evaluation[Arch], EvaluationRecord], ...]
     """Every one on all validation images that did not fail, in order."""
     failed: int
     """How many failed."""
@@ -92,7 +92,7 @@ class RunReport:
     @property
     def quantities(self) -> tuple[Objective, ...]:
         """Everything that was recorded of a network."""
-        return self.objectives + self.also
+        return self.objectives + self.recorded
 
     def images(self, split: str) -> list[int]:
         """Number of images of each class of ``train``, ``val`` or ``test``."""
@@ -185,7 +185,7 @@ class RunReport:
                 f"{largest.params:,} parameters, at {str(self.config['resolutions']).replace(',', ', ')} pixels",
             ),
             ("objectives", ", ".join(each.name for each in self.objectives)),
-            *([("budget", ", ".join(map(told, bounds)))] if bounds else []),
+            *([("budget", ", ".join(map(format_bound, bounds)))] if bounds else []),
             (
                 "evaluated",
                 f"{len({e.arch for e, _ in self.evaluations}):,} networks in {len(self.evaluations):,} evaluations"
@@ -230,7 +230,7 @@ def read_run(folder: Path) -> RunReport:
             environment=environment,
             seconds=files.seconds(),
             objectives=quantities[:count],
-            also=quantities[count:],
+            recorded=quantities[count:],
             adapts=bool(search["adapts"]),
             evaluations=whole,
             failed=sum(bool(evaluation.failure) for evaluation, _ in made),

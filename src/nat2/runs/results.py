@@ -9,7 +9,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from nat2.deploy.anytime import Operating
+from nat2.deploy.anytime import OperatingPoint
 from nat2.runs.accuracy import Accuracy, chance_of
 from nat2.space.arch import Arch
 
@@ -48,7 +48,7 @@ class Result:
     val_chance: float | None = None
     """Accuracy of always naming the largest class of the validation images."""
     test_chance: float | None = None
-    anytime: tuple[Operating, ...] = ()
+    anytime: tuple[OperatingPoint, ...] = ()
     """With several exits: accuracy against mean operations by threshold, cheapest first."""
     int8_test_accuracy: float | None = None
     """Of the quantised network on the test images, if there is one."""
@@ -58,7 +58,7 @@ class Result:
     def __post_init__(self) -> None:
         """Read what JSON makes of tuples and dataclasses."""
         object.__setattr__(self, "exits", tuple(self.exits) or (Arch.from_key(self.arch).exit,))
-        points = (each if isinstance(each, Operating) else Operating(**each) for each in self.anytime)
+        points = (each if isinstance(each, OperatingPoint) else OperatingPoint(**each) for each in self.anytime)
         object.__setattr__(self, "anytime", tuple(points))
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nat2.nas.archive import Evaluation
-from nat2.nas.budget import spelled
+from nat2.nas.budget import format_value
 from nat2.nas.objectives import OBJECTIVES
 from nat2.runs.results import Result
 from nat2.space.arch import Arch
@@ -38,7 +38,7 @@ class Front(TableList[Evaluation[Arch]]):
         return [
             {"network": each.arch.id, "pixels": str(each.arch.resolution)}
             | {
-                name: spelled(value, OBJECTIVES[name].unit if name in OBJECTIVES else "")
+                name: format_value(value, OBJECTIVES[name].unit if name in OBJECTIVES else "")
                 for name, value in each.values.items()
             }
             for each in self

@@ -10,7 +10,7 @@ import numpy as np
 
 from nat2.errors import ConfigError
 from nat2.nas.archive import Evaluation, Generation
-from nat2.nas.budget import parse_budget, spelled, told
+from nat2.nas.budget import format_bound, format_value, parse_budget
 from nat2.nas.objectives import Objective, violation
 from nat2.nas.select import trade_offs
 from nat2.nas.task import Search
@@ -19,7 +19,7 @@ from nat2.tables import Row, as_html_table, as_text_table
 
 
 @dataclass(frozen=True)
-class Found(Generic[A]):
+class SearchResult(Generic[A]):
     """The result of a search."""
 
     members: tuple[Evaluation[A], ...]
@@ -48,7 +48,7 @@ class Found(Generic[A]):
         return [{"network": str(each.arch)} | {name: f"{each[name]:.4g}" for name in names} for each in self.front]
 
     @staticmethod
-    def of(task: Search[A], generations: Sequence[Generation]) -> Found[A]:
+    def of(task: Search[A], generations: Sequence[Generation]) -> SearchResult[A]:
         """What a finished search has found."""
         weights = task.version(generations[-1].number)
         members = [task.archive.find(arch, weights=weights) for arch in generations[-1].members]
@@ -58,7 +58,7 @@ class Found(Generic[A]):
         values = task.values(front)
         _, different = np.unique(values, axis=0, return_index=True)
         order = different[np.argsort(-trade_offs(values[different]), kind="stable")]
-        return Found(
+        return SearchResult(
             members=tuple(member for member in members if member is not None),
             front=tuple(front),
             high_trade_off=tuple(front[int(number)] for number in order),
@@ -86,10 +86,13 @@ class Found(Generic[A]):
         kept = violation(bounds, table.reshape(len(self.evaluated), len(bounds))) <= 0
         if not kept.any():
             spans = ", ".join(
-                f"{bound.name} from {spelled(values.min(), bound.unit)} to {spelled(values.max(), bound.unit)}"
+                f"{bound.name} from {format_value(values.min(), bound.unit)} to "
+                f"{format_value(values.max(), bound.unit)}"
                 for bound, values in zip(bounds, table.T, strict=True)
             )
-            raise ConfigError(f"nothing that was evaluated keeps {', '.join(map(told, bounds))}; it has {spans}")
+            raise ConfigError(
+                f"nothing that was evaluated keeps {', '.join(map(format_bound, bounds))}; it has {spans}"
+            )
         first = self.quantities[0]
         values = first.minimised(np.array([each[first.name] for each in self.evaluated]))
         return self.evaluated[int(np.where(kept, values, np.inf).argmin())]
