@@ -28,9 +28,11 @@ from nat2.seeds import numpy_generator, torch_generator
 from nat2.space import Arch, Macro, SearchSpace
 from nat2.supernet import SuperNetwork, calibrate, normalize_by
 from nat2.supernet.static import channels_last
+from nat2.training.context import TrainingContext
 from nat2.training.optimise import accuracy
 from nat2.training.settings import SHORT, Phase, ShrinkSettings
-from nat2.training.shrink import PhaseOutcome, calibration_images, corner_networks, opened_by, shrink
+from nat2.training.shrink import PhaseOutcome, corner_networks, opened_by, shrink
+from nat2.training.teacher import calibration_images
 
 FAMILIES = ("EE_D", "EE_B", "SE_B")
 TEACHERS = ("fixed", "progressive")
@@ -119,7 +121,8 @@ def train(family: str, teacher: str, dataset: Dataset, folder: Path, options: di
 
     phases = budget(SHORT, early_exits=macro.early_exits, factor=options["factor"])
     state = folder / "s.safetensors"
-    shrink(network, space, dataset.train, pipeline, phases, settings, state=state, seed=seed, report=report)
+    context = TrainingContext(split=dataset.train, pipeline=pipeline, state=state, seed=seed)
+    shrink(network, space, phases, settings, context, report=report)
     save_tensors(folder / "supernet.safetensors", network.state_dict())
     result = {"family": family, "teacher": teacher, "rows": rows, "seconds": seconds}
     write_json(done, result)

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from nat2.seeds import numpy_generator
 from nat2.space import Arch, CostTable, Macro, SearchSpace
 from nat2.supernet import SuperNetwork, calibrate, normalize_by
 from nat2.supernet.static import channels_last
+from nat2.training.context import TrainingContext
 from nat2.training.optimise import ElasticEpoch, Schedule, accuracy, sgd, train_epoch
 
 MACRO = Macro(classes=10, channels=3, width=0.5, early_exits=True, dense_skips=True, stem_stride=1)
@@ -58,11 +60,13 @@ def epoch_parts(batch: int, steps: int) -> dict[str, float]:
     network = channels_last(SuperNetwork(MACRO))
     optimizer = sgd(network, weight_decay=3e-5)
     epoch = ElasticEpoch(
-        split=split, pipeline=Pipeline((0.5,) * 3, (0.25,) * 3, Augmentation()), batch_size=batch,
+        batch_size=batch,
         resolutions=SPACE.resolutions,
         sample=lambda generator, resolution, number: SPACE.sample_elastic(generator, resolution=resolution),
         loss=watch.timed("forward", lambda logits, labels, targets: F.cross_entropy(logits, labels)),
     )  # fmt: skip
+    pipeline = Pipeline((0.5,) * 3, (0.25,) * 3, Augmentation())
+    context = TrainingContext(split=split, pipeline=pipeline, state=Path("nowhere"), seed=0)
     network.forward = watch.timed("forward", network.forward)  # type: ignore[method-assign]
     backward = torch.Tensor.backward
     torch.Tensor.backward = watch.timed("backward", backward)  # type: ignore[method-assign, assignment]
@@ -71,7 +75,7 @@ def epoch_parts(batch: int, steps: int) -> dict[str, float]:
     began = time.perf_counter()
     try:
         train_epoch(
-            network, optimizer, epoch, seed=0, purpose=("benchmark",), schedule=Schedule(1e-3, 10), first_step=0
+            network, optimizer, epoch, context, purpose=("benchmark",), schedule=Schedule(1e-3, 10), first_step=0
         )
     finally:
         torch.Tensor.backward = backward  # type: ignore[method-assign]

@@ -16,6 +16,7 @@ from nat2.processes import Processes, connect
 from nat2.space import Arch, Macro, SearchSpace
 from nat2.supernet import SuperNetwork
 from nat2.supernet.static import channels_last
+from nat2.training.context import TrainingContext
 from nat2.training.optimise import ElasticEpoch, Schedule, sgd, train_epoch
 from nat2.training.settings import Phase, ShrinkSettings
 from nat2.training.shrink import opened_by, shrink
@@ -84,10 +85,10 @@ def phase_losses(processes: Processes, folder: Path, kind: str, mixup: float, cl
     network = channels_last(SuperNetwork(MACRO, generator=torch.Generator().manual_seed(0)))
     losses: list[float] = []
     settings = ShrinkSettings(batch_size=25, calibration_images=16, clip=clip)
-    shrink(
-        network, SPACE, images(), pipeline, PHASES, settings, state=folder / kind / "s.safetensors", seed=0,
-        processes=processes, report=lambda outcome, _: losses.append(outcome.loss),
-    )  # fmt: skip
+    context = TrainingContext(
+        split=images(), pipeline=pipeline, state=folder / kind / "s.safetensors", seed=0, processes=processes
+    )
+    shrink(network, SPACE, PHASES, settings, context, report=lambda outcome, _: losses.append(outcome.loss))
     mine = torch.cat([parameter.detach().reshape(-1) for parameter in network.parameters()])
     first = torch.tensor(processes.once(lambda: mine.tolist()))
     same = processes.spread(lambda _: torch.equal(mine, first), (0, 1), costs=(1, 1))
@@ -100,18 +101,22 @@ def step_losses(processes: Processes) -> list[float]:
     network = channels_last(SuperNetwork(MACRO, generator=torch.Generator().manual_seed(0)))
     opened = opened_by(PHASES[1], SPACE)
     epoch = ElasticEpoch(
-        split=split, pipeline=Pipeline((0.3,), (0.25,), Augmentation()), batch_size=len(split), resolutions=(16,),
+        batch_size=len(split), resolutions=(16,),
         sample=lambda generator, resolution, number: opened.sample_elastic(generator, resolution=resolution),
         loss=lambda logits, labels, targets: torch.nn.functional.cross_entropy(logits, labels),
     )  # fmt: skip
     optimizer = sgd(network, weight_decay=0)
+    pipeline = Pipeline((0.3,), (0.25,), Augmentation())
+    contexts = [
+        TrainingContext(split=split, pipeline=pipeline, state=Path("nowhere"), seed=number, processes=processes)
+        for number in range(4)
+    ]
     return [
         train_epoch(
-            network, optimizer, epoch, seed=number, purpose=("x",), schedule=Schedule(0.01, 4), first_step=number,
-            processes=processes,
+            network, optimizer, epoch, context, purpose=("x",), schedule=Schedule(0.01, 4), first_step=context.seed
         )
-        for number in range(4)
-    ]  # fmt: skip
+        for context in contexts
+    ]
 
 
 def error_of(work: Callable[[], object]) -> str:

@@ -40,8 +40,35 @@ class _Tally:
         return open_steps * self.seconds / self.timed if self.timed else None
 
 
-class Progress:
-    """Stage, step and time left, and messages that stay on the screen.
+class Reporter:
+    """What a long computation reports of itself; this one shows nothing."""
+
+    def stage(self, name: str, **totals: int) -> None:
+        """Begin a stage.
+
+        Args:
+            name: What is shown.
+            totals: How many steps there are of each unit: ``networks=40, steps=200``.
+        """
+
+    def step(self, count: int = 1, *, unit: str = "") -> None:
+        """Report that `count` more steps of the stage are done.
+
+        Args:
+            count: How many; a `FoundDone` number of them were made before.
+            unit: One of the stage's; the first by default.
+        """
+
+    def say(self, message: str) -> None:
+        """Report a line that stays."""
+
+
+SILENT = Reporter()
+"""Reports nothing."""
+
+
+class Progress(Reporter):
+    """Shows stage, steps and time left, and messages that stay on the screen.
 
     A context manager; one stage is shown at a time.
     """
@@ -78,12 +105,7 @@ class Progress:
             self._bars.stop()
 
     def stage(self, name: str, **totals: int) -> None:
-        """Begin a stage.
-
-        Args:
-            name: What is shown.
-            totals: How many steps there are of each unit: ``networks=40, steps=200``.
-        """
+        """Begin a stage, see `Reporter.stage`."""
         self._stage = name
         self._tallies = {unit: _Tally(total) for unit, total in totals.items() if total}
         self._last_line = self._last_step = time.monotonic()
@@ -98,12 +120,7 @@ class Progress:
             self._bars.update(self._task, visible=False, refresh=True)
 
     def step(self, count: int = 1, *, unit: str = "") -> None:
-        """`count` more steps of the stage are done.
-
-        Args:
-            count: How many; a `FoundDone` number of them were made before.
-            unit: One of the stage's; the first by default.
-        """
+        """Count steps of the stage, see `Reporter.step`."""
         now = time.monotonic()
         tally = self._tallies.get(unit) or next(iter(self._tallies.values()), None)
         if tally is None or not count:

@@ -48,7 +48,7 @@ def as_text(value: object) -> object:
     ``[12, 16]`` is ``12,16``, ``16`` is ``16``; anything else is left as it is.
     """
     if isinstance(value, list | tuple):
-        parts = [as_text(each) for each in value]
+        parts = [each if isinstance(each, list | tuple) else as_text(each) for each in value]
         return ",".join(map(str, parts)) if all(isinstance(part, str) for part in parts) else value
     if isinstance(value, os.PathLike):
         return os.fspath(value)

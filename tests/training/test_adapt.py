@@ -22,7 +22,7 @@ from nat2.training.adapt import (
 )
 from nat2.training.distill import Teacher
 from nat2.training.settings import AdaptSettings
-from tests.training.conftest import MACRO, PIPELINE, SPACE, kill_after, same_weights, weights_of
+from tests.training.conftest import MACRO, SPACE, context_of, kill_after, same_weights, weights_of
 
 
 def genomes(count: int = 200, seed: int = 0) -> np.ndarray:
@@ -58,8 +58,9 @@ def adaptation(network: SuperNetwork, split: Split, state: Path, tick: object = 
     teacher = Teacher(extract(network, SPACE.largest, exits=MACRO.exits), "UNIF")
     settings = AdaptSettings(epochs=epochs, batch_size=16, lr=0.02, warmup_epochs=0.5)
     return Adaptation(
-        SuperNetworks([network]), SPACE, split, PIPELINE, teacher, settings,
-        generations=2, state=state, seed=0, interval=0.0, tick=tick or (lambda steps: None),  # type: ignore[arg-type]
+        SuperNetworks([network]), SPACE, teacher, settings,
+        context_of(split, state, interval=0.0, tick=tick),  # type: ignore[arg-type]
+        generations=2,
     )  # fmt: skip
 
 
@@ -112,7 +113,7 @@ def test_adaptation_leaves_unreachable_weights_alone(tmp_path: Path, network: Su
     teacher = Teacher(extract(network, SPACE.largest, exits=MACRO.exits), "UNIF")
     state = tmp_path / "s.safetensors"
     networks = SuperNetworks([network])
-    Adaptation(networks, space, split, PIPELINE, teacher, settings, generations=1, state=state, seed=0).advance(1, only)
+    Adaptation(networks, space, teacher, settings, context_of(split, state), generations=1).advance(1, only)
     after = weights_of(network)
     assert not same_weights(before, after)
     for name in before:
@@ -134,9 +135,8 @@ def test_only_the_widths_that_are_drawn_learn(tmp_path: Path, network: SuperNetw
     settings = AdaptSettings(epochs=1, batch_size=16, lr=0.02, smoothing=1e-12)
     teacher = Teacher(extract(wide, space.largest, exits=MACRO.exits), "UNIF")
     task = Adaptation(
-        SuperNetworks([network, wide]), space, split, PIPELINE, teacher, settings,
-        generations=1, state=tmp_path / "s.safetensors", seed=0,
-    )  # fmt: skip
+        SuperNetworks([network, wide]), space, teacher, settings, context_of(split, tmp_path / "s"), generations=1
+    )
     task.advance(1, only)
     assert same_weights(before[0], weights_of(network))
     assert not same_weights(before[1], weights_of(wide))
@@ -177,8 +177,7 @@ def test_adaptation_draws_as_asked(tmp_path: Path, network: SuperNetwork, split:
     settings = AdaptSettings(epochs=1, batch_size=16, lr=0.02, distributions=distributions)  # type: ignore[arg-type]
     teacher = Teacher(extract(network, SPACE.largest, exits=MACRO.exits), "UNIF")
     task = Adaptation(
-        SuperNetworks([network]), SPACE, split, PIPELINE, teacher, settings,
-        generations=1, state=tmp_path / "s.safetensors", seed=0,
-    )  # fmt: skip
+        SuperNetworks([network]), SPACE, teacher, settings, context_of(split, tmp_path / "s"), generations=1
+    )
     task.advance(1, genomes(30))
     assert not same_weights(before, weights_of(network))

@@ -17,7 +17,7 @@ from nat2.training import finetune as module
 from nat2.training.distill import Teacher, exit_weights
 from nat2.training.finetune import Finetuned, finetune
 from nat2.training.settings import FinetuneSettings, Ramp
-from tests.training.conftest import PIPELINE, SPACE, corners, kill_after, same_weights, weights_of
+from tests.training.conftest import PIPELINE, SPACE, context_of, corners, kill_after, same_weights, weights_of
 
 SETTINGS = FinetuneSettings(epochs=4, patience=4, batch_size=16, lr=5e-3)
 
@@ -30,7 +30,8 @@ def inherited(network: SuperNetwork, split: Split) -> StaticNetwork:
 
 def run(inherited: StaticNetwork, state: Path, settings: FinetuneSettings = SETTINGS, **extra: object) -> Finetuned:
     train, val = corners(96), corners(48, seed=1)
-    return finetune(inherited, train, val, PIPELINE, settings, state=state, seed=0, **extra)  # type: ignore[arg-type]
+    of_context = {name: extra.pop(name) for name in ("say", "tick", "interval") if name in extra}
+    return finetune(inherited, val, settings, context_of(train, state, **of_context), **extra)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

@@ -13,7 +13,7 @@ from nat2.errors import CheckpointError, RunError
 from nat2.supernet import SuperNetwork
 from nat2.training.distill import distillation_loss
 from nat2.training.optimise import ElasticEpoch, Schedule, load_state, save_state, set_learning_rate, sgd, train_epoch
-from tests.training.conftest import PIPELINE, SPACE, same_weights, weights_of
+from tests.training.conftest import SPACE, context_of, same_weights, weights_of
 
 
 def test_the_learning_rate_rises_then_falls_along_a_cosine() -> None:
@@ -38,11 +38,9 @@ def test_norms_and_biases_do_not_decay(network: SuperNetwork) -> None:
         assert (id(parameter) in plain) == ("bn" in name or name.endswith("bias")), name
 
 
-def epoch(split: Split, **changes: object) -> ElasticEpoch:
+def epoch(**changes: object) -> ElasticEpoch:
     return ElasticEpoch(
         **{  # type: ignore[arg-type]
-            "split": split,
-            "pipeline": PIPELINE,
             "batch_size": 16,
             "resolutions": SPACE.resolutions,
             "sample": lambda generator, resolution, number: SPACE.sample_elastic(generator, resolution=resolution),
@@ -54,9 +52,9 @@ def epoch(split: Split, **changes: object) -> ElasticEpoch:
 
 def train(network: SuperNetwork, split: Split, **changes: object) -> float:
     optimizer = sgd(network, weight_decay=0)
-    settings = epoch(split, **changes)
+    settings = epoch(**changes)
     return train_epoch(
-        network, optimizer, settings, seed=0, purpose=("test",), schedule=Schedule(0.05, 6), first_step=0
+        network, optimizer, settings, context_of(split), purpose=("test",), schedule=Schedule(0.05, 6), first_step=0
     )
 
 
@@ -96,7 +94,7 @@ def test_gradients_are_clipped(network: SuperNetwork, split: Split) -> None:
 
     optimizer = Recording(network.parameters(), lr=0.0)
     schedule = Schedule(1e-4, 6)
-    train_epoch(network, optimizer, epoch(split, clip=0.5), seed=0, purpose=("t",), schedule=schedule, first_step=0)
+    train_epoch(network, optimizer, epoch(clip=0.5), context_of(split), purpose=("t",), schedule=schedule, first_step=0)
     assert max(norms) <= 0.5 + 1e-4
 
 
@@ -110,9 +108,9 @@ def test_a_loss_that_is_not_finite_stops_training(network: SuperNetwork, split: 
 
 def test_weights_that_are_not_finite_stop_training_although_the_loss_was(network: SuperNetwork, split: Split) -> None:
     optimizer = sgd(network, weight_decay=0)
-    settings, schedule = epoch(split, batch_size=96), Schedule(math.inf, 1)  # one step: its loss is measured before it
+    settings, schedule = epoch(batch_size=96), Schedule(math.inf, 1)  # one step: its loss is measured before it
     with pytest.raises(RunError, match=r"training diverged in test \(loss \d"):
-        train_epoch(network, optimizer, settings, seed=0, purpose=("test",), schedule=schedule, first_step=0)
+        train_epoch(network, optimizer, settings, context_of(split), purpose=("test",), schedule=schedule, first_step=0)
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])

@@ -20,14 +20,14 @@ from nat2.training.settings import OFA, OFAV2, SHORT, Phase, ShrinkSettings
 from nat2.training.shrink import (
     PhaseOutcome,
     TeacherSource,
-    calibration_images,
     corner_networks,
     opened_by,
     phases_for,
     shrink,
     teacher_file,
 )
-from tests.training.conftest import MACRO, PIPELINE, SPACE, corners, kill_after, same_weights, weights_of
+from nat2.training.teacher import calibration_images
+from tests.training.conftest import MACRO, PIPELINE, SPACE, context_of, corners, kill_after, same_weights, weights_of
 
 EXITS, DEPTHS, KERNELS = (1, 2, 3, 4, 5), (2, 3, 4), (3, 5, 7)
 PHASES = (
@@ -43,7 +43,8 @@ def new_network(macro: Macro = MACRO) -> SuperNetwork:
 
 
 def run(network: SuperNetwork, split: Split, state: Path, **extra: object) -> None:
-    shrink(network, SPACE, split, PIPELINE, PHASES, SETTINGS, state=state, seed=0, **extra)  # type: ignore[arg-type]
+    of_context = {name: extra.pop(name) for name in ("say", "tick", "interval", "processes") if name in extra}
+    shrink(network, SPACE, PHASES, SETTINGS, context_of(split, state, **of_context), **extra)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,7 @@ def test_channels_are_sorted_before_expand_ratios_open(
     ]
     state = tmp_path / "s.safetensors"
     space = dataclasses.replace(SPACE, kernels=(7,), exits=(5,))
-    shrink(new_network(), space, split, PIPELINE, phases, SETTINGS, state=state, seed=0)
+    shrink(new_network(), space, phases, SETTINGS, context_of(split, state))
     assert calls == [(6,), (4, 6)]
 
 
@@ -139,7 +140,7 @@ def test_single_exit_families_have_no_height_to_open(tmp_path: Path, split: Spli
     assert len(phases_for(fixed, again)) == 2  # a phase that repeats the one before is meant so
     network = new_network(macro)
     before = weights_of(network)
-    shrink(network, space, split, PIPELINE, PHASES, SETTINGS, state=tmp_path / "s.safetensors", seed=0)
+    shrink(network, space, PHASES, SETTINGS, context_of(split, tmp_path / "s.safetensors"))
     assert not same_weights(before, weights_of(network))
 
 
@@ -187,8 +188,8 @@ def test_the_best_epoch_of_each_phase_goes_on(tmp_path: Path, split: Split, kill
     def go(state: Path, **extra: object) -> tuple[dict[str, torch.Tensor], list[PhaseOutcome]]:
         network, outcomes = new_network(), []
         shrink(
-            network, space, split, PIPELINE, phases, settings, state=state, seed=0, validate=validate,
-            report=lambda outcome, _: outcomes.append(outcome), interval=0.0, **extra,  # type: ignore[arg-type]
+            network, space, phases, settings, context_of(split, state, interval=0.0, **extra),  # type: ignore[arg-type]
+            validate=validate, report=lambda outcome, _: outcomes.append(outcome),
         )  # fmt: skip
         return weights_of(network), outcomes
 
@@ -214,7 +215,7 @@ def test_the_sandwich_has_the_largest_and_the_smallest_in_each_step(
     monkeypatch.setattr(SuperNetwork, "forward", recorded)
     phases = [Phase(name="all", epochs=1, lr=0.01, kernels=KERNELS, depths=DEPTHS, exits=EXITS, expands=(3, 4, 6))]
     settings = dataclasses.replace(SETTINGS, sampling="sandwich")
-    shrink(new_network(), SPACE, split, PIPELINE, phases, settings, state=tmp_path / "s.safetensors", seed=0)
+    shrink(new_network(), SPACE, phases, settings, context_of(split, tmp_path / "s.safetensors"))
     assert len(drawn) == 3 * 6
     for largest, smallest, between in zip(drawn[::3], drawn[1::3], drawn[2::3], strict=True):
         assert largest.stages == SPACE.largest.stages
@@ -236,7 +237,7 @@ def test_a_fixed_teacher_is_the_network_behind_the_first_phase(
         monkeypatch.setattr(module, "largest_as_teacher", recorded)
         settings = dataclasses.replace(SETTINGS, teacher=kind)  # type: ignore[arg-type]
         state = tmp_path / f"{kind}.safetensors"
-        shrink(new_network(), SPACE, split, PIPELINE, PHASES, settings, state=state, seed=0)
+        shrink(new_network(), SPACE, PHASES, settings, context_of(split, state))
     assert same_weights(*teachers["fixed"])
     assert not same_weights(*teachers["progressive"])
 
@@ -254,10 +255,10 @@ def test_the_widest_network_teaches_all_widths(tmp_path: Path, split: Split, mon
     wide = dataclasses.replace(MACRO, width=0.3)
     state = tmp_path / "wide.safetensors"
     space = dataclasses.replace(SPACE, widths=(0.3,))
-    shrink(new_network(wide), space, split, PIPELINE, PHASES, settings, state=state, seed=0)
+    shrink(new_network(wide), space, PHASES, settings, context_of(split, state))
     narrow = new_network()
     shrink(
-        narrow, SPACE, split, PIPELINE, PHASES, settings, state=tmp_path / "narrow.safetensors", seed=0,
+        narrow, SPACE, PHASES, settings, context_of(split, tmp_path / "narrow.safetensors"),
         teacher_of=TeacherSource(wide, teacher_file(state)),
     )  # fmt: skip
     assert [width for width, _ in teachers] == [0.3] * 4
@@ -271,7 +272,7 @@ def test_gradients_are_clipped_if_asked(tmp_path: Path, split: Split) -> None:
         network, state = new_network(), tmp_path / f"{clip}.safetensors"
         settings = dataclasses.replace(SETTINGS, clip=clip, weight_decay=0.0)
         before = weights_of(network)
-        shrink(network, space, split, PIPELINE, PHASES[:1], settings, state=state, seed=0)
+        shrink(network, space, PHASES[:1], settings, context_of(split, state))
         ends.append(max(float((value - before[name]).abs().max()) for name, value in weights_of(network).items()))
     assert ends[1] < 1e-5 < ends[0]
 

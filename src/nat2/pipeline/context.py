@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from nat2.data.dataset import Dataset, Split
 from nat2.data.transform import Pipeline, ResizedImages
@@ -16,7 +17,8 @@ from nat2.runs.config import RunConfig, parse_resolutions
 from nat2.runs.folder import RunFolder
 from nat2.space import Arch, Macro, SearchSpace
 from nat2.supernet import SuperNetworks
-from nat2.training.shrink import calibration_images
+from nat2.training.context import TrainingContext
+from nat2.training.teacher import calibration_images
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,24 @@ class RunContext:
             calibration=calibration,
             objectives=bind_costs(objectives, space, macros),
             recorded=bind_costs(recorded, space, macros),
+        )
+
+    def training(self, state: Path, *, unit: str) -> TrainingContext:
+        """What a training loop is given.
+
+        Args:
+            state: File of its resume point.
+            unit: What its steps are called in the progress.
+        """
+        return TrainingContext(
+            split=self.dataset.train,
+            pipeline=self.pipeline,
+            state=state,
+            seed=self.config.seed,
+            processes=self.processes,
+            interval=self.config.checkpoint_seconds,
+            progress=self.progress,
+            unit=unit,
         )
 
     def evaluated(self, networks: SuperNetworks, arch: Arch) -> Evaluation[Arch]:

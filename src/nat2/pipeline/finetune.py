@@ -23,6 +23,7 @@ from nat2.nas.search_result import SearchResult
 from nat2.nas.select import recommend
 from nat2.pipeline.context import RunContext
 from nat2.pipeline.evaluation import BYTES
+from nat2.processes import ALONE
 from nat2.progress import FoundDone
 from nat2.runs.accuracy import standard_error
 from nat2.runs.results import Result
@@ -31,7 +32,7 @@ from nat2.supernet import SuperNetwork, SuperNetworks, extract, normalize_by_sto
 from nat2.training.distill import Teacher, exit_weights, joint_accuracy
 from nat2.training.finetune import Finetuned, answers_of, finetune
 from nat2.training.settings import FinetuneSettings
-from nat2.training.shrink import largest_as_teacher
+from nat2.training.teacher import largest_as_teacher
 
 _OF_EXITS = ("error", "params", "macs", "memory", "latency")
 """What can be told of a network with several exits; a bound on anything else leaves those out."""
@@ -149,19 +150,14 @@ def finetune_network(
     if done is not None or not (settings.prune or allowed(exits)):
         context.progress.step(FoundDone(2 * settings.epochs))
         return done, None
+    training = context.training(context.folder.state / f"finetune-{identity}.safetensors", unit="epochs")
     finetuned = finetune(
         extract(network, arch, context.evaluator.statistics(network, arch, exits=exits), exits=exits),
-        context.dataset.train,
         context.dataset.val,
-        context.pipeline,
         settings,
-        state=context.folder.state / f"finetune-{identity}.safetensors",
-        seed=context.config.seed,
+        dataclasses.replace(training, processes=ALONE),  # which divides the networks, not their batches
         allowed=allowed,
         teacher=teacher,
-        interval=context.config.checkpoint_seconds,
-        say=context.progress.say,
-        tick=context.progress.step,
     )
     return _shipped(context, network, evaluation, exits, finetuned, identity)
 

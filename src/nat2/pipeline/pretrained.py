@@ -43,13 +43,15 @@ def settle(config: RunConfig, sides: Sequence[int]) -> RunConfig:
     widths = None if config.width == "auto" else parse_widths(config.width)
     if widths is not None and len(widths) == len(paths) and config.family != "auto" and config.stem_stride:
         return config
+    if widths is not None and len(paths) not in (1, len(widths)):
+        raise ConfigError(_needed_files(len(paths), len(widths)))
     checkpoints = [open_checkpoint(path) for path in paths]
     if len(paths) == 1:  # which may hold several widths
         checkpoints *= len(widths or checkpoints[0].widths or (None,))
     if widths is None:
         checkpoints, widths = _by_width(checkpoints)
     if len(checkpoints) != len(widths):
-        raise ConfigError(f"--pretrained needs a file for each width; got {len(checkpoints)} for {len(widths)} widths")
+        raise ConfigError(_needed_files(len(checkpoints), len(widths)))
     found = [_known(checkpoint, width) for checkpoint, width in zip(checkpoints, widths, strict=True)]
     if config.family == "auto":
         family = _common_family(checkpoints, found)
@@ -65,6 +67,10 @@ def settle(config: RunConfig, sides: Sequence[int]) -> RunConfig:
         stem_stride=stride,
         pretrained=",".join(str(checkpoint.path) for checkpoint in checkpoints),
     )
+
+
+def _needed_files(files: int, widths: int) -> str:
+    return f"--pretrained needs a file for each width; got {files} for {widths} widths"
 
 
 def files_of(config: RunConfig) -> list[str]:

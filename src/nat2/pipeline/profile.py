@@ -24,18 +24,20 @@ from nat2.pipeline.evaluation import latency_of_ends, try_objectives
 from nat2.pipeline.finetune import variants
 from nat2.pipeline.prepare import prepare
 from nat2.pipeline.pretrained import remarks
-from nat2.processes import connect
-from nat2.progress import Progress
+from nat2.processes import ALONE, connect
+from nat2.progress import Progress, Reporter
 from nat2.runs.config import RunConfig
 from nat2.runs.folder import RunFolder
 from nat2.runs.profile import Profile, Span
-from nat2.seeds import derive, numpy_generator, torch_generator
+from nat2.seeds import numpy_generator, torch_generator
 from nat2.space import Arch, Genomes, SearchSpace
 from nat2.supernet import SuperNetwork, SuperNetworks, extract
 from nat2.supernet.static import channels_last
 from nat2.training.adapt import Adaptation
+from nat2.training.context import TrainingContext
 from nat2.training.finetune import finetune
-from nat2.training.shrink import largest_as_teacher, phases_for, shrink
+from nat2.training.shrink import phases_for, shrink
+from nat2.training.teacher import largest_as_teacher
 
 _DRAWN = 10_000
 _STEPS = 3  # of each kind of training are made; the first is slower and does not count
@@ -158,6 +160,26 @@ def _few(split: Split, batch_size: int) -> Split:
     return split.part(torch.linspace(0, len(split) - 1, min(len(split), _STEPS * size)).round().long())
 
 
+def _few_steps(context: RunContext, batch_size: int, name: str, watch: _Stopwatch) -> TrainingContext:
+    """What a training loop of a few steps is given, which nobody resumes."""
+    training = context.training(context.folder.state / f"{name}.safetensors", unit="")
+    few = _few(context.dataset.train, batch_size)
+    return dataclasses.replace(training, split=few, processes=ALONE, interval=1e9, progress=watch)
+
+
+class _Stopwatch(Reporter):
+    """Notes when each step was made, by lap."""
+
+    def __init__(self) -> None:
+        self.laps = [[time.perf_counter()]]
+
+    def step(self, count: int = 1, *, unit: str = "") -> None:
+        self.laps[-1].append(time.perf_counter())
+
+    def lap(self) -> None:
+        self.laps.append([time.perf_counter()])
+
+
 def _lap_seconds(moments: Sequence[float]) -> float:
     """Of one step, the first left out if there are others."""
     taken = np.diff(moments)
@@ -168,22 +190,17 @@ def _phase_seconds(context: RunContext, network: SuperNetwork, space: SearchSpac
     """Of a step of each phase."""
     config = context.config
     phases = tuple(dataclasses.replace(phase, epochs=1, warmup_epochs=0) for phase in config.phases)
-    moments = [[time.perf_counter()]]
+    watch = _Stopwatch()
     shrink(
         network,
         space,
-        _few(context.dataset.train, config.shrink.batch_size),
-        context.pipeline,
         phases,
         dataclasses.replace(config.shrink, corners=0, teacher="progressive"),
-        state=context.folder.state / f"profile-{network.macro.width}.safetensors",
-        seed=config.seed,
-        interval=1e9,
-        tick=lambda steps: moments[-1].append(time.perf_counter()),
-        report=lambda outcome, network: moments.append([time.perf_counter()]),
+        _few_steps(context, config.shrink.batch_size, f"profile-{network.macro.width}", watch),
+        report=lambda outcome, network: watch.lap(),
     )
-    # The tick before the first phase tells what was found done.
-    return [_lap_seconds(each) for each in (moments[0][1:], *moments[1:-1])]
+    # The first step of all is what was found done.
+    return [_lap_seconds(each) for each in (watch.laps[0][1:], *watch.laps[1:-1])]
 
 
 def _evaluation_seconds(context: RunContext, networks: Sequence[SuperNetwork]) -> tuple[float, float]:
@@ -210,24 +227,19 @@ def _evaluation_seconds(context: RunContext, networks: Sequence[SuperNetwork]) -
 def _adaptation_seconds(context: RunContext, networks: Sequence[SuperNetwork]) -> float:
     """Of a step."""
     config = context.config
-    few = _few(context.dataset.train, config.adapt.batch_size)
-    teacher = largest_as_teacher(networks[-1], context.space, few, context.pipeline, config.shrink)
-    moments: list[float] = []
+    watch = _Stopwatch()
+    training = _few_steps(context, config.adapt.batch_size, "profile-adapt", watch)
+    teacher = largest_as_teacher(networks[-1], context.space, training.split, context.pipeline, config.shrink)
     adaptation = Adaptation(
         SuperNetworks(networks),
         context.space,
-        few,
-        context.pipeline,
         teacher,
         dataclasses.replace(config.adapt, epochs=1),
+        training,
         generations=1,
-        state=context.folder.state / "profile-adapt.safetensors",
-        seed=config.seed,
-        interval=1e9,
-        tick=lambda steps: moments.append(time.perf_counter()),
     )
     adaptation.advance(1, context.space.sample(config.search.top, numpy_generator(config.seed, "adapt")))
-    return _lap_seconds(moments)
+    return _lap_seconds(watch.laps[0][1:])
 
 
 def _finetuning_seconds(context: RunContext, network: SuperNetwork) -> list[float]:
@@ -250,19 +262,13 @@ def _variant_seconds(
     context: RunContext, network: SuperNetwork, arch: Arch, exits: tuple[int, ...], few: Split
 ) -> float:
     """Of both phases with some exits, as long as they may last."""
-    config = context.config.finetune
-    moments: list[float] = []
+    config, watch = context.config.finetune, _Stopwatch()
     finetune(
         extract(network, arch, context.evaluator.statistics(network, arch, exits=exits), exits=exits),
         few,
-        few,
-        context.pipeline,
         dataclasses.replace(config, epochs=2),
-        state=context.folder.state / f"profile-finetune-{len(exits)}.safetensors",
-        seed=derive(context.config.seed, "profile"),
-        interval=1e9,
-        tick=lambda epochs: moments.append(time.perf_counter()),
+        _few_steps(context, config.batch_size, f"profile-finetune-{len(exits)}", watch),
     )
-    epoch = min(taken for taken in np.diff(moments) if taken > 1e-3)  # the others were found done
+    epoch = min(taken for taken in np.diff(watch.laps[0]) if taken > 1e-3)  # the others were found done
     steps = steps_per_epoch(len(few), config.batch_size)
     return 2 * config.epochs * steps_per_epoch(len(context.dataset.train), config.batch_size) * epoch / steps

@@ -36,11 +36,11 @@ from nat2.training.optimise import has_state
 from nat2.training.shrink import (
     PhaseOutcome,
     TeacherSource,
-    largest_as_teacher,
     phases_for,
     shrink,
     teacher_file,
 )
+from nat2.training.teacher import largest_as_teacher
 
 
 def train_supernets(context: RunContext, networks: Sequence[SuperNetwork], lap: Callable[[], None]) -> SuperNetworks:
@@ -112,20 +112,13 @@ def _train_supernet(
     shrink(
         network,
         space,
-        context.dataset.train,
-        context.pipeline,
         config.phases,
         config.shrink,
-        state=state,
-        seed=config.seed,
+        context.training(state, unit="steps"),
         supported=space.expands if config.pretrained else (),
         teacher_of=teacher_of,
-        processes=processes,
-        interval=config.checkpoint_seconds,
         validate=lambda network, arch: 1 - context.evaluator.error(network, arch),
         report=report,
-        say=context.progress.say,
-        tick=context.progress.step,
     )
     processes.once(lambda: save_tensors(trained, network.state_dict()))
     return network.eval()
@@ -145,17 +138,10 @@ def search_networks(
     adaptation = Adaptation(
         networks,
         context.space,
-        context.dataset.train,
-        context.pipeline,
         teacher,
         config.adapt,
+        context.training(folder.state / "adapt.safetensors", unit="steps"),
         generations=config.search.generations,
-        state=folder.state / "adapt.safetensors",
-        seed=config.seed,
-        processes=processes,
-        interval=config.checkpoint_seconds,
-        say=context.progress.say,
-        tick=partial(context.progress.step, unit="steps"),
     )
 
     def report(generation: Generation) -> None:

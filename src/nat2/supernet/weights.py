@@ -140,14 +140,14 @@ def _head(path: Path) -> bytes:
     if path.is_dir():
         files = sorted(path.glob("supernet-w*.safetensors"))
         remedy = f"name a file, e.g. {files[0]}" if files else "name a file"
-        raise CheckpointError(f"{path} is a folder; {remedy}")
+        raise CheckpointError(f"the checkpoint {path} is a folder; {remedy}")
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise CheckpointError(f"{path} is not a readable checkpoint, but a device")
     try:
         with path.open("rb") as file:
             head = file.read(64)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist") from error
+        raise CheckpointError(f"the checkpoint {path} does not exist") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
     for start, what in _NOT_WEIGHTS.items():

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import scipy.stats
 from numpy.typing import NDArray
 
-from nat2.data.dataset import Split
-from nat2.data.transform import Pipeline, steps_per_epoch
+from nat2.data.transform import steps_per_epoch
 from nat2.errors import CheckpointError
-from nat2.processes import ALONE, Processes
 from nat2.progress import FoundDone
 from nat2.space.arch import Arch
 from nat2.space.space import Genomes, SearchSpace
 from nat2.supernet.network import SuperNetworks
+from nat2.training.context import TrainingContext
 from nat2.training.distill import Teacher, distillation_loss
 from nat2.training.optimise import ElasticEpoch, Schedule, has_state, load_state, save_state, sgd, train_epoch
 from nat2.training.settings import AdaptSettings
-from nat2.training.shrink import CHECKPOINT_INTERVAL, is_due
 
 Distributions = list[NDArray[np.float64]]
 """For each gene, the probability of each of its values from the smallest to the largest."""
@@ -132,57 +129,38 @@ class Adaptation:
         self,
         networks: SuperNetworks,
         space: SearchSpace,
-        split: Split,
-        pipeline: Pipeline,
         teacher: Teacher,
         settings: AdaptSettings,
+        context: TrainingContext,
         *,
         generations: int,
-        state: Path,
-        seed: int,
-        processes: Processes = ALONE,
-        interval: float = CHECKPOINT_INTERVAL,
-        say: Callable[[str], None] = lambda line: None,
-        tick: Callable[[int], None] = lambda steps: None,
     ) -> None:
-        """Begin, or continue from the resume point in `state`.
+        """Begin, or continue from the resume point.
 
         Args:
             networks: Changed in place by `advance`.
             space: The search space.
-            split: Training images.
-            pipeline: Turns them into inputs.
             teacher: Distilled from; fixed for the whole search.
             settings: How to train.
+            context: Images, resume point, seed, processes, and where to report.
             generations: Length of the search, over which the learning rate falls.
-            state: File of the resume point.
-            seed: The run's seed.
-            processes: Those that divide each batch.
-            interval: Seconds of training behind which an epoch's end is written down.
-            say: Told what a user should know.
-            tick: Called with the number of steps just made (or found made).
         """
         self.networks = networks
         self._space = space
-        self._split = split
-        self._pipeline = pipeline
+        self._context = context
         self._teacher = teacher
         self._settings = settings
-        self._state = state
-        self._seed = seed
-        self._processes = processes
-        self._interval = interval
-        self._tick = tick
         # One for all widths is one a width: a weight without a gradient does not move, nor does its momentum.
         self._optimizer = sgd(networks, weight_decay=settings.weight_decay, nesterov=False)
-        self._steps = steps_per_epoch(len(split), settings.batch_size)
+        self._steps = steps_per_epoch(len(context.split), settings.batch_size)
         total = self._steps * settings.epochs * generations
         warmup = min(round(self._steps * settings.warmup_epochs), total // 2)
         self._schedule = Schedule(settings.lr, total, warmup, min(1e-4, settings.lr))
         self._epochs_done = 0
-        if has_state(state):
-            self._epochs_done = load_state(state, networks, self._optimizer, say=say)["epochs"]
-        tick(FoundDone(self._steps * self._epochs_done))
+        if has_state(context.state):
+            stored = load_state(context.state, networks, self._optimizer, progress=context.progress)
+            self._epochs_done = stored["epochs"]
+        context.step(FoundDone(self._steps * self._epochs_done))
 
     def advance(self, generation: int, good: Genomes) -> None:
         """Train from version `generation` - 1 to version `generation`, or find that this was done before.
@@ -206,9 +184,7 @@ class Adaptation:
             return sample_from(self._space, distributions, generator, resolution=resolution)
 
         epoch_settings = ElasticEpoch(
-            split=self._split,
-            pipeline=self._pipeline,
-            batch_size=min(settings.batch_size, len(self._split)),
+            batch_size=min(settings.batch_size, len(self._context.split)),
             resolutions=self._space.resolutions,
             sample=sample,
             # Scaled so that the sum weighs as much as two losses whatever the ratio (method of the reference).
@@ -223,26 +199,24 @@ class Adaptation:
         first = (generation - 1) * settings.epochs
         if self._epochs_done < first:
             raise CheckpointError(
-                f"{self._state} holds the weights of epoch {self._epochs_done}, the archive those of epoch {first}; "
-                "begin again with --fresh"
+                f"{self._context.state} holds the weights of epoch {self._epochs_done}, the archive those of epoch "
+                f"{first}; begin again with --fresh"
             )
         for epoch in range(max(first, self._epochs_done), generation * settings.epochs):
             train_epoch(
                 self.networks,
                 self._optimizer,
                 epoch_settings,
-                seed=self._seed,
+                self._context,
                 purpose=("adapt", epoch),
                 schedule=self._schedule,
                 first_step=epoch * self._steps,
-                processes=self._processes,
-                tick=lambda: self._tick(1),
             )
             self._epochs_done = epoch + 1
             last = epoch + 1 == generation * settings.epochs
-            if last or self._processes.once(partial(is_due, saved, self._interval)):
-                self._processes.once(self._save)
+            if last or self._context.processes.once(partial(self._context.is_due, saved)):
+                self._context.processes.once(self._save)
                 saved = time.monotonic()
 
     def _save(self) -> None:
-        save_state(self._state, self.networks, self._optimizer, {"epochs": self._epochs_done})
+        save_state(self._context.state, self.networks, self._optimizer, {"epochs": self._epochs_done})

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from nat2.files import load_tensors, save_tensors
 from nat2.progress import FoundDone
 from nat2.seeds import numpy_generator, torch_generator
 from nat2.supernet.static import StaticNetwork, by_exit
+from nat2.training.context import TrainingContext
 from nat2.training.distill import Teacher, exit_weights, joint_accuracy, joint_loss
 from nat2.training.optimise import (
     Schedule,
@@ -35,7 +35,6 @@ from nat2.training.optimise import (
 )
 from nat2.training.prune import best_exits, keep_exits
 from nat2.training.settings import FinetuneSettings
-from nat2.training.shrink import CHECKPOINT_INTERVAL
 
 
 @dataclass(frozen=True)
@@ -58,18 +57,12 @@ class Finetuned:
 
 def finetune(
     inherited: StaticNetwork,
-    train: Split,
     val: Split,
-    pipeline: Pipeline,
     settings: FinetuneSettings,
+    context: TrainingContext,
     *,
-    state: Path,
-    seed: int,
     allowed: Callable[[tuple[int, ...]], bool] = lambda exits: True,
     teacher: Teacher | None = None,
-    interval: float = CHECKPOINT_INTERVAL,
-    say: Callable[[str], None] = lambda line: None,
-    tick: Callable[[int], None] = lambda steps: None,
 ) -> Finetuned:
     """Fine-tune in two phases that both start from the inherited weights.
 
@@ -83,21 +76,15 @@ def finetune(
 
     Args:
         inherited: Extracted from the super-network with calibrated statistics, with one exit or several; left as it is.
-        train: Training images.
         val: Validation images.
-        pipeline: Turns images into inputs.
         settings: How to train.
-        state: File of the resume point; if it exists, training continues from it.
-        seed: The run's seed.
+        context: Training images, resume point, seed; epochs are reported, twice `settings.epochs` in all.
         allowed: Whether a subset of the exits keeps the budget.
         teacher: Distils its answers with the weight `settings.kd_ratio`.
-        interval: Seconds of training behind which an epoch's end is written down.
-        say: Told what a user should know.
-        tick: Called with the number of epochs just made (or found made), twice `settings.epochs` in all.
     """
-    progress = _Progress(state, inherited, interval, say)
-    images = ResizedImages(val, pipeline)
-    lesson = _Lesson(pipeline, settings, seed, teacher if settings.kd_ratio else None)
+    progress = _Progress(context, inherited)
+    images = ResizedImages(val, context.pipeline)
+    lesson = _Lesson(context.pipeline, settings, context.seed, teacher if settings.kd_ratio else None)
     if not progress.facts:
         answers = answers_of(inherited, images)
         loss, value = _measure(answers, images.labels, settings)
@@ -106,10 +93,10 @@ def finetune(
         progress.facts |= {"phase": 1, "epochs": 0, "least_loss": float("inf"), "since": 0}
     facts = progress.facts
     if facts["phase"] == 1:
-        tick(FoundDone(facts["epochs"]))
+        context.step(FoundDone(facts["epochs"]))
         network, optimizer = progress.resume(settings)
         while facts["epochs"] < settings.epochs and facts["since"] < settings.patience:
-            _train(network, optimizer, train, lesson, facts["epochs"], last=settings.epochs)
+            _train(network, optimizer, context.split, lesson, facts["epochs"], last=settings.epochs)
             facts["epochs"] += 1
             answers = answers_of(network, images)
             loss, value = _measure(answers, images.labels, settings)
@@ -120,22 +107,22 @@ def finetune(
                 progress.keep(answers)
             # What was kept is never newer than the resume point by more than a moment.
             progress.save(network, optimizer, now=facts["best_epoch"] == facts["epochs"])
-            tick(1)
-        tick(FoundDone(settings.epochs - facts["epochs"]))
+            context.step(1)
+        context.step(FoundDone(settings.epochs - facts["epochs"]))
         facts |= {"phase": 2, "epochs": 0}
         progress.restart()
     else:
-        tick(FoundDone(settings.epochs))
+        context.step(FoundDone(settings.epochs))
     network, optimizer = progress.resume(settings)
-    tick(FoundDone(facts["epochs"]))
-    everything = train.joined(val)
+    context.step(FoundDone(facts["epochs"]))
+    everything = context.split.joined(val)
     last = facts["best_epoch"] if settings.anneal else settings.epochs
     while facts["epochs"] < facts["best_epoch"]:
         _train(network, optimizer, everything, lesson, settings.epochs + facts["epochs"], last=last)
         facts["epochs"] += 1
         progress.save(network, optimizer)
-        tick(1)
-    tick(FoundDone(settings.epochs - facts["best_epoch"]))
+        context.step(1)
+    context.step(FoundDone(settings.epochs - facts["best_epoch"]))
     progress.save(network, optimizer, now=True)
     answers = progress.kept().to(images.labels.device)
     return _pruned(network.eval(), answers, images.labels, facts, settings, allowed)
@@ -168,14 +155,14 @@ def _pruned(
 class _Progress:
     """Where the two phases stand, on disk."""
 
-    def __init__(self, path: Path, inherited: StaticNetwork, interval: float, say: Callable[[str], None]) -> None:
-        self._path = path
+    def __init__(self, context: TrainingContext, inherited: StaticNetwork) -> None:
+        self._context = context
+        self._path = path = context.state
         # Beside the resume point and never older: the epochs between are made again, and end with the same answers.
         self._answers = path.with_name(f"{path.stem}-answers{path.suffix}")
         self._inherited = inherited
-        self._interval = interval
         self._saved = time.monotonic()
-        self.facts: dict[str, Any] = read_state(path, say=say)[1] if has_state(path) else {}
+        self.facts: dict[str, Any] = read_state(path, progress=context.progress)[1] if has_state(path) else {}
 
     def keep(self, answers: Tensor) -> None:
         """Keep what the exits said of the validation images at the best epoch so far."""
@@ -204,7 +191,7 @@ class _Progress:
 
     def save(self, network: nn.Module, optimizer: torch.optim.Optimizer, *, now: bool = False) -> None:
         """Write the resume point, if the last one is old enough."""
-        if now or time.monotonic() - self._saved > self._interval:
+        if now or self._context.is_due(self._saved):
             save_state(self._path, network, optimizer, self.facts)
             self._saved = time.monotonic()
 

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from nat2.data.augment import neighbours
-from nat2.data.dataset import Split
-from nat2.data.transform import Pipeline, shuffled_batches
+from nat2.data.transform import shuffled_batches
 from nat2.errors import CheckpointError, RunError
 from nat2.files import load_tensors, save_tensors
-from nat2.processes import ALONE, Processes
+from nat2.progress import SILENT, Reporter
 from nat2.seeds import numpy_generator, torch_generator
 from nat2.space.arch import Arch
 from nat2.supernet.checkpoint import load_weights
 from nat2.supernet.layers import normalize_by_batch, normalize_by_joint_batch
 from nat2.supernet.network import SuperNetwork, SuperNetworks
+from nat2.training.context import TrainingContext
 from nat2.training.distill import Teacher
 
 Sample = Callable[[np.random.Generator, int, int], Arch]
@@ -71,8 +71,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
 class ElasticEpoch:
     """How the sub-networks of an epoch are trained; phases and adaptation fill it in."""
 
-    split: Split
-    pipeline: Pipeline
     batch_size: int
     resolutions: tuple[int, ...]
     sample: Sample
@@ -90,13 +88,11 @@ def train_epoch(
     network: SuperNetwork | SuperNetworks,
     optimizer: torch.optim.Optimizer,
     epoch: ElasticEpoch,
+    context: TrainingContext,
     *,
-    seed: int,
     purpose: tuple[str | int, ...],
     schedule: Schedule,
     first_step: int,
-    processes: Processes = ALONE,
-    tick: Callable[[], None] = lambda: None,
 ) -> float:
     """Train a super-network for one epoch and return the mean loss of a sub-network.
 
@@ -104,20 +100,20 @@ def train_epoch(
         network: Changed in place.
         optimizer: Steps once a batch.
         epoch: What is trained, and how.
-        seed: The run's seed.
+        context: Images, seed and processes; the number of processes changes the result by rounding only, but for
+            dropout.
         purpose: Names this epoch among all others; decides its random numbers.
         schedule: Learning rate by step.
         first_step: Number of the epoch's first step in the schedule.
-        processes: Those that divide each batch; their number changes the result by rounding only, but for dropout.
-        tick: Called behind each step.
 
     Raises:
         RunError: the loss is not finite.
     """
-    device = epoch.pipeline.device
+    processes, pipeline, seed = context.processes, context.pipeline, context.seed
+    device = pipeline.device
     choices = numpy_generator(seed, *purpose, "archs")
     torch.manual_seed(int(choices.integers(2**62)) + processes.rank)  # dropout
-    order = shuffled_batches(len(epoch.split), epoch.batch_size, torch_generator(seed, *purpose, "order"))
+    order = shuffled_batches(len(context.split), epoch.batch_size, torch_generator(seed, *purpose, "order"))
     crops = torch_generator(seed, *purpose, "augmentation")
     total = torch.zeros((), device=device)
     steps = 0
@@ -125,12 +121,12 @@ def train_epoch(
     mine = processes.part(epoch.batch_size)
     network.train()
     processes.share(network.parameters())
-    for pixels, labels in epoch.split.batches(indices[mine] for indices in order):
+    for pixels, labels in context.split.batches(indices[mine] for indices in order):
         resolution = int(choices.choice(epoch.resolutions))
-        images = epoch.pipeline.augmented(pixels, resolution, crops, count=epoch.batch_size, part=mine)
+        images = pipeline.augmented(pixels, resolution, crops, count=epoch.batch_size, part=mine)
         labels = labels.to(device)
         share = len(labels) / epoch.batch_size
-        images, kept, others = mix(images, labels, epoch.pipeline.augmentation.mixup, choices)
+        images, kept, others = mix(images, labels, pipeline.augmentation.mixup, choices)
         with processes.autocast():
             targets = epoch.teacher(images) if epoch.teacher is not None else None
         optimizer.zero_grad(set_to_none=True)
@@ -152,7 +148,7 @@ def train_epoch(
         set_learning_rate(optimizer, schedule(first_step + steps))
         optimizer.step()
         steps += 1
-        tick()
+        context.step()
     network.eval()
     mean = float(processes.sum(total)) / steps
     if not math.isfinite(mean) or not is_finite(network):
@@ -227,16 +223,16 @@ def load_state(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     *,
-    say: Callable[[str], None] = lambda line: None,
+    progress: Reporter = SILENT,
 ) -> dict[str, Any]:
     """Read what `save_state` wrote into a network and its optimiser, and return the metadata.
 
-    If the file cannot be read, the one before is taken, and `say` told.
+    If the file cannot be read, the one before is taken, which `progress` reports.
 
     Raises:
         CheckpointError: both files are damaged or absent, or the weights belong to another network.
     """
-    tensors, metadata = read_state(path, say=say)
+    tensors, metadata = read_state(path, progress=progress)
     load_weights(network, _under("weights.", tensors))
     parameters = dict(network.named_parameters())
     optimizer.state.clear()
@@ -249,9 +245,7 @@ def load_state(
     return metadata
 
 
-def read_state(
-    path: Path, *, say: Callable[[str], None] = lambda line: None
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_state(path: Path, *, progress: Reporter = SILENT) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and metadata of a resume point, or of the one before if it cannot be read.
 
     Raises:
@@ -264,7 +258,7 @@ def read_state(
             raise
         found = load_tensors(previous(path))
         what = f"is damaged ({error.__cause__})" if path.exists() else "is missing"
-        say(f"{path.name} {what}; going on from the checkpoint before it")
+        progress.say(f"{path.name} {what}; going on from the checkpoint before it")
         return found
 
 

@@ -13,32 +13,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nat2.data.dataset import Split
-from nat2.data.transform import Pipeline, ResizedImages, steps_per_epoch
+from nat2.data.transform import steps_per_epoch
 from nat2.errors import ConfigError
 from nat2.files import load_tensors
-from nat2.processes import ALONE, Processes
 from nat2.progress import FoundDone
 from nat2.seeds import numpy_generator
 from nat2.space.arch import Arch, Layer
 from nat2.space.cost import cost
 from nat2.space.macro import Macro
 from nat2.space.space import SearchSpace
-from nat2.supernet.calibrate import calibrate
-from nat2.supernet.extract import extract
 from nat2.supernet.network import SuperNetwork
 from nat2.supernet.sort import sort_channels
 from nat2.supernet.static import channels_last
+from nat2.training.context import TrainingContext
 from nat2.training.distill import Teacher, distillation_loss, exit_weights, joint_loss
 from nat2.training.optimise import ElasticEpoch, Schedule, has_state, load_state, save_state, sgd, train_epoch
 from nat2.training.settings import Phase, ShrinkSettings
-
-CHECKPOINT_INTERVAL = 5.0  # seconds of training that a kill may cost beside the epoch that it interrupts
-
-
-def is_due(since: float, interval: float) -> bool:
-    """Whether more than `interval` seconds have passed since a time of `time.monotonic`."""
-    return time.monotonic() - since > interval
+from nat2.training.teacher import largest_as_teacher
 
 
 def opened_by(phase: Phase, whole: SearchSpace) -> SearchSpace:
@@ -101,21 +92,14 @@ class PhaseOutcome:
 def shrink(
     network: SuperNetwork,
     space: SearchSpace,
-    split: Split,
-    pipeline: Pipeline,
     phases: Sequence[Phase],
     settings: ShrinkSettings,
+    context: TrainingContext,
     *,
-    state: Path,
-    seed: int,
     supported: tuple[int, ...] = (),
     teacher_of: TeacherSource | None = None,
-    processes: Processes = ALONE,
-    interval: float = CHECKPOINT_INTERVAL,
     validate: Callable[[SuperNetwork, Arch], float] | None = None,
     report: Callable[[PhaseOutcome, SuperNetwork], None] = lambda outcome, network: None,
-    say: Callable[[str], None] = lambda line: None,
-    tick: Callable[[int], None] = lambda steps: None,
 ) -> None:
     """Train a super-network by extended progressive shrinking (OFAv2), in place.
 
@@ -125,40 +109,27 @@ def shrink(
     Args:
         network: Changed in place; holds the result at the end.
         space: The whole search space; phases open parts of it.
-        split: Training images.
-        pipeline: Turns them into inputs.
         phases: In order; those without meaning to the family are left out.
         settings: What the phases have in common.
-        state: File of the resume point; if it exists, training continues from it.
-        seed: The run's seed.
+        context: Images, resume point, seed; its processes divide each batch and the validation of corner networks.
         supported: Expand ratios for which the network was trained before, if it was; their channels stay together.
         teacher_of: Where the network that teaches instead of this one's largest is found, if another does.
-        processes: Those that divide each batch and the validation of corner networks.
-        interval: Seconds of training behind which an epoch's end is written down.
         validate: Accuracy of a sub-network on validation images; needed if `settings.corners` is not 0.
-        report: Called behind each phase with what came of it, and the network.
-        say: Told what a user should know.
-        tick: Called with the number of steps just made (or found made).
+        report: Called after each phase with what came of it, and the network.
     """
     phases = phases_for(space, phases)
     task = _Shrinking(
         network=network,
         space=space,
-        split=split,
-        pipeline=pipeline,
         settings=settings,
-        files=_Files(state),
-        seed=seed,
+        context=context,
+        files=_Files(context.state),
         supported=supported,
-        teacher_of=teacher_of or TeacherSource(network.macro, teacher_file(state)),
-        processes=processes,
-        interval=interval,
+        teacher_of=teacher_of or TeacherSource(network.macro, teacher_file(context.state)),
         validate=validate,
-        say=say,
-        tick=tick,
     )
     first, done = task.resume()
-    tick(FoundDone(task.steps * (sum(phase.epochs for phase in phases[:first]) + done)))
+    context.step(FoundDone(task.steps * (sum(phase.epochs for phase in phases[:first]) + done)))
     for number, phase in enumerate(phases[first:], start=first):
         if done == 0:
             task.begin(number, phases)
@@ -185,34 +156,30 @@ class _Shrinking:
 
     network: SuperNetwork
     space: SearchSpace
-    split: Split
-    pipeline: Pipeline
     settings: ShrinkSettings
+    context: TrainingContext
     files: _Files
-    seed: int
     supported: tuple[int, ...]
     teacher_of: TeacherSource
-    processes: Processes
-    interval: float
     validate: Callable[[SuperNetwork, Arch], float] | None
-    say: Callable[[str], None]
-    tick: Callable[[int], None]
 
     def __post_init__(self) -> None:
         self.optimizer = sgd(self.network, weight_decay=self.settings.weight_decay)
-        self.steps = steps_per_epoch(len(self.split), self.settings.batch_size)
+        self.steps = steps_per_epoch(len(self.context.split), self.settings.batch_size)
 
     def resume(self) -> tuple[int, int]:
         """The phase to go on with and how many of its epochs are done."""
         if not has_state(self.files.state):
             return 0, 0
-        metadata = load_state(self.files.state, self.network, self.optimizer, say=self.say)
+        metadata = load_state(self.files.state, self.network, self.optimizer, progress=self.context.progress)
         return metadata["phase"], metadata["epochs"]
 
     def save(self, path: Path, **metadata: float) -> None:
         """Write down weights and optimiser; of the resume point the one before is kept."""
         kept = path == self.files.state
-        self.processes.once(lambda: save_state(path, self.network, self.optimizer, metadata, keep_previous=kept))
+        self.context.processes.once(
+            lambda: save_state(path, self.network, self.optimizer, metadata, keep_previous=kept)
+        )
 
     def begin(self, number: int, phases: Sequence[Phase]) -> None:
         """Sort the channels if expand ratios open, and keep what will teach."""
@@ -229,11 +196,11 @@ class _Shrinking:
         """The epochs of a phase that are not done yet."""
         opened = opened_by(phase, self.space)
         teacher = self.teacher() if number and self.settings.kd_ratio else None
-        epoch_settings = _epoch_of(phase, opened, self.split, self.pipeline, self.settings, teacher)
+        epoch_settings = _epoch_of(phase, opened, self.context, self.settings, teacher)
         rate = phase.lr * epoch_settings.batch_size / 64
         warmup = round(self.steps * phase.warmup_epochs)
         schedule = Schedule(rate, self.steps * phase.epochs, warmup, 0.1 * rate)
-        corners = corner_networks(opened, self.settings.corners, numpy_generator(self.seed, "corners", number))
+        corners = corner_networks(opened, self.settings.corners, numpy_generator(self.context.seed, "corners", number))
         best = _Best.read(self.files.best, number, done)
         saved, loss = time.monotonic(), float("nan")
         for epoch in range(done, phase.epochs):
@@ -241,19 +208,17 @@ class _Shrinking:
                 self.network,
                 self.optimizer,
                 epoch_settings,
-                seed=self.seed,
+                self.context,
                 purpose=("shrink", number, epoch),
                 schedule=schedule,
                 first_step=epoch * self.steps,
-                processes=self.processes,
-                tick=lambda: self.tick(1),
             )
             if self.validate is not None and corners:
                 accuracy = self.mean_accuracy(corners)
                 if accuracy > best.accuracy:
                     best = _Best(number, epoch + 1, accuracy)
                     self.save(self.files.best, **asdict(best))
-            due = self.processes.once(partial(is_due, saved, self.interval))
+            due = self.context.processes.once(partial(self.context.is_due, saved))
             if due and epoch + 1 < phase.epochs:
                 self.save(self.files.state, phase=number, epochs=epoch + 1)
                 saved = time.monotonic()
@@ -267,15 +232,15 @@ class _Shrinking:
         validate = self.validate
         assert validate is not None
         costs = [cost(self.network.macro, arch).macs for arch in archs]
-        measured = self.processes.spread(lambda arch: validate(self.network, arch), archs, costs=costs)
+        measured = self.context.processes.spread(lambda arch: validate(self.network, arch), archs, costs=costs)
         return float(np.mean([accuracy for _, accuracy, _ in measured]))
 
     def teacher(self) -> Teacher:
         """The largest network with all its exits, as it was when it was written down."""
-        source = channels_last(SuperNetwork(self.teacher_of.macro), self.pipeline.device)
+        source = channels_last(SuperNetwork(self.teacher_of.macro), self.context.pipeline.device)
         load_state(self.teacher_of.path, source, sgd(source, weight_decay=0))
         space = dataclasses.replace(self.space, widths=(self.teacher_of.macro.width,))
-        return largest_as_teacher(source, space, self.split, self.pipeline, self.settings)
+        return largest_as_teacher(source, space, self.context.split, self.context.pipeline, self.settings)
 
 
 @dataclass(frozen=True)
@@ -331,26 +296,10 @@ def corner_networks(space: SearchSpace, count: int, generator: np.random.Generat
     return [distinct[index] for index in sorted(generator.permutation(len(distinct))[:count])]
 
 
-def largest_as_teacher(
-    network: SuperNetwork, space: SearchSpace, split: Split, pipeline: Pipeline, settings: ShrinkSettings
-) -> Teacher:
-    """Extract the largest network with all its exits, its statistics calibrated at its own resolution."""
-    exits = network.macro.exits
-    images = ResizedImages(calibration_images(split, settings.calibration_images), pipeline)
-    statistics = calibrate(network, space.largest, images.batches(space.largest.resolution), exits=exits)
-    return Teacher(extract(network, space.largest, statistics, exits=exits), settings.ramp)
-
-
-def calibration_images(split: Split, count: int) -> Split:
-    """The training images for batch-norm statistics: the same evenly spread `count` on every call."""
-    return split.part(torch.linspace(0, len(split) - 1, min(count, len(split))).round().long())
-
-
 def _epoch_of(
     phase: Phase,
     opened: SearchSpace,
-    split: Split,
-    pipeline: Pipeline,
+    context: TrainingContext,
     settings: ShrinkSettings,
     teacher: Teacher | None,
 ) -> ElasticEpoch:
@@ -374,9 +323,7 @@ def _epoch_of(
 
     sandwich = settings.sampling == "sandwich" and not phase.joint
     return ElasticEpoch(
-        split=split,
-        pipeline=pipeline,
-        batch_size=min(settings.batch_size, len(split)),
+        batch_size=min(settings.batch_size, len(context.split)),
         resolutions=opened.resolutions,
         sample=sample,
         loss=loss,
