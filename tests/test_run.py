@@ -288,7 +288,7 @@ def test_a_run_goes_on_from_a_trained_super_network_on_other_images(
     ("options", "message"),
     [
         (["--pretrained", "absent.pth"], "absent.pth does not exist"),
-        (["--pretrained", "a.pth,b.pth"], "needs a file for each width; got 2 for 1 widths"),
+        (["--pretrained", "a.pth,b.pth"], "needs one file per width; got 2 for 1 widths"),
         (["--family", "SE_B", "--pretrained", "WEIGHTS"], "it needs --family EE_D"),
         (["--schedule", "transfer", "--phases", "[]"], "name them with --pretrained"),
     ],

@@ -1,8 +1,8 @@
-"""What can go wrong, as the user is told it: the rule, the value that breaks it, and the fix."""
+"""What can go wrong, as the user reads it: the rule, the value that breaks it, and the fix."""
 
 
 class Nat2Error(Exception):
-    """A mistake that the user can mend; the command line prints the message and exits with 2."""
+    """A mistake that the user can correct; the command line prints the message and exits with 2."""
 
 
 class ConfigError(Nat2Error):

@@ -1,4 +1,4 @@
-"""One process and many: the same code trains on a laptop and, one process a device, on several machines.
+"""One process and many: the same code trains on a laptop and, one process per device, on several machines.
 
 Every process makes the same decisions; batches, evaluations and the networks to fine-tune are divided among them. All
 of them must see the run folder, into which the first writes everything but what another has fine-tuned.
@@ -33,9 +33,9 @@ from nat2.errors import ConfigError, Nat2Error, RunError
 T = TypeVar("T")
 S = TypeVar("S")
 
-_ROUND = 4  # evaluations a process between two exchanges of results
+_ROUND = 4  # evaluations per process between two exchanges of results
 _RESTARTS = 3
-_CROWD = 4  # processes a core, beyond which a machine is only worn out
+_CROWD = 4  # processes per core, beyond which a machine is only worn out
 _UNGUARDED = "unguarded"
 _ATTEMPT, _FOLDER = "NAT2_ATTEMPT", "NAT2_LAUNCH"
 _PATIENCE = timedelta(days=30)  # one process may fine-tune for hours longer than another; a lost one is noticed anyway
@@ -291,7 +291,7 @@ def launch(work: Callable[..., T], *arguments: Any, devices: int) -> T:
         max_nodes=1,
         nproc_per_node=devices,
         run_id="nat2",
-        max_restarts=0,  # here, because an error that the user can mend is no reason to start again
+        max_restarts=0,  # here, because an error that the user can correct is no reason to start again
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         monitor_interval=0.5,
@@ -336,7 +336,7 @@ def _refuse_unguarded() -> None:
 
 
 def _worker(folder: Path, work: Callable[..., object], *arguments: Any) -> object:
-    """What each process runs; an error that the user can mend is left in `folder` for the launcher to raise."""
+    """What each process runs; an error that the user can correct is left in `folder` for the launcher to raise."""
     try:
         return work(*arguments)
     except Nat2Error as error:

@@ -429,7 +429,7 @@ def test_what_failed_is_made_again_when_it_was_mended(tmp_path: Path) -> None:
             raise OSError("no GPU")
         return counting(arch)
 
-    with pytest.raises(RunError, match=r"no GPU\. Mend what evaluates and do the same again"):
+    with pytest.raises(RunError, match=r"no GPU\. Fix what evaluates and repeat the call"):
         search(space, evaluate, objectives, settings=settings, archive=path)
     working[0] = True
     found = search(space, evaluate, objectives, settings=settings, archive=path)

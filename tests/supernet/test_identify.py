@@ -159,7 +159,7 @@ def test_files_come_in_any_order_and_once(tmp_path: Path) -> None:
     assert (settled.width, settled.pretrained) == ("0.25,0.35", f"{narrow},{wide}")
     with pytest.raises(ConfigError, match=r"are both of width 0.35"):
         settle(RunConfig(pretrained=f"{wide},{wide}"), (32,))
-    with pytest.raises(ConfigError, match=r"a file for each width; got 2 for 1"):
+    with pytest.raises(ConfigError, match=r"one file per width; got 2 for 1"):
         settle(RunConfig(pretrained=f"{wide},{narrow}", width=0.25), (32,))
 
 

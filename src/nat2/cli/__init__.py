@@ -29,7 +29,7 @@ _LONGEST = 1000  # characters of a line that tells what is wrong
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 if all went well, 2 for what the user can mend, 130 when interrupted."""
+    """Run the command line and exit: 0 if all went well, 2 for what the user can correct, 130 when interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may hold what a terminal cannot show
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         given = _parsed(build_parser(_preset_of(continued)), continued)
         verb, chosen = given.subcommand, given[given.subcommand]
         if VERBS[verb].settings and chosen.run and chosen.run != words[1]:
-            raise ConfigError(f"name the run directly behind the verb: nat2 {verb} {shlex.quote(chosen.run)} [options]")
+            raise ConfigError(f"name the run directly after the verb: nat2 {verb} {shlex.quote(chosen.run)} [options]")
         VERBS[verb].work(chosen)
     except Nat2Error as error:
         _complain(str(error))
@@ -98,7 +98,7 @@ def _parser_of(name: str, preset: Preset) -> ArgumentParser:
     parser = _Parser(description=EXAMPLES[name], usage=f"nat2 {name} {verb.usage}")
     verb.arguments(parser)
     if verb.settings:
-        parser.add_argument("--config", action="config", help="YAML file of settings; flags behind it win")
+        parser.add_argument("--config", action="config", help="YAML file of settings; later flags override it")
         parser.add_argument(
             "--skip_bad_images", action="store_true", help="leave unreadable images out instead of refusing the folder"
         )
@@ -116,7 +116,7 @@ def _run_arguments(parser: ArgumentParser) -> None:
 
 
 def _folder_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=str, nargs="?", default="", help="folder of a run to go on with, and its settings")
+    parser.add_argument("run", type=str, nargs="?", default="", help="run folder to continue, with its settings")
     parser.add_argument("--out", type=str, default="", help="run folder, by default runs/<name of the data>")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
@@ -176,7 +176,7 @@ def _predict_arguments(parser: ArgumentParser) -> None:
         "--threshold", type=float, default=None, help="let the first exit answer that is at least so sure, 0 to 1"
     )
     parser.add_argument(
-        "--mean_macs", type=float, default=None, help="the same with the threshold that takes so many operations"
+        "--mean_macs", type=float, default=None, help="the same with the threshold that takes this many operations"
     )
 
 
@@ -427,7 +427,7 @@ def _expanded(words: list[str]) -> list[str]:
 
 
 def _continued(words: list[str]) -> list[str]:
-    """``nat2 search RUN`` means the settings of the run, and its folder; flags behind it win."""
+    """``nat2 search RUN`` means the settings of the run, and its folder; later flags override it."""
     if len(words) < 2 or words[0] not in VERBS or not VERBS[words[0]].settings:
         return words
     if words[1].startswith("-"):
@@ -449,7 +449,7 @@ def _preset_of(arguments: list[str]) -> Preset:
     finder.add_argument("--preset")
     finder.add_argument("--config", action="append", default=[])
     preset = None
-    with contextlib.suppress(argparse.ArgumentError):  # told when the words are read in earnest
+    with contextlib.suppress(argparse.ArgumentError):  # reported when the words are parsed
         found, _ = finder.parse_known_args(arguments)
         for path in found.config:
             preset = read_document(Path(path)).get("preset", preset)

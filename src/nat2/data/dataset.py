@@ -129,7 +129,7 @@ def read_dataset(
         test_fraction: Share of the images (of those under train/, if it exists) for the test, unless there is test/.
         skip_bad_images: Leave unreadable images out instead of refusing the folder.
         memory: GiB that the images may take, by default half of the machine's.
-        tick: Called behind each image.
+        tick: Called after each image.
 
     Raises:
         DataError: the images cannot be used; the message says which and why.

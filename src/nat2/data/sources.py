@@ -52,12 +52,12 @@ class Opened:
     side: int
     """Usual length of the images' shorter sides, in pixels."""
     reader: Callable[[int, Callable[[], object]], Source]
-    """Reads the images at a side and calls its second argument behind each."""
+    """Reads the images at a side and calls its second argument after each."""
     count: int
     """How many images there are."""
 
     def read(self, side: int, *, tick: Callable[[], object] = lambda: None) -> Source:
-        """Read the images at a side; `tick` is called behind each."""
+        """Read the images at a side; `tick` is called after each."""
         return self.reader(side, tick)
 
 
@@ -117,7 +117,7 @@ def read_listing(
         side: Of the result, in pixels.
         skip_bad_images: Leave unreadable images out.
         memory: GiB that the images may take (`fits`).
-        tick: Called behind each image.
+        tick: Called after each image.
 
     Raises:
         DataError: images cannot be read and `skip_bad_images` is not set (all of them are named), or none of a class
@@ -128,7 +128,7 @@ def read_listing(
     bad, deep = decoded.bad, sum(map(len, decoded.sketches.values()))
     if bad and not skip_bad_images:
         raise DataError(
-            f"{len(bad)} images cannot be read; mend or delete them, or leave them out with --skip-bad-images:\n  "
+            f"{len(bad)} images cannot be read; repair or delete them, or leave them out with --skip-bad-images:\n  "
             + "\n  ".join(bad)
         )
     if bad:

@@ -1,4 +1,4 @@
-"""Anytime inference: an exit answers as soon as it is sure enough, and what lies behind it is not computed."""
+"""Anytime inference: an exit answers as soon as it is sure enough, and what comes after it is not computed."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Deployable(nn.Module):
 
     @torch.no_grad()
     def anytime(self, images: Tensor, *, threshold: float) -> tuple[Tensor, Tensor]:
-        """Let the first exit answer that is sure enough; what lies behind it is not computed.
+        """Let the first exit answer that is sure enough; what comes after it is not computed.
 
         Args:
             images: Shape (N, channels, R, R), values 0..1.

@@ -117,7 +117,7 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Values, Values]:
 
 
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Values, Values]:
-    """Weights and bias of a convolution with the batch norm behind it."""
+    """Weights and bias of a convolution with the batch norm after it."""
     factor, summand = _affine(norm)
     bias = summand if conv.bias is None else summand + factor * _values(conv.bias)
     return _values(conv.weight) * factor[:, None, None, None], bias
@@ -158,7 +158,7 @@ def _sum(graph: _Graph, name: str, parts: Sequence[_Map]) -> _Map:
 
 
 def _stem(graph: _Graph, model: Deployable) -> _Map:
-    """Normalisation, the first convolution and the block behind it.
+    """Normalisation, the first convolution and the block after it.
 
     The images' deviation goes into the weights. Their mean cannot, because the convolution pads with zeros, which have
     to stand for the mean.

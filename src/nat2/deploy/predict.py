@@ -142,7 +142,7 @@ def predict(
             went through.
         top: How many classes to give.
         threshold: Let the first of several exits answer that is at least so sure, 0..1; by default all answer together.
-        mean_macs: The same with the threshold that takes so many multiply-accumulates an image in the mean.
+        mean_macs: The same with the threshold that takes this many multiply-accumulates per image on average.
         batch_size: Images that are classified together; it changes how fast, not what is answered.
 
     Raises:

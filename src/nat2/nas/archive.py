@@ -72,7 +72,7 @@ class EvaluationRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class Generation:
-    """The archive behind a generation, and what the generation was like."""
+    """The archive after a generation, and what the generation was like."""
 
     number: int
     members: tuple[Any, ...]
@@ -312,7 +312,7 @@ class Archive(Generic[A]):
         return Evaluation(arch, {} if failure else dict(zip(self._columns, values, strict=True)), failure)
 
     def close_generation(self, generation: Generation) -> None:
-        """Commit the archive behind a generation; the search continues from the last one."""
+        """Commit the archive after a generation; the search continues from the last one."""
         members = json.dumps([self._key(arch) for arch in generation.members])
         with self._told():
             self._database.execute(

@@ -66,7 +66,7 @@ def check_failures(task: Search[A], evaluations: Sequence[Evaluation[A]]) -> Non
         task.record(partial(task.archive.forget_failures, [evaluation.arch for evaluation in failed]))
         raise RunError(
             f"{len(failed)} of {len(evaluations)} evaluations failed, the first, {failed[0].arch}, with: "
-            f"{failed[0].failure}. Mend what evaluates and do the same again: what was computed is kept"
+            f"{failed[0].failure}. Fix what evaluates and repeat the call: what was computed is kept"
         )
 
 

@@ -42,8 +42,8 @@ class SearchSettings:
     """What learns the error from the archive: `lgb` (LightGBM, published), any other of the published study, `gp-rbf`,
     or `auto`, which chooses by cross-validation in each generation; `catboost` is an extra."""
     features: FeatureKind = "structure"
-    """What the predictor sees of a network: its genome (`integer`, NAT2), a column a gene and value (`one-hot`, NAT),
-    or layers, stages and costs (`structure`)."""
+    """What the predictor sees of a network: its genome (`integer`, NAT2), one column per gene and value
+    (`one-hot`, NAT), or layers, stages and costs (`structure`)."""
     learn_from: int = 500
     """How many evaluations with the current weights the predictor learns from at most, the best ones; 0: those of the
     archive (NAT, NAT2)."""

@@ -121,7 +121,7 @@ class Search(Generic[A]):
             write()
 
     def version(self, generation: int) -> int:
-        """The version of the weights behind a generation's adaptation."""
+        """The version of the weights after a generation's adaptation."""
         return generation if self.adapt is not None else 0
 
     def box(self, members: Sequence[Evaluation[A]]) -> tuple[list[float], list[float]]:

@@ -60,7 +60,7 @@ def run(config: RunConfig, *, out: Path | str | None = None, fresh: bool = False
         The networks, smallest first.
 
     Raises:
-        Nat2Error: something the user can mend; nothing that was computed is lost.
+        Nat2Error: something the user can correct; nothing that was computed is lost.
     """
     return Results(_start(config, out, fresh, quiet, "finetune").results)
 

@@ -79,7 +79,7 @@ def finetune_networks(
         context: What the stages share.
         networks: With the adapted weights.
         chosen: What the search measured of them.
-        lap: Called behind each network.
+        lap: Called after each network.
     """
     settings, config = context.config.finetune, context.config
     unknown = [
@@ -140,7 +140,7 @@ def finetune_network(
         teacher: Distils its answers, if asked for.
 
     Returns:
-        What is told of it (None if no subset of the exits keeps the budget), and the largest difference of a logit
+        What is reported of it (None if no subset of the exits keeps the budget), and the largest difference of a logit
         between ONNX Runtime and torch (None if it was done before).
     """
     arch, settings = evaluation.arch, context.config.finetune

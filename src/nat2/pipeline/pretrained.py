@@ -70,7 +70,7 @@ def settle(config: RunConfig, sides: Sequence[int]) -> RunConfig:
 
 
 def _needed_files(files: int, widths: int) -> str:
-    return f"--pretrained needs a file for each width; got {files} for {widths} widths"
+    return f"--pretrained needs one file per width; got {files} for {widths} widths"
 
 
 def files_of(config: RunConfig) -> list[str]:
@@ -92,7 +92,7 @@ def _by_width(checkpoints: Sequence[Checkpoint]) -> tuple[list[Checkpoint], tupl
             )
         if width in widths:
             raise ConfigError(
-                f"--pretrained needs a file for each width; {widths[width].path} and {checkpoint.path} are both of "
+                f"--pretrained needs one file per width; {widths[width].path} and {checkpoint.path} are both of "
                 f"width {width}"
             )
         widths[width] = checkpoint

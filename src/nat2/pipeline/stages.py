@@ -1,4 +1,4 @@
-"""The stages of a run: training, search, and what is told at the end; each continues where it was killed."""
+"""The stages of a run: training, search, and what is reported at the end; each continues where it was killed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def train_supernets(context: RunContext, networks: Sequence[SuperNetwork], lap: 
     Args:
         context: What the stages share.
         networks: Those to begin with, narrowest first; none if the run was begun before.
-        lap: Called behind each phase.
+        lap: Called after each phase.
     """
     config = context.config
     steps = steps_per_epoch(len(context.dataset.train), config.shrink.batch_size)
@@ -170,7 +170,7 @@ def search_networks(
 
 
 def save_supernets(context: RunContext, networks: SuperNetworks) -> list[Path]:
-    """Write the super-networks as they are now, one file a width.
+    """Write the super-networks as they are now, one file per width.
 
     What their own batch norms hold is what sub-networks inherit before they are calibrated: statistics of the largest.
     """

@@ -24,7 +24,7 @@ _SHOWN = 12  # networks of a front
 
 
 def training_summary(supernets: Sequence[Path], folder: RunFolder) -> list[Table | str]:
-    """Behind `nat2 train`."""
+    """After `nat2 train`."""
     return [
         "",
         _lines(
@@ -36,7 +36,7 @@ def training_summary(supernets: Sequence[Path], folder: RunFolder) -> list[Table
 
 
 def search_summary(front: Sequence[Evaluation[Arch]], folder: RunFolder) -> list[Table | str]:
-    """Behind `nat2 search`."""
+    """After `nat2 search`."""
     columns = [name for name in front[0].values if name not in ("error", "params", "macs", "latency_spread")]
     shown = Table(
         "network", "pixels", "exit", "params", "MACs", *columns, "found %", box=SIMPLE_HEAD, collapse_padding=True,
@@ -75,7 +75,7 @@ def search_summary(front: Sequence[Evaluation[Arch]], folder: RunFolder) -> list
 
 
 def networks_summary(results: Sequence[Result], folder: RunFolder) -> list[Table | str]:
-    """Behind `nat2 run` and `nat2 finetune`."""
+    """After `nat2 run` and `nat2 finetune`."""
     chosen = picks(results)
     needs = [
         (
@@ -108,7 +108,7 @@ def networks_summary(results: Sequence[Result], folder: RunFolder) -> list[Table
 
 
 def latency_table(measured: Sequence[Measured]) -> Table:
-    """Behind `nat2 latency`."""
+    """After `nat2 latency`."""
     shown = Table(
         "network", "runtime", "device", "batch", "threads", "median ms", "quartiles", "images/s", box=SIMPLE_HEAD,
         collapse_padding=True, pad_edge=False,

@@ -47,7 +47,7 @@ class RunConfig:
     preset: Preset = "quick"
     """Settings to begin with: `quick` for small data and machines, `nat2` and `nat` for published sizes."""
     family: Family = "auto"
-    """Super-network: EE has an exit behind each stage, SE one; D has dense skips, P parallel blocks, B neither. `auto`
+    """Super-network: EE has an exit after each stage, SE one; D has dense skips, P parallel blocks, B neither. `auto`
     is that of `pretrained`, or EE_D."""
     width: str | float = "auto"
     """Width multiplier of the super-network, or several separated by commas, side by side in one search (1.0,1.2 are
@@ -74,7 +74,7 @@ class RunConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random changes of training images."""
     pretrained: str = ""
-    """Weights to begin with, a file for each width, separated by commas: a super-network of an earlier run, or a
+    """Weights to begin with, one file per width, separated by commas: a super-network of an earlier run, or a
     checkpoint in the OFA or OFAv2 layout; other classes and channels are adapted. Family, width and stem stride are
     taken from the files unless they are given."""
     schedule: ScheduleName = "short"
@@ -109,7 +109,7 @@ class RunConfig:
     tensorboard: bool = False
     """Write the search as curves for TensorBoard too; needs the extra `tensorboard`."""
     checkpoint_seconds: float = 5.0
-    """Seconds of training behind which the end of an epoch is written down; 0 for every epoch."""
+    """Seconds of training after which the end of an epoch is written down; 0 for every epoch."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without the images.

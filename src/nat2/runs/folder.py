@@ -105,12 +105,12 @@ class RunFolder:
 
     @property
     def log(self) -> Path:
-        """A row a generation."""
+        """One row per generation."""
         return self.path / "log.csv"
 
     @property
     def pareto(self) -> Path:
-        """A row a returned network."""
+        """One row per returned network."""
         return self.path / "pareto.csv"
 
     @property
@@ -125,7 +125,7 @@ class RunFolder:
 
     @property
     def latencies(self) -> Path:
-        """A row a returned network: how long it takes on this machine."""
+        """One row per returned network: how long it takes on this machine."""
         return self.path / "latency.csv"
 
     def milliseconds(self) -> dict[str, str]:

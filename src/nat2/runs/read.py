@@ -120,7 +120,7 @@ class RunReport:
         )
 
     def members(self, generation: int = -1) -> list[Evaluation[Arch]]:
-        """The archive behind a generation, by default the last; before the first, everything that was measured.
+        """The archive after a generation, by default the last; before the first, everything that was measured.
 
         Args:
             generation: Its place in `generations`.

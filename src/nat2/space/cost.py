@@ -85,7 +85,7 @@ def _mbconv_cost(shape: LayerShape, layer: Layer, pixels: tuple[int, int], *, he
 
 
 def stem_cost(macro: Macro, resolution: int) -> Cost:
-    """Cost of the first convolution and the static block behind it."""
+    """Cost of the first convolution and the static block after it."""
     size = reduced(resolution, macro.stem_stride)
     weights = macro.channels * macro.stem_channels * 9
     memory = macro.channels * resolution**2 + macro.stem_channels * size**2

@@ -77,7 +77,7 @@ def squeeze_channels(channels: int) -> int:
 
 
 def reduced(size: int, stride: int) -> int:
-    """Side of the feature map behind a convolution of `stride` padded by half its kernel."""
+    """Side of the feature map after a convolution of `stride` padded by half its kernel."""
     return (size - 1) // stride + 1
 
 
@@ -96,7 +96,7 @@ class Macro:
     width: float = 1.0
     """Width multiplier on every channel count; 1.0 and 1.2 are the published ones."""
     early_exits: bool = True
-    """An exit behind each of the five stages, instead of one behind the last."""
+    """An exit after each of the five stages, instead of one after the last."""
     dense_skips: bool = True
     """Add the outputs of earlier layers of a stage to those of its third and fourth layer."""
     parallel_blocks: bool = False
@@ -162,7 +162,7 @@ class Macro:
 
     @property
     def first_shape(self) -> LayerShape:
-        """The static block behind the stem's convolution: kernel 3, expand ratio 1."""
+        """The static block after the stem's convolution: kernel 3, expand ratio 1."""
         return LayerShape(self.stem_channels, self.stem_channels, 1, "relu", False)
 
     @property
@@ -199,7 +199,7 @@ class Macro:
         )
 
     def feature_sizes(self, resolution: int) -> tuple[int, ...]:
-        """Side of the feature map behind the stem and behind each stage, for a square input."""
+        """Side of the feature map after the stem and after each stage, for a square input."""
         sizes = [reduced(resolution, self.stem_stride)]
         for stage in _STAGES:
             sizes.append(reduced(sizes[-1], stage.stride))

@@ -197,7 +197,7 @@ class SearchSpace:
     def canonical(self, genomes: Genomes, *, repair: Repair = "push") -> Genomes:
         """Give genomes that stand for the same network the same values, shape (n, genes).
 
-        ``push`` moves the zeros of a stage to its end; ``fill`` skips everything behind the first zero. The genes
+        ``push`` moves the zeros of a stage to its end; ``fill`` skips everything after the first zero. The genes
         of stages beyond the exit take the smallest values, as does a layer that has to exist and does not; of the
         genes that stand for the same layer the smallest is taken.
         """

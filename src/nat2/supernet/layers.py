@@ -93,7 +93,7 @@ class _JointBatchNorm(torch.autograd.Function):
         gradient = gradients[0].float()
         normalized = (x.float() - mean.view(1, -1, 1, 1)) * scale.view(1, -1, 1, 1)
         by_bias, by_weight = gradient.sum((0, 2, 3)), (gradient * normalized).sum((0, 2, 3))
-        # The gradients of weight and bias stay this process's: they are added with all others behind the pass.
+        # The gradients of weight and bias stay this process's: they are added with all others after the pass.
         bias_mean, weight_mean = (ctx.add(torch.cat([by_bias, by_weight])) / count).chunk(2)
         inner = gradient - bias_mean.view(1, -1, 1, 1) - normalized * weight_mean.view(1, -1, 1, 1)
         by_x = inner * (weight * scale).view(1, -1, 1, 1)
@@ -219,7 +219,7 @@ class ElasticParallelBlocks(nn.Module):
 
 
 class FirstBlock(nn.Module):
-    """The static block behind the stem's convolution: depthwise and projection with a shortcut."""
+    """The static block after the stem's convolution: depthwise and projection with a shortcut."""
 
     def __init__(self, shape: LayerShape) -> None:
         """Hold the weights; kernel 3, expand ratio 1."""

@@ -124,7 +124,7 @@ def pool(x: Tensor, stride: int) -> Tensor:
 
 
 class Stem(nn.Module):
-    """First convolution and the static inverted bottleneck behind it."""
+    """First convolution and the static inverted bottleneck after it."""
 
     def __init__(self, macro: Macro) -> None:
         """Build for the channels and width of `macro`."""
@@ -140,10 +140,10 @@ class Stem(nn.Module):
 
 
 class Exit(nn.Module):
-    """Classifier behind a stage: 1x1 convolution, global pooling, 1x1 convolution, linear."""
+    """Classifier after a stage: 1x1 convolution, global pooling, 1x1 convolution, linear."""
 
     def __init__(self, shape: ExitShape, classes: int) -> None:
-        """Build; the convolution behind the pooling is held as a linear layer, which is the same function."""
+        """Build; the convolution after the pooling is held as a linear layer, which is the same function."""
         super().__init__()
         self.expand = nn.Conv2d(shape.in_channels, shape.expand_channels, 1, bias=False)
         self.expand_bn = nn.BatchNorm2d(shape.expand_channels)
@@ -159,7 +159,7 @@ class Exit(nn.Module):
 
 
 def dense_sum(outputs: list[Tensor]) -> Tensor:
-    """What flows on behind the last of a stage's layers with dense skips, given every layer's output.
+    """What flows on after the last of a stage's layers with dense skips, given every layer's output.
 
     The outputs of all layers but the last two are added: the residual of the last layer has brought the one before
     it (OFAv2, dense skip connections). With one or two layers nothing is added.

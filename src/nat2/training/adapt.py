@@ -150,7 +150,7 @@ class Adaptation:
         self._context = context
         self._teacher = teacher
         self._settings = settings
-        # One for all widths is one a width: a weight without a gradient does not move, nor does its momentum.
+        # One for all widths is one per width: a weight without a gradient does not move, nor does its momentum.
         self._optimizer = sgd(networks, weight_decay=settings.weight_decay, nesterov=False)
         self._steps = steps_per_epoch(len(context.split), settings.batch_size)
         total = self._steps * settings.epochs * generations

@@ -34,7 +34,7 @@ Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 @dataclass(frozen=True)
 class Schedule:
-    """Cosine learning rate over a number of steps, behind a linear warm-up."""
+    """Cosine learning rate over a number of steps, after a linear warm-up."""
 
     base: float
     steps: int
@@ -81,7 +81,7 @@ class ElasticEpoch:
     """Exits trained jointly; by default the sub-network's own."""
     teacher: Teacher | None = None
     clip: float | None = None
-    """Largest norm of the gradient, applied behind each sub-network."""
+    """Largest norm of the gradient, applied after each sub-network."""
 
 
 def train_epoch(

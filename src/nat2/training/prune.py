@@ -61,7 +61,7 @@ def best_exits(
 
 
 def keep_exits(network: StaticNetwork, kept: Sequence[int]) -> StaticNetwork:
-    """The network with some of its exits, cut behind the last of them; the weights are copied."""
+    """The network with some of its exits, cut after the last of them; the weights are copied."""
     arch = replace(network.arch, stages=network.arch.stages[: max(kept)])
     cut = StaticNetwork(network.macro, arch, exits=tuple(kept))
     weights = network.state_dict()

@@ -142,7 +142,7 @@ class ShrinkSettings:
     """The largest network as each phase finds it (OFAv2), as the first phase leaves it (OFA), or, for all widths, that
     of the widest behind its first phase (NAT's warm-up); by default `widest` in a transfer, else `progressive`."""
     clip: float | None = None
-    """Largest norm of the gradient, applied behind each sub-network, 0 for none; by default 5 in a transfer
+    """Largest norm of the gradient, applied after each sub-network, 0 for none; by default 5 in a transfer
     (published), else none."""
     sampling: Literal["uniform", "sandwich"] = "uniform"
     """Random sub-networks in each step, or the largest and the smallest open ones beside them."""
@@ -231,7 +231,7 @@ class FinetuneSettings:
     ramp: Ramp = "UNIF"
     """Weights of the losses and outputs of an ensemble's exits (AEP)."""
     prune: bool = True
-    """Keep the exits of an ensemble that are best together on validation images, and cut the network behind the last
+    """Keep the exits of an ensemble that are best together on validation images, and cut the network after the last
     of them (AEP)."""
     kd_ratio: float = 0.0
     """Weight of the distillation from the largest network; 0 for none (published)."""

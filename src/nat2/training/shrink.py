@@ -78,7 +78,7 @@ _DIMENSIONS = ("kernels", "expands", "depths", "exits", "levels")
 
 @dataclass(frozen=True)
 class PhaseOutcome:
-    """What is told of a phase when it is done."""
+    """What is reported of a phase when it is done."""
 
     phase: Phase
     learning_rate: float
@@ -268,7 +268,7 @@ class _Best:
 
     @staticmethod
     def read(path: Path, phase: int, done: int) -> _Best:
-        """What was written in this phase, unless the epochs behind the resume point wrote it: those are repeated."""
+        """What was written in this phase, unless the epochs after the resume point wrote it: those are repeated."""
         if path.exists():
             written = _Best(**load_tensors(path)[1])
             if written.phase == phase and written.epoch <= done:
