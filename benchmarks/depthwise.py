@@ -49,8 +49,8 @@ def main() -> None:
             ours, theirs = (backward_of(convolve, shape, size) for convolve in (by_columns, plain))
             value, seconds = ratio(ours, theirs, repeats=9)  # type: ignore[arg-type]
             channels, side, stride = shape
-            name = f"backward, ours / torch ({size} x {size}, {channels} channels, {side} x {side}, stride {stride}"
-            rows.append(Row(f"{name}; {1000 * seconds:.1f} ms)", value, 0.8 if stride == 1 else None))
+            name = f"backward, ours / torch ({size} x {size}, {channels} channels, {side} x {side}, stride {stride})"
+            rows.append(Row(name, value, 0.8 if stride == 1 else None, detail=f"{1000 * seconds:.1f} ms"))
     show("Gradients of depthwise convolutions, batches of 128, float32", rows, arguments.json)
 
 

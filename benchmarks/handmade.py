@@ -74,7 +74,7 @@ def made_by_hand(config: RunConfig, name: str, seconds: float) -> Made:
                 network(pipeline.augmented(pixels, resolution, generator)), labels, label_smoothing=SMOOTHING
             )
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             step += 1
             if spent == 1:
@@ -116,15 +116,18 @@ def main() -> None:
         config = replace(RunConfig.of("quick", data=given.data, resolutions=given.resolutions), seed=seed)
         found, by_hand, seconds = compare(config)
         rows.append(Row(f"seed {seed}: processor seconds of the run", seconds, unit="s"))
-        for result in found:
+        for number, result in enumerate(found, 1):
             rows.append(
                 Row(
-                    f"seed {seed}: nat2 {result.id}, {result.params:,} parameters", 100 * result.test_accuracy, unit="%"
+                    f"seed {seed}: nat2 {number}",
+                    100 * result.test_accuracy,
+                    unit="%",
+                    detail=f"{result.id}, {result.params:,} parameters",
                 )
             )
         for made in by_hand:
-            name = f"seed {seed}: by hand, {made.name}, {made.params:,} parameters, {made.epochs} epochs"
-            rows.append(Row(name, 100 * made.accuracy, unit="%"))
+            detail = f"{made.params:,} parameters, {made.epochs} epochs"
+            rows.append(Row(f"seed {seed}: by hand, {made.name}", 100 * made.accuracy, unit="%", detail=detail))
             ours = best_within(found, made.params)
             if ours is not None:
                 differences[made.name].append(100 * (ours.test_accuracy - made.accuracy))

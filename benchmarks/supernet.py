@@ -35,7 +35,7 @@ def random_batches(count: int, batch: int, resolution: int, device: torch.device
     """Normalised images in batches, channels last, the last one smaller."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(count, 3, resolution, resolution, generator=generator).to(device)
-    return [part.contiguous(memory_format=torch.channels_last) for part in images.split(batch)]
+    return [part.contiguous(memory_format=torch.channels_last) for part in torch.split(images, batch)]
 
 
 class PlainMBConv(nn.Module):
@@ -50,7 +50,7 @@ class PlainMBConv(nn.Module):
         """Map (N, in, H, W) to (N, out, H / stride, W / stride)."""
         block = self.block
         activate = F.relu if block.activation == "relu" else F.hardswish
-        y = x
+        y: Tensor = x
         if block.expand is not None:
             y = activate(block.expand_bn(block.expand(y)))
         y = activate(block.depthwise_bn(block.depthwise(y)))
@@ -107,15 +107,15 @@ class Bench:
         for name, arch in self.archs.items():
             at = f"{self.resolution} px, batch {self.batch}, {name}"
             value, seconds = self.forward(arch)
-            yield Row(f"forward, elastic / static ({at}; {1000 * seconds:.0f} ms)", value, 1.05)
+            yield Row(f"forward, elastic / static ({at})", value, 1.05, detail=f"{1000 * seconds:.0f} ms")
             value, seconds = self.backward(arch)
-            yield Row(f"forward + backward, elastic / static ({at}; {1000 * seconds:.0f} ms)", value, 1.08)
+            yield Row(f"forward + backward, elastic / static ({at})", value, 1.08, detail=f"{1000 * seconds:.0f} ms")
             value, seconds = self.evaluation(arch)
-            yield Row(f"calibrate + evaluate / static inference ({at}; {seconds:.1f} s)", value, 1.15)
+            yield Row(f"calibrate + evaluate / static inference ({at})", value, 1.15, detail=f"{seconds:.1f} s")
             if self.resolution == 32:
                 value, seconds = self.step(arch)
                 target = None if name == "smallest" else 0.4
-                yield Row(f"training step, ours / plain ({at}; {1000 * seconds:.0f} ms)", value, target)
+                yield Row(f"training step, ours / plain ({at})", value, target, detail=f"{1000 * seconds:.0f} ms")
                 if name != "smallest" and self.device.type == "cpu":
                     yield from self.whereabouts(arch, at)
 
