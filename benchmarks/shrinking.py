@@ -13,6 +13,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -75,11 +76,11 @@ def median_of(space: SearchSpace) -> Arch:
     ).largest
 
 
-def train(family: str, teacher: str, dataset: Dataset, folder: Path, options: dict[str, float]) -> dict[str, object]:
+def train(family: str, teacher: str, dataset: Dataset, folder: Path, options: dict[str, float]) -> dict[str, Any]:
     """Train one super-network, or continue; what was measured after each phase."""
     done = folder / "result.json"
     if done.exists():
-        result: dict[str, object] = json.loads(done.read_text())
+        result: dict[str, Any] = json.loads(done.read_text())
         return result
     folder.mkdir(parents=True, exist_ok=True)
     exits, _, body = family.partition("_")
@@ -165,16 +166,16 @@ def main() -> None:
         for family in FAMILIES
     ]
     table = Table(title="validation accuracy, %: best corner network (smallest / median / largest)", box=None)
-    names = list(dict.fromkeys(str(row["phase"]) for row in results[0]["rows"]))  # type: ignore[union-attr, index]
+    names = list(dict.fromkeys(str(row["phase"]) for row in results[0]["rows"]))
     for heading in ("", *names, "seconds"):
         table.add_column(heading, justify="right")
     best = {}
     for result in results:
         rows = result["rows"]
-        cells = [cell(row) for row in rows]  # type: ignore[attr-defined]
+        cells = [cell(row) for row in rows]
         name = f"{result['family']}{'-pet' if result['teacher'] == 'progressive' else ''}"
         table.add_row(name, *cells, f"{result['seconds']:.0f}")
-        best[name] = 100 * rows[-1]["best"]  # type: ignore[index]
+        best[name] = 100 * rows[-1]["best"]
     Console(width=160).print(table)
     show(
         "the published order",

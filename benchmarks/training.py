@@ -69,7 +69,7 @@ def epoch_parts(batch: int, steps: int) -> dict[str, float]:
     context = TrainingContext(split=split, pipeline=pipeline, state=Path("nowhere"), seed=0)
     network.forward = watch.timed("forward", network.forward)  # type: ignore[method-assign]
     backward = torch.Tensor.backward
-    torch.Tensor.backward = watch.timed("backward", backward)  # type: ignore[method-assign, assignment]
+    torch.Tensor.backward = watch.timed("backward", backward)  # type: ignore[method-assign]
     optimizer.step = watch.timed("optimiser", optimizer.step)  # type: ignore[method-assign]
     optimizer.zero_grad = watch.timed("optimiser", optimizer.zero_grad)  # type: ignore[method-assign]
     began = time.perf_counter()

@@ -7,6 +7,7 @@ import argparse
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -25,7 +26,7 @@ def pick(run: Path, macs: float) -> str:
     return max(affordable, key=lambda row: float(row["val_accuracy"]))["id"]
 
 
-def prepare(path: Path, steps: dict) -> np.ndarray:
+def prepare(path: Path, steps: dict[str, Any]) -> np.ndarray:
     """An image file as the network wants it: float32, shape (1, channels, R, R), values 0 to 1."""
     side, size = steps["side"], steps["resolution"]
     image = ImageOps.exif_transpose(Image.open(path)).convert("L" if steps["channels"] == "grey" else "RGB")

@@ -10,6 +10,7 @@ import sys
 import time
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -24,11 +25,11 @@ FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "vid
 LINKED = ("stylesheet", "icon", "preconnect", "preload", "modulepreload", "dns-prefetch", "prefetch")
 
 
-def pages_of(navigation: object) -> list[str]:
+def pages_of(navigation: Any) -> list[str]:
     if isinstance(navigation, str):
         return [navigation]
     parts = navigation.values() if isinstance(navigation, dict) else navigation
-    return [page for part in parts for page in pages_of(part)]  # type: ignore[union-attr]
+    return [page for part in parts for page in pages_of(part)]
 
 
 class Resources(HTMLParser):

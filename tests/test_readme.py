@@ -61,7 +61,7 @@ def test_documented_commands_are_understood(line: str, monkeypatch: pytest.Monke
     recipe = Path(words[words.index("--config") + 1]) if "--config" in words else None
     if recipe is None or recipe.parts[0] == "recipes":  # others are the reader's
         monkeypatch.chdir(ROOT)
-        preset = yaml.safe_load(recipe.read_text())["preset"] if recipe else "quick"
+        preset: Preset = yaml.safe_load(recipe.read_text())["preset"] if recipe else "quick"
         given = build_parser(preset).parse_args(words)
         assert given.subcommand in VERBS
 
@@ -130,9 +130,9 @@ class _Shortcuts:
         assert isinstance(config, RunConfig)
         return sorted(Path("runs/photos").glob("supernet-*"))
 
-    def search(self, space: object, *arguments: Any, **options: Any) -> object:
+    def search(self, space: Any, *arguments: Any, **options: Any) -> object:
         if not isinstance(space, RunConfig):
-            return search_space(space, *arguments, **options)  # type: ignore[type-var]
+            return search_space(space, *arguments, **options)
         with Archive[Arch](Path("runs/photos/archive.db"), ("error", "params", "macs", "memory")) as archive:
             return [evaluation for evaluation, _ in archive.evaluations()]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "width": 0.25,
     "resolutions": "12,16",
     "networks": 2,
@@ -50,7 +51,7 @@ RECIPE = {
     "width": 0.25,
     "resolutions": "12,16",
     "networks": 1,
-    "phases": [{**SETTINGS["phases"][1], "epochs": 1}],  # type: ignore[index]
+    "phases": [{**SETTINGS["phases"][1], "epochs": 1}],
     "shrink": {"batch_size": 32, "calibration_images": 48},
     "search": {"archive": 8, "generations": 1, "candidates": 2, "top": 4, "population": 8, "inner_generations": 2,
                "predictor": "ridge"},

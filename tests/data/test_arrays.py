@@ -158,8 +158,10 @@ def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
 def test_real_arrays_are_read(shared_data: Path) -> None:
     path = shared_data / "fashion_mnist_subset" / "fashion_mnist_subset.npz"
     source = open_npz(path).read(28)
+    pixels = source.pixels["train"]
+    assert isinstance(pixels, np.ndarray)
     with np.load(path) as file:
-        np.testing.assert_array_equal(source.pixels["train"][..., 0], file["x_train"])
+        np.testing.assert_array_equal(pixels[..., 0], file["x_train"])
         np.testing.assert_array_equal(source.labels["test"], file["y_test"])
         assert source.classes == tuple(file["classes"])
 

@@ -82,7 +82,7 @@ def test_policies_keep_values_in_range_and_change_images_in_their_own_ways(polic
     augmentation = Augmentation(crop_scale=1, flip=False, policy=policy)  # type: ignore[arg-type]
     images = photos(64, channels=channels).float() / 255
     draws = draw(64, augmentation, torch.Generator().manual_seed(0))
-    assert len(draws.operations.unique()) > 8
+    assert len(set(draws.operations.flatten().tolist())) > 8
     assert bool((draws.magnitudes < 0).any())
     assert bool((draws.magnitudes.abs() <= 1).all())
     changed = images

@@ -20,6 +20,7 @@ from nat2.runs.config import RunConfig
 from nat2.space import SearchSpace
 from tests.data.test_depth import values, write_deep
 from tests.data.test_sources import write_images
+from tests.pixels import pixels_of
 
 
 def test_digits_are_split_by_seed() -> None:
@@ -27,12 +28,12 @@ def test_digits_are_split_by_seed() -> None:
     assert [len(s) for s in (first.train, first.val, first.test)] == [1079, 359, 359]
     assert first.fingerprint == again.fingerprint != other.fingerprint
     assert (first.channels, first.side, len(first.classes)) == (1, 12, 10)
-    assert first.train.pixels.dtype == torch.uint8
+    assert pixels_of(first.train).dtype == torch.uint8
 
 
 def test_statistics_are_those_of_the_training_pixels() -> None:
     dataset = read_dataset("digits", side=12)
-    pixels = dataset.train.pixels.double() / 255
+    pixels = pixels_of(dataset.train).double() / 255
     assert dataset.mean == pytest.approx((float(pixels.mean()),))
     assert dataset.std == pytest.approx((float(pixels.std(correction=0)),))
 
@@ -60,7 +61,7 @@ def test_joined_splits_hold_the_images_of_both() -> None:
     dataset = read_dataset("digits", side=8)
     joined = dataset.train.joined(dataset.val)
     assert len(joined) == 1438
-    np.testing.assert_array_equal(joined.pixels[1079:], dataset.val.pixels)
+    np.testing.assert_array_equal(pixels_of(joined)[1079:], pixels_of(dataset.val))
 
 
 def split_of(labels: list[int], names: list[str]) -> Split:

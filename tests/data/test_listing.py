@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nat2.data import formats, walk
+from nat2.data import formats
 from nat2.data.layout import splits_of
 from nat2.data.listing import Listing, list_folder
 from nat2.data.sources import folder
@@ -20,7 +20,7 @@ from nat2.errors import DataError
 
 def encoded(kind: str) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (4, 4), (200, 10, 10)).save(file, kind)
+    Image.new("RGB", (16, 16), (200, 10, 10)).save(file, kind)  # Pillow before 13 writes no smaller icons
     return file.getvalue()
 
 
@@ -321,7 +321,7 @@ def test_a_folder_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: 
         return os_scandir(path)
 
     os_scandir = os.scandir
-    monkeypatch.setattr(walk.os, "scandir", scandir)
+    monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(DataError, match=r"owl cannot be listed \(Permission denied\); make it readable"):
         list_folder(tmp_path)
 

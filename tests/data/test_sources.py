@@ -16,6 +16,7 @@ from nat2.data.sources import digits, folder
 from nat2.data.stream import StreamedPixels
 from nat2.data.transform import shuffled_batches
 from nat2.errors import DataError
+from tests.pixels import pixels_of
 
 
 def write_images(root: Path, classes: dict[str, int], *, mode: str = "RGB", side: int = 20) -> Path:
@@ -176,13 +177,12 @@ def test_images_that_do_not_fit_into_memory_stay_files(tmp_path: Path) -> None:
     order = list(shuffled_batches(len(kept.train), 4, torch.Generator().manual_seed(0)))
     for ours, theirs in zip(streamed.train.batches(order), kept.train.batches(order), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-    ours, theirs = streamed.train.joined(streamed.val), kept.train.joined(kept.val)
-    every = torch.arange(len(theirs))
-    assert torch.equal(ours.part(every).pixels, theirs.pixels)  # type: ignore[arg-type]
-    assert ours.pixels.shape == theirs.pixels.shape
+    decoded, held = streamed.train.joined(streamed.val), kept.train.joined(kept.val)
+    assert torch.equal(pixels_of(decoded.part(torch.arange(len(held)))), pixels_of(held))
+    assert decoded.pixels.shape == held.pixels.shape
     (tmp_path / "images" / kept.val.names[0]).unlink()
     with pytest.raises(DataError, match="could be read when the run began and can no longer be"):
-        ours.part(every)
+        decoded.part(torch.arange(len(held)))
 
 
 def test_arrays_that_do_not_fit_into_memory_are_refused(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from nat2.errors import CheckpointError, ConfigError, DataError, Nat2Error
 from nat2.space import Arch, Macro
 from nat2.supernet import StaticNetwork, SuperNetwork, extract
 from tests.data.test_sources import write_images
+from tests.pixels import pixels_of
 
 MACRO = Macro(classes=3, channels=3, width=0.25, stem_stride=1)
 ARCH = Arch.from_key("r12-w0.25-k5e4.k3e6.k7e3-k7e3.k5e6")
@@ -110,7 +111,7 @@ def test_prediction_goes_through_the_steps_of_training(exported: tuple[StaticNet
     write_images(tmp_path, {"a": 4, "b": 4}, side=23)
     dataset = read_dataset(str(tmp_path), side=16, val_fraction=0.25, test_fraction=0.25)
     with torch.no_grad():
-        shares = network(PIPELINE(dataset.train.pixels, 12)).softmax(1)
+        shares = network(PIPELINE(pixels_of(dataset.train), 12)).softmax(1)
     predicted = {}
     for path, answers in predict(folder, sorted(tmp_path.rglob("*.png")), top=3):
         assert sum(share for _, share in answers) == pytest.approx(1)
@@ -213,7 +214,7 @@ def test_a_program_that_answers_differently_is_not_written(
     other = torch.export.load(several[1] / "model.pt2")
     model = load(several[1])
     with torch.no_grad():
-        model.network.exits["3"].classifier.bias += 1
+        model.network.get_parameter("exits.3.classifier.bias").add_(1)
     monkeypatch.setattr(torch.export, "load", lambda source: other)
     with pytest.raises(Nat2Error, match=r"answers of torch\.export differ"):
         write_program(model, tmp_path)
@@ -250,7 +251,7 @@ def test_eight_bits_answer_much_like_the_network_and_are_smaller(
 ) -> None:
     folder = several[1]
     images = torch.rand(64, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-    quantise(folder / "model.onnx", tmp_path / "model-int8.onnx", images.split(32))
+    quantise(folder / "model.onnx", tmp_path / "model-int8.onnx", torch.split(images, 32))
     with torch.no_grad():
         expected = load(folder)(images)
     actual = rounded_answer(tmp_path / "model-int8.onnx", images)
@@ -258,10 +259,10 @@ def test_eight_bits_answer_much_like_the_network_and_are_smaller(
     assert not torch.equal(actual, expected)
     assert torch.isfinite(answer(open_session(tmp_path / "model-int8.onnx"), images)).all()
     assert (tmp_path / "model-int8.onnx").stat().st_size < 0.7 * (folder / "model.onnx").stat().st_size
-    assert accuracy_of(folder / "model.onnx", images.split(10), expected.argmax(1)) == 1
+    assert accuracy_of(folder / "model.onnx", torch.split(images, 10), expected.argmax(1)) == 1
     (tmp_path / "bad.onnx").write_bytes(b"no network")
     with pytest.raises(CheckpointError, match=r"bad\.onnx cannot be read"):
-        quantise(tmp_path / "bad.onnx", tmp_path / "out.onnx", images.split(32))
+        quantise(tmp_path / "bad.onnx", tmp_path / "out.onnx", torch.split(images, 32))
 
 
 def rounded_answer(path: Path, images: torch.Tensor) -> torch.Tensor:

@@ -30,4 +30,4 @@ def test_more_images_take_longer() -> None:
 @pytest.mark.parametrize("name", ["batch", "threads"])
 def test_nothing_at_once_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"`{name}`"):
-        measure_latency(StaticNetwork(MACRO, SPACE.smallest), **{name: 0})
+        measure_latency(StaticNetwork(MACRO, SPACE.smallest), **{name: 0})  # type: ignore[arg-type]

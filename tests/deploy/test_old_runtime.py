@@ -59,7 +59,9 @@ def test_an_old_runtime_answers_as_torch_does(old_python: tuple[Path, str], tmp_
         models[name] = random_network(macro, arch, exits=(1, arch.exit))
         write_onnx(models[name], tmp_path)
         (tmp_path / "model.onnx").rename(tmp_path / f"{name}.onnx")
-        quantise(tmp_path / f"{name}.onnx", tmp_path / f"{name}-int8.onnx", images_for(models[name], 64).split(16))
+        quantise(
+            tmp_path / f"{name}.onnx", tmp_path / f"{name}-int8.onnx", torch.split(images_for(models[name], 64), 16)
+        )
         for count in (1, 7):
             for file in (name, f"{name}-int8"):
                 np.save(tmp_path / f"{file}-{count}.npy", images_for(models[name], count).numpy())

@@ -85,7 +85,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("written")
     model = random_network(MACRO, EVERYTHING, exits=(2, 4))
     write_onnx(model, folder, classes=["a cat", "ünï", '"dog"'])
-    quantise(folder / "model.onnx", folder / "model-int8.onnx", images_for(model, 32).split(16))
+    quantise(folder / "model.onnx", folder / "model-int8.onnx", torch.split(images_for(model, 32), 16))
     return {"float": folder / "model.onnx", "int8": folder / "model-int8.onnx"}
 
 
@@ -139,7 +139,7 @@ def test_the_same_network_gives_the_same_file(tmp_path: Path) -> None:
     assert other != first
     for name in ("first", "second"):
         folder = tmp_path / name
-        quantise(folder / "model.onnx", folder / "model-int8.onnx", images_for(model, 8).split(4))
+        quantise(folder / "model.onnx", folder / "model-int8.onnx", torch.split(images_for(model, 8), 4))
     assert len({(tmp_path / name / "model-int8.onnx").read_bytes() for name in ("first", "second")}) == 1
 
 
@@ -149,7 +149,7 @@ def test_most_of_a_file_are_its_weights(tmp_path: Path) -> None:
     model = random_network(macro, arch)
     params = cost(macro, arch).params
     write_onnx(model, tmp_path)
-    quantise(tmp_path / "model.onnx", tmp_path / "model-int8.onnx", images_for(model, 32).split(16))
+    quantise(tmp_path / "model.onnx", tmp_path / "model-int8.onnx", torch.split(images_for(model, 32), 16))
     whole, small = ((tmp_path / name).stat().st_size for name in ("model.onnx", "model-int8.onnx"))
     assert 15_000 < params < 30_000
     assert whole < 4 * params + 12_000

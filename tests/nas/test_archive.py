@@ -30,10 +30,10 @@ def row(weights: int = 0, *, share: float = 1.0) -> EvaluationRecord:
 
 
 def test_evaluations_are_found_by_architecture_and_weights(tmp_path: Path) -> None:
-    with Archive(tmp_path / "a.db") as archive:
+    with Archive[Arch](tmp_path / "a.db") as archive:
         for weights, error in ((0, 0.5), (1, 0.25)):
             archive.add(measured(ARCHS[0], error), row(weights))
-    with Archive(tmp_path / "a.db") as archive:
+    with Archive[Arch](tmp_path / "a.db") as archive:
         assert archive.find(ARCHS[0], weights=0) == measured(ARCHS[0], 0.5)
         assert archive.find(ARCHS[0], weights=1) == measured(ARCHS[0], 0.25)
         assert archive.find(ARCHS[0], weights=2) is None
@@ -44,7 +44,7 @@ def test_evaluations_are_found_by_architecture_and_weights(tmp_path: Path) -> No
 
 def test_parts_of_the_images_and_failures_are_kept_apart(tmp_path: Path) -> None:
     failed = Evaluation(ARCHS[1], {}, "RuntimeError: out of memory")
-    with Archive(tmp_path / "a.db") as archive:
+    with Archive[Arch](tmp_path / "a.db") as archive:
         archive.add(measured(ARCHS[0], 0.5), row(share=0.25))
         archive.add(failed, row())
         assert archive.find(ARCHS[0], weights=0) is None
@@ -78,14 +78,14 @@ def test_an_archive_of_other_objectives_is_refused(tmp_path: Path) -> None:
 
 def test_generations_are_kept_in_order(tmp_path: Path) -> None:
     generations = [Generation(n, tuple(ARCHS[n:]), 0.1 * n, {"tau": None, "seconds": 1.5}) for n in range(3)]
-    with Archive(tmp_path / "a.db") as archive:
+    with Archive[Arch](tmp_path / "a.db") as archive:
         for generation in generations:
             archive.close_generation(generation)
         assert archive.generations() == generations
 
 
 def test_others_can_read_while_a_run_writes(tmp_path: Path) -> None:
-    with Archive(tmp_path / "a.db") as archive:
+    with Archive[Arch](tmp_path / "a.db") as archive:
         archive.add(measured(ARCHS[0], 0.5), row())
         reader = sqlite3.connect(tmp_path / "a.db")
         archive.add(measured(ARCHS[1], 0.5), row())
@@ -112,7 +112,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_full_disk_loses_nothing_that_was_added(tmp_path: Path) -> None:
-    with Archive(tmp_path / "a.db") as archive:
+    with Archive[Arch](tmp_path / "a.db") as archive:
         pages = archive._database.execute("PRAGMA page_count").fetchone()[0]
         archive._database.execute(f"PRAGMA max_page_count = {pages + 1}")  # SQLite's own way to fill a disk
         added: list[int] = []
@@ -124,12 +124,12 @@ def test_a_full_disk_loses_nothing_that_was_added(tmp_path: Path) -> None:
 
         with pytest.raises(RunError, match=r"kept\. Free some space"):
             fill()
-    with Archive(tmp_path / "a.db") as archive:
+    with Archive[Arch](tmp_path / "a.db") as archive:
         assert len(archive.evaluations()) == len(added) > 0
 
 
 def test_other_schema_versions_are_refused_with_the_release_that_wrote_them(tmp_path: Path) -> None:
-    with Archive(tmp_path / "a.db") as archive:
+    with Archive[Arch](tmp_path / "a.db") as archive:
         archive.note("schema_version", "99")
         archive.note("written_by", "nat2 9.9")
     with pytest.raises(CheckpointError, match=r"schema version 99, written by nat2 9\.9"):
@@ -159,7 +159,7 @@ def test_a_database_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
 
 
 def test_two_searches_on_one_file_are_told(tmp_path: Path) -> None:
-    with Archive(tmp_path / "a.db") as first, Archive(tmp_path / "a.db") as second:
+    with Archive[Arch](tmp_path / "a.db") as first, Archive[Arch](tmp_path / "a.db") as second:
         first.add(measured(ARCHS[0], 0.5), row())
         with pytest.raises(RunError, match="another search is writing"):
             second.add(measured(ARCHS[0], 0.5), row())

@@ -455,9 +455,14 @@ def test_exact_objectives_that_do_not_work_are_refused_before_anything_is_evalua
     measure: Callable[[Genomes], Any], message: str
 ) -> None:
     asked: list[object] = []
+
+    def evaluate(arch: object) -> float:
+        asked.append(arch)
+        return 0.5
+
     objectives = [Objective(name="loss"), Objective(name="size", cost="exact", measure=measure, high=1e9)]
     with pytest.raises(ConfigError, match=f"size.*({message})"):
-        search(IntegerSpace((4, 4)), lambda arch: asked.append(arch) or 0.5, objectives)
+        search(IntegerSpace((4, 4)), evaluate, objectives)
     assert not asked
 
 

@@ -100,7 +100,7 @@ def test_auto_leaves_out_what_ranks_badly() -> None:
 def test_tiny_archives_are_no_error(name: PredictorName, count: int) -> None:
     genomes, errors = problem(count, 0)
     for kind in ("integer", "one-hot", "structure"):
-        features = SPACE.features(genomes, kind)  # type: ignore[arg-type]
+        features = SPACE.features(genomes, kind)
         assert np.isfinite(fit_ensemble(name, features, errors, seed=0).predict(features)).all()
 
 

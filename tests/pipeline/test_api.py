@@ -29,9 +29,9 @@ from tests.tiny import SETTINGS, write_corners
 
 def config(data: Path, **changes: Any) -> RunConfig:
     settings = dict(SETTINGS)
-    phases = tuple(Phase(**phase) for phase in settings.pop("phases"))  # type: ignore[attr-defined]
+    phases = tuple(Phase(**phase) for phase in settings.pop("phases"))
     settings["finetune"] = {"epochs": 2, "batch_size": 32, "prune": False}  # every exit is kept
-    return RunConfig.of("quick", data=str(data), **{**settings, "phases": phases, **changes})  # type: ignore[arg-type]
+    return RunConfig.of("quick", data=str(data), **{**settings, "phases": phases, **changes})
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ SPACE = SearchSpace.of(MACRO, (12, 16))
 
 
 def config(data: Path, **changes: object) -> RunConfig:
-    phases = tuple(Phase(**phase) for phase in SETTINGS["phases"])  # type: ignore[attr-defined]
-    return RunConfig.of("quick", data=str(data), **{**SETTINGS, "phases": phases, **changes})  # type: ignore[arg-type]
+    phases = tuple(Phase(**phase) for phase in SETTINGS["phases"])
+    return RunConfig.of("quick", data=str(data), **{**SETTINGS, "phases": phases, **changes})
 
 
 @pytest.fixture(scope="module")

@@ -38,11 +38,11 @@ def measured(arch: Arch, gain: float = 0.0) -> dict[str, float]:
 def fine_tuned(arch: Arch, /, **changes: Any) -> Result:
     values = measured(arch)
     found = 1 - values["error"]
-    known = {"error": values["error"], "params": int(values["params"]), "macs": int(values["macs"])}
+    known: dict[str, Any] = {"error": values["error"], "params": int(values["params"]), "macs": int(values["macs"])}
     accuracies = [found - 0.1, found, 0.5 + found / 2, 0.95 - found / 10]  # the test says otherwise
     others = {name: value for name, value in values.items() if name not in known}
-    result = Result(arch.id, arch.key, **known, others=others, **dict(zip(_ACCURACIES, accuracies, strict=True)),
-                    finetune_epochs=3)  # fmt: skip
+    known |= dict(zip(_ACCURACIES, accuracies, strict=True))
+    result = Result(arch.id, arch.key, **known, others=others, finetune_epochs=3)
     return replace(result, **changes)
 
 
@@ -96,7 +96,7 @@ def write_run(
         return []
     archs = networks(14, seed)
     done = generations if state == "finished" else generations - 1
-    with Archive(folder / "archive.db", ("error", "params", "macs", "memory")) as archive:
+    with Archive[Arch](folder / "archive.db", ("error", "params", "macs", "memory")) as archive:
         high = float(budget.partition("<=")[2]) if budget else np.inf
         noted = {
             name: ["min", "predicted" if name == "error" else "exact", -np.inf, np.inf] for name in archive.columns

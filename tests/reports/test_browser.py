@@ -134,7 +134,7 @@ def test_where_nothing_fits_the_nearest_is_named(browser: Browser, run: RunRepor
     bounds = {each["key"]: each["steps"][0] for each in limits(run) if each["key"] in ("params", "deployed_latency")}
 
     def over(values: dict[str, float]) -> float:
-        return sum(max(0.0, values[name] - most) / most for name, most in bounds.items())
+        return float(sum(max(0.0, values[name] - most) / most for name, most in bounds.items()))
 
     nearest = min(run.results, key=lambda each: (over(values_of(run, each)), -each.val_accuracy))
     assert nearest.id in text(browser, "#taken")

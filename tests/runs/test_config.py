@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -117,10 +117,7 @@ def test_schedules_are_the_published_tables() -> None:
     assert {phase.exits for phase in SCHEDULES["ofa"]} == {(5,)}
     order = ("kernels", "levels", "exits", "depths", "expands")
     for name in ("short", "ofav2"):
-        opened = [
-            tuple(len(getattr(phase, dimension)) > 1 for dimension in order)
-            for phase in SCHEDULES[name]  # type: ignore[index]
-        ]
+        opened = [tuple(len(getattr(phase, dimension)) > 1 for dimension in order) for phase in SCHEDULES[name]]
         assert opened == sorted(opened)  # each dimension opens behind the one before, and stays open
         assert opened[-1] == (True,) * 5
 
@@ -153,9 +150,11 @@ def test_public_names_stay_what_they_are() -> None:
 
 
 def test_lists_numbers_and_paths_are_taken_as_text(tmp_path: Path) -> None:
-    config = RunConfig(data=tmp_path, resolutions=[12, 16], width=[1.0, 1.2], objectives=["error", "params"],
-        budget=("params<=3k", "macs<=5M"), pretrained=[tmp_path / "a.pth", "b.pth"],
-        augmentation=Augmentation(policy=False))  # type: ignore[arg-type]  # fmt: skip
+    given: dict[str, Any] = {
+        "data": tmp_path, "resolutions": [12, 16], "width": [1.0, 1.2], "objectives": ["error", "params"],
+        "budget": ("params<=3k", "macs<=5M"), "pretrained": [tmp_path / "a.pth", "b.pth"],
+    }  # fmt: skip
+    config = RunConfig(**given, augmentation=Augmentation(policy=False))  # type: ignore[arg-type]
     assert (config.data, config.resolutions, config.width) == (str(tmp_path), "12,16", "1.0,1.2")
     assert (config.objectives, config.budget) == ("error,params", "params<=3k,macs<=5M")
     assert config.pretrained == f"{tmp_path}/a.pth,b.pth"

@@ -54,7 +54,7 @@ def test_the_archive_is_that_behind_the_last_generation_with_its_weights(folder:
 def test_without_adaptation_the_weights_stay_those_of_the_beginning(folder: Path) -> None:
     with Archive.snapshot(folder / "archive.db") as archive:
         search = json.loads(archive.noted("search") or "")
-    with Archive(folder / "archive.db", ("error", "params", "macs", "memory")) as archive:
+    with Archive[Arch](folder / "archive.db", ("error", "params", "macs", "memory")) as archive:
         archive.note("search", json.dumps(search | {"adapts": False}))
         for arch in networks(14)[8:12]:
             archive.add(Evaluation(arch, measured(arch)), EvaluationRecord(0, 1, "candidate", 1.0, 0.1, 0))

@@ -98,7 +98,7 @@ def test_ragged_lists_of_active_layers_are_read() -> None:
 
 
 def test_the_width_is_a_number_whatever_it_was_given_as() -> None:
-    assert Arch(64, 1, ((Layer(3, 3),),)).key == Arch(64, 1.0, ((Layer(3, 3),),)).key  # type: ignore[arg-type]
+    assert Arch(64, 1, ((Layer(3, 3),),)).key == Arch(64, 1.0, ((Layer(3, 3),),)).key
     data = {"ks": 3, "e": 3, "d": 2, "r": 64, "w": None}
     assert Arch.from_ofa(data, width=1).width == 1.0
 

@@ -33,7 +33,7 @@ def test_one_hot_features_have_a_one_a_gene() -> None:
     space = IntegerSpace((2, 3, 1))
     genomes = space.sample(20, np.random.default_rng(0))
     for kind in ("one-hot", "structure"):
-        features = space.features(genomes, kind)  # type: ignore[arg-type]
+        features = space.features(genomes, kind)
         assert features.shape == (20, 6)
         assert (features.sum(1) == 3).all()
 

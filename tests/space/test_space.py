@@ -57,7 +57,7 @@ def test_different_canonical_genomes_are_different_networks(space: SearchSpace, 
 def test_push_keeps_layers_and_fill_drops_those_behind_a_gap() -> None:
     genome = SE.lower
     genome[2:6] = [5, 4, 0, 9]
-    pushed, filled = (SE.decode(SE.canonical(genome[None], repair=repair)[0]) for repair in ("push", "fill"))  # type: ignore[arg-type]
+    pushed, filled = (SE.decode(SE.canonical(genome[None], repair=repair)[0]) for repair in ("push", "fill"))
     assert pushed.stages[0] == (Layer(5, 4), Layer(3, 4), Layer(7, 6))
     assert filled.stages[0] == (Layer(5, 4), Layer(3, 4))
 

@@ -27,7 +27,7 @@ def test_batches_are_weighted_by_their_size() -> None:
     mixed = images(12)
     mixed[8:] += 3
     mean, var = calibrate(network, arch, [mixed[:8], mixed[8:]])["stem.bn"]
-    features = network.stem.conv(mixed)  # type: ignore[operator]
+    features = network.stem.conv(mixed)
     parts = (features[:8], features[8:])
     expected_mean = sum(len(part) / 12 * part.mean((0, 2, 3)) for part in parts)
     expected_var = sum(len(part) / 12 * part.var((0, 2, 3), correction=0) for part in parts)

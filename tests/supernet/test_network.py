@@ -172,9 +172,10 @@ def test_the_generator_decides_the_weights() -> None:
 
 def test_weights_begin_with_the_published_spread() -> None:
     network = SuperNetwork(FAMILIES["EE_D"], generator=torch.Generator().manual_seed(0))
-    weight = network.stages[4][1].project.weight.detach()  # type: ignore[index, union-attr]
+    weight = network.get_parameter("stages.4.1.project.weight").detach()
     assert float(weight.std()) == pytest.approx((2 / weight.shape[0]) ** 0.5, rel=0.05)
-    linear = network.exits["5"].classifier  # type: ignore[union-attr]
+    linear = network.get_submodule("exits.5.classifier")
+    assert isinstance(linear, torch.nn.Linear)
     assert float(linear.weight.detach().abs().max()) == pytest.approx(linear.in_features**-0.5, rel=0.02)
     assert not linear.bias.any()
 

@@ -44,7 +44,8 @@ CARRIED: dict[str, list[dict[str, Any]]] = json.loads((Path(__file__).parent / "
 def wave(count: int, name: str) -> NDArray[np.float64]:
     """The formula: numbers in [-1, 1) that depend on a name."""
     values = np.sin(12.9898 * np.arange(1, count + 1) + zlib.crc32(name.encode()) % 10007) * 43758.5453
-    return 2 * (values - np.floor(values)) - 1
+    wrapped: NDArray[np.float64] = 2 * (values - np.floor(values)) - 1
+    return wrapped
 
 
 def published_tensor(name: str, shape: Sequence[int]) -> torch.Tensor:

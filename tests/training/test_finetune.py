@@ -24,7 +24,7 @@ SETTINGS = FinetuneSettings(epochs=4, patience=4, batch_size=16, lr=5e-3)
 
 @pytest.fixture
 def inherited(network: SuperNetwork, split: Split) -> StaticNetwork:
-    statistics = calibrate(network, SPACE.smallest, [PIPELINE(split.pixels, 12)])
+    statistics = calibrate(network, SPACE.smallest, [PIPELINE(pixels_of(split), 12)])
     return extract(network, SPACE.smallest, statistics)
 
 
@@ -113,7 +113,7 @@ def several(network: SuperNetwork, split: Split) -> StaticNetwork:
     """With exits 1 to 3."""
     arch = dataclasses.replace(SPACE.smallest, stages=SPACE.largest.stages[:3])
     exits = (1, 2, 3)
-    statistics = calibrate(network, arch, [PIPELINE(split.pixels, 12)], exits=exits)
+    statistics = calibrate(network, arch, [PIPELINE(pixels_of(split), 12)], exits=exits)
     return extract(network, arch, statistics, exits=exits)
 
 
@@ -170,8 +170,12 @@ def test_the_learning_rate_of_phase_two_falls_to_its_end_or_follows_phase_one(
     tmp_path: Path, inherited: StaticNetwork, monkeypatch: pytest.MonkeyPatch, anneal: bool
 ) -> None:
     rates: list[float] = []
-    original = module.set_learning_rate
-    monkeypatch.setattr(module, "set_learning_rate", lambda o, value: (rates.append(value), original(o, value)))
+
+    def noted(optimizer: torch.optim.Optimizer, value: float) -> None:
+        rates.append(value)
+        set_learning_rate(optimizer, value)
+
+    monkeypatch.setattr(module, "set_learning_rate", noted)
     settings = dataclasses.replace(SETTINGS, anneal=anneal, lr=1e-3)
     result = run(inherited, tmp_path / "s.safetensors", settings)
     first, second = 4 * 6, result.epochs * (96 + 48) // 16

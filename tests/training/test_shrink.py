@@ -65,9 +65,9 @@ def test_the_super_network_learns(tmp_path: Path, split: Split) -> None:
     assert 0 < outcomes[0].loss < 2
     unseen = corners(64, seed=1)
     largest = SPACE.largest
-    statistics = calibrate(network, largest, [PIPELINE(split.pixels, largest.resolution)])
+    statistics = calibrate(network, largest, [PIPELINE(pixels_of(split), largest.resolution)])
     with torch.no_grad():
-        logits = network(PIPELINE(unseen.pixels, largest.resolution), largest, normalize=normalize_by(statistics))
+        logits = network(PIPELINE(pixels_of(unseen), largest.resolution), largest, normalize=normalize_by(statistics))
     assert accuracy(lambda batch: batch, [logits], unseen.labels) > 0.5  # chance is 0.25
 
 
@@ -78,7 +78,7 @@ def test_a_killed_training_ends_with_the_same_weights(
     kill = kill_after(steps_before_kill)
     with pytest.raises(KeyboardInterrupt):
         run(new_network(), split, tmp_path / "killed.safetensors", tick=kill, interval=0.0)
-    resumed, ticks = new_network(), []
+    resumed, ticks = new_network(), list[int]()
     run(resumed, split, tmp_path / "killed.safetensors", tick=ticks.append, interval=0.0)
     assert same_weights(weights_of(resumed), whole)
     assert sum(ticks) == 7 * 6  # what was found made counts as progress too
@@ -88,7 +88,7 @@ def test_a_killed_training_ends_with_the_same_weights(
 def test_a_damaged_checkpoint_is_told_and_costs_nothing_but_time(
     tmp_path: Path, split: Split, whole: dict[str, torch.Tensor], steps_before_kill: int, damage: str
 ) -> None:
-    state, told = tmp_path / "s.safetensors", []
+    state, told = tmp_path / "s.safetensors", list[str]()
     with pytest.raises(KeyboardInterrupt):
         run(new_network(), split, state, tick=kill_after(steps_before_kill), interval=0.0)
     if damage == "cut":
@@ -182,7 +182,7 @@ def test_the_best_epoch_of_each_phase_goes_on(tmp_path: Path, split: Split, kill
     scores: dict[bytes, float] = {}
 
     def validate(network: SuperNetwork, arch: Arch) -> float:  # depends on the weights alone, and rises and falls
-        weights = network.stem.conv.weight.detach().numpy().tobytes()  # type: ignore[union-attr, operator]
+        weights = network.stem.conv.weight.detach().numpy().tobytes()
         return scores.setdefault(weights, (0.2, 0.9, 0.4)[len(scores) % 3])
 
     def go(state: Path, **extra: object) -> tuple[dict[str, torch.Tensor], list[PhaseOutcome]]:
@@ -280,7 +280,7 @@ def test_gradients_are_clipped_if_asked(tmp_path: Path, split: Split) -> None:
 def test_calibration_images_are_the_same_training_images_every_time() -> None:
     split = corners(50)
     first, again = calibration_images(split, 20), calibration_images(split, 20)
-    assert torch.equal(first.pixels, again.pixels)
+    assert torch.equal(pixels_of(first), pixels_of(again))
     assert len(calibration_images(split, 1000)) == 50
 
 

@@ -13,6 +13,8 @@ from nat2.cli import main
 
 LINES = 12  # of a refusal; the parser's own has its usage, a tip and the reasons
 LETTERS = 6000
+RecordProperty = Callable[[str, object], None]
+"""pytest's fixture `record_property`."""
 
 
 @dataclass(frozen=True)

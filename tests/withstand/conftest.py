@@ -149,7 +149,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in terminalreporter.getreports("passed"):
         module = Path(report.nodeid.partition("::")[0])
         if report.when == "call" and module.parent.name == "withstand" and module.stem in KINDS:
-            counts[KINDS[module.stem]] += dict(report.user_properties).get("cases", 1)  # type: ignore[call-overload]
+            counts[KINDS[module.stem]] += dict(report.user_properties).get("cases", 1)
     if counts:
         terminalreporter.write_line(f"withstood {counts.total()} attacks:")
         for kind, count in counts.most_common():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.withstand.attack import refused
+from tests.withstand.attack import RecordProperty, refused
 from tests.withstand.conftest import Zygote, assert_same
 
 FILE_SIZES = (1_000, 20_000, 60_000, 400_000, 2_600_000)
@@ -24,7 +24,7 @@ def assert_full(errors: str) -> None:
 
 @pytest.mark.slow
 def test_files_that_may_not_grow(
-    small: list[str], reference: Path, zygote: Zygote, tmp_path: Path, record_property: pytest.RecordProperty
+    small: list[str], reference: Path, zygote: Zygote, tmp_path: Path, record_property: RecordProperty
 ) -> None:
     """A run whose files may grow a little larger with each attempt stops in ever later stages and loses nothing."""
     out, full = tmp_path / "run", 0
@@ -59,7 +59,7 @@ def resize(place: Path, options: str) -> None:
 
 
 def test_a_disk_that_is_full_again_and_again(
-    small: list[str], reference: Path, zygote: Zygote, tiny_disk: Path, record_property: pytest.RecordProperty
+    small: list[str], reference: Path, zygote: Zygote, tiny_disk: Path, record_property: RecordProperty
 ) -> None:
     out, full = tiny_disk / "run", 0
     for size in DISK_SIZES:

@@ -11,7 +11,7 @@ import pytest
 from nat2.errors import Nat2Error
 from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
 from nat2.space import Arch
-from tests.withstand.attack import flipped
+from tests.withstand.attack import RecordProperty, flipped
 from tests.withstand.conftest import Ended, Zygote, assert_same
 
 COLUMNS = ("error", "params", "macs", "memory")
@@ -55,9 +55,7 @@ def damaged(source: Path, name: str, content: bytes, scratch: Path) -> Path:
     return scratch / "archive.db"
 
 
-def test_archives_that_are_cut_off(
-    reference: Path, log: Path, tmp_path: Path, record_property: pytest.RecordProperty
-) -> None:
+def test_archives_that_are_cut_off(reference: Path, log: Path, tmp_path: Path, record_property: RecordProperty) -> None:
     """With the log cut anywhere the evaluations before are there; a cut file is refused, or whole."""
     cases = 0
     whole = held(damaged(log, "archive.db-shm", b"", tmp_path / "a"))
@@ -73,7 +71,7 @@ def test_archives_that_are_cut_off(
 
 
 def test_archives_with_changed_bits(
-    reference: Path, log: Path, tmp_path: Path, record_property: pytest.RecordProperty
+    reference: Path, log: Path, tmp_path: Path, record_property: RecordProperty
 ) -> None:
     """The log is protected by sums. Of the file, a bit that SQLite or the schema can notice is refused.
 
@@ -105,7 +103,7 @@ def test_any_damaged_file_of_a_run(
     pace: float,
     zygote: Zygote,
     tmp_path: Path,
-    record_property: pytest.RecordProperty,
+    record_property: RecordProperty,
 ) -> None:
     """Cut in half, emptied, or full of rubbish: told with what to do, or made good, and the run goes on."""
     root, lot, cases = tmp_path / "killed", random.Random(7), 0

@@ -18,7 +18,7 @@ from PIL import Image
 
 from nat2.data.dataset import Dataset, read_dataset
 from nat2.errors import Nat2Error
-from tests.withstand.attack import BegunError, flipped, nothing_begins, refused
+from tests.withstand.attack import BegunError, RecordProperty, flipped, nothing_begins, refused
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 SUFFIX = {"JPEG": "jpg", "TIFF": "tif"}
@@ -125,7 +125,7 @@ def check_bad(path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert sum(map(len, (dataset.train, dataset.val, dataset.test))) == 10
 
 
-def test_a_flipped_bit_is_noticed_or_harmless(folder: Path, record_property: pytest.RecordProperty) -> None:
+def test_a_flipped_bit_is_noticed_or_harmless(folder: Path, record_property: RecordProperty) -> None:
     """Whatever bit is wrong, the image is named, or read as an image of the right size."""
     lot, cases, bad = random.Random(2), 200, 0
     for number in range(cases):
@@ -259,9 +259,7 @@ def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", ["npz", "cifar.tar.gz"])
-def test_archives_that_are_cut_off_or_changed(
-    kind: str, tmp_path: Path, record_property: pytest.RecordProperty
-) -> None:
+def test_archives_that_are_cut_off_or_changed(kind: str, tmp_path: Path, record_property: RecordProperty) -> None:
     """A compressed archive has sums: whatever is changed is noticed, or is in what nobody reads."""
     path = cifar(tmp_path) if kind != "npz" else tmp_path / "data.npz"
     if kind == "npz":

@@ -11,6 +11,7 @@ import pytest
 
 from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
 from nat2.space import Arch
+from tests.withstand.attack import RecordProperty
 from tests.withstand.conftest import Zygote, assert_same
 
 KILLS = 20
@@ -36,7 +37,7 @@ def test_nothing_is_lost_in_twenty_kills(
     pace: float,
     zygote: Zygote,
     tmp_path: Path,
-    record_property: pytest.RecordProperty,
+    record_property: RecordProperty,
 ) -> None:
     """One run that is killed again and again, at moments drawn by lot, ends with the results of an undisturbed one."""
     lot, out = random.Random(1), tmp_path / "run"

@@ -94,7 +94,7 @@ def test_a_run_folder_needs_a_name_in_utf8(tmp_path: Path, capsys: pytest.Captur
 def test_a_name_in_bytes_on_a_real_command_line(network: Path, images: Path, tmp_path: Path) -> None:
     """Through the operating system, with an output that knows ASCII only."""
     name = os.fsencode(tmp_path) + b"/\xff\xfe \xe2\x98\x83 -.png"
-    shutil.copy(next(images.rglob("*.png")), name)
+    shutil.copy(os.fsencode(next(images.rglob("*.png"))), name)
     environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict", "LC_ALL": "C", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "nat2", "predict", str(network), name], capture_output=True, env=environment, check=False

@@ -74,7 +74,7 @@ def test_what_torch_itself_wrote_does_not_run(old: bool, tmp_path: Path, capsys:
 def test_arrays_of_objects_do_not_run(place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arrays = {"images": np.zeros((12, 8, 8), np.uint8), "labels": np.arange(12) % 2, "classes": np.array(["a", "b"])}
     arrays[place] = np.array([Bomb(tmp_path / "exploded")], dtype=object)
-    np.savez(tmp_path / "data.npz", **arrays)
+    np.savez(tmp_path / "data.npz", **arrays)  # type: ignore[arg-type]
     refused(capsys, *small_run(tmp_path / "data.npz"))
     assert [path.name for path in tmp_path.iterdir()] == ["data.npz"]
 

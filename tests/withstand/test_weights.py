@@ -17,7 +17,7 @@ from nat2 import load
 from nat2.errors import Nat2Error
 from nat2.files import load_tensors, save_tensors
 from nat2.supernet.checkpoint import read_checkpoint
-from tests.withstand.attack import answer, flipped, nothing_begins, refused
+from tests.withstand.attack import RecordProperty, answer, flipped, nothing_begins, refused
 
 CUTS = (0.0, 0.001, 0.01, 0.1, 0.3, 0.5, 0.8, 0.99, 0.9999)
 
@@ -55,9 +55,7 @@ def test_a_cut_off_network_is_refused(
     assert str(network) in refused(capsys, "predict", str(network), image)
 
 
-def test_a_changed_head_of_weights_is_refused_or_harmless(
-    network: Path, record_property: pytest.RecordProperty
-) -> None:
+def test_a_changed_head_of_weights_is_refused_or_harmless(network: Path, record_property: RecordProperty) -> None:
     """Names, shapes, types and places of tensors: a bit that matters is noticed."""
     path, lot, noticed = network / "model.safetensors", random.Random(4), 0
     content = path.read_bytes()
@@ -153,7 +151,7 @@ def test_checkpoints_to_begin_with(
     reference: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    record_property: pytest.RecordProperty,
+    record_property: RecordProperty,
 ) -> None:
     """Cut anywhere, and with any bit changed where the file says what it holds."""
     source, path, lot, cases = next(reference.glob("supernet*")), tmp_path / f"weights.{form}", random.Random(5), 0
