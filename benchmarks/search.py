@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from races import Race, one_thread, races, spread
 from scipy.stats import kendalltau
-from table import EvaluationRecord, parser, show
+from table import Row, parser, show
 from worlds import Box, Known, Values, World
 
 from nat2.nas.nat import search
@@ -97,7 +97,7 @@ def draw_curves(axes: Axes, found: dict[str, list[Values]], first: int) -> None:
 # -- NAS-Bench-Macro
 
 
-def macro(given: Any) -> list[EvaluationRecord]:
+def macro(given: Any) -> list[Row]:
     """Evaluations until a search has found 99 % of the hypervolume of all 6,561 networks."""
     world, level = worlds.nas_bench_macro(given.data), 0.99
     done = races("macro", given, tuple(world.costs), range(given.seeds), given.evaluations or 400)
@@ -108,15 +108,13 @@ def macro(given: Any) -> list[EvaluationRecord]:
         reached = {name: [_reached(curve, level) for curve in several] for name, several in found.items()}
         middle = {name: statistics.median(several) for name, several in reached.items()}
         for name in found:
-            rows.append(EvaluationRecord(f"{cost}, {name}: evaluations to 99 %, median", middle[name]))
-            rows.append(
-                EvaluationRecord(f"{cost}, {name}: evaluations to 99 %, worst of {given.seeds}", max(reached[name]))
-            )
+            rows.append(Row(f"{cost}, {name}: evaluations to 99 %, median", middle[name]))
+            rows.append(Row(f"{cost}, {name}: evaluations to 99 %, worst of {given.seeds}", max(reached[name])))
             ratios = [middle[name] / middle[other] for other in ("random", "NSGA-II")]
             if name not in ("random", "NSGA-II"):
                 targets = (1 / 3, 1.0) if name != "nat" else (None, None)
-                rows.append(EvaluationRecord(f"{cost}, {name}: median over random search's", ratios[0], targets[0]))
-                rows.append(EvaluationRecord(f"{cost}, {name}: median over NSGA-II's", ratios[1], targets[1]))
+                rows.append(Row(f"{cost}, {name}: median over random search's", ratios[0], targets[0]))
+                rows.append(Row(f"{cost}, {name}: median over NSGA-II's", ratios[1], targets[1]))
             at = [f"{100 * statistics.median(c[min(n, len(c)) - 1] for c in found[name]):.1f} %" for n in (100, 200)]
             lines.append([f"{NAMES[cost]}, {name}", f"{middle[name]:,.0f}", f"{max(reached[name]):,.0f}", *at])
         draw_curves(axes, found, 30)
@@ -139,7 +137,7 @@ def _reached(curve: Values, level: float) -> float:
 # -- Once-For-All
 
 
-def ofa(given: Any) -> list[EvaluationRecord]:
+def ofa(given: Any) -> list[Row]:
     """Hypervolume by a number of evaluations, as a share of that of an evolution on the surrogates themselves."""
     world, evaluations = worlds.ofa(given.data), given.evaluations or (3750 if given.long else 1000)
     marks = [mark for mark in (100, 350, 1000, 3000, 3750) if mark <= evaluations]
@@ -157,7 +155,7 @@ def ofa(given: Any) -> list[EvaluationRecord]:
                 shares = [float(curve[min(mark, len(curve)) - 1]) for curve in several]
                 cells[mark] = f"{100 * statistics.median(shares):.1f} %"
                 title = f"{cost}, {name}: share of the hypervolume after {mark:,}, median"
-                rows.append(EvaluationRecord(title, statistics.median(shares)))
+                rows.append(Row(title, statistics.median(shares)))
             lines.append([f"{NAMES[cost]}, {name}", *cells.values()])
         draw_curves(panels[0, column], found, 30)
         panels[0, column].set_ylim(70, 100.5)
@@ -184,16 +182,14 @@ def ofa(given: Any) -> list[EvaluationRecord]:
     return rows
 
 
-def _agreement(world: World, data: Path, cost: str) -> EvaluationRecord:
+def _agreement(world: World, data: Path, cost: str) -> Row:
     """How far our cost of published networks is from the published one."""
     pairs = []
     for net in worlds.published(data):
         told = net.macs if cost == "macs" else net.latency if net.device == "note10" else None
         if told is not None:
             pairs.append(abs(float(world.costs[cost](net.genome[None])[0]) / told - 1))
-    return EvaluationRecord(
-        f"{cost} of {len(pairs)} published networks, largest difference", 100 * max(pairs), 1.0, unit="%"
-    )
+    return Row(f"{cost} of {len(pairs)} published networks, largest difference", 100 * max(pairs), 1.0, unit="%")
 
 
 # -- predictors
@@ -243,7 +239,7 @@ def _tau(predicted: Values, measured: Values) -> float:
     return float(np.nan_to_num(kendalltau(predicted, measured).statistic))
 
 
-def predictors(given: Any) -> list[EvaluationRecord]:
+def predictors(given: Any) -> list[Row]:
     """Kendall's tau of every predictor by the number of networks it learns from."""
     plan: list[tuple[PredictorName, FeatureKind]] = [(name, "structure") for name in ALL]
     plan += [(name, kind) for kind in ("integer", "one-hot") for name in ("auto", "lgb", "ridge")]
@@ -259,7 +255,7 @@ def predictors(given: Any) -> list[EvaluationRecord]:
         results.setdefault((trial.table, trial.name, trial.kind, trial.n), []).append(result)
     taus = {key: [statistics.mean(column) for column in zip(*several, strict=True)] for key, several in results.items()}
     drawn, panels = figure(2, height=4.6)
-    rows: list[EvaluationRecord] = []
+    rows: list[Row] = []
     behind = 0.0
     for place, table in enumerate(TABLES):
         lines = []
@@ -269,11 +265,9 @@ def predictors(given: Any) -> list[EvaluationRecord]:
             lines.append([f"{name}, {kind}", *shown])
             for n, (tau, within) in zip(SIZES, cells, strict=True):
                 target = (0.9, 0.84)[place] if (name, kind, n) == ("auto", "structure", 300) else None
-                rows.append(EvaluationRecord(f"{table}, {name}, {kind}, {n} networks: tau", tau, target, "higher"))
+                rows.append(Row(f"{table}, {name}, {kind}, {n} networks: tau", tau, target, "higher"))
                 if place == 0:
-                    rows.append(
-                        EvaluationRecord(f"{table}, {name}, {kind}, {n} networks: tau within a resolution", within)
-                    )
+                    rows.append(Row(f"{table}, {name}, {kind}, {n} networks: tau within a resolution", within))
             if kind == "structure":
                 _draw_predictor(panels[0, place], name, [tau for tau, _ in cells])
         for n in SIZES:
@@ -287,7 +281,7 @@ def predictors(given: Any) -> list[EvaluationRecord]:
     handles, labels = panels[0, 0].get_legend_handles_labels()
     drawn.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
     drawn.savefig(given.out / "search-predictors.png")
-    rows.append(EvaluationRecord("auto: largest difference to the best single predictor", behind, 0.01))
+    rows.append(Row("auto: largest difference to the best single predictor", behind, 0.01))
     return rows + _study(given.data)
 
 
@@ -305,7 +299,7 @@ def _draw_predictor(axes: Axes, name: PredictorName, taus: Sequence[float]) -> N
     )  # fmt: skip
 
 
-def _study(data: Path) -> list[EvaluationRecord]:
+def _study(data: Path) -> list[Row]:
     """The authors' own study of predictors, on sub-networks of other super-networks, to read beside ours."""
     study = json.loads((data / "nat2_thesis_predictor_study" / "pred_results.json").read_text())
     families = {"OFAMobileNetV3": "OFAMobileNetV3", "EE_B": "EE_B_OFAMobileNetV3"}
@@ -319,16 +313,13 @@ def _study(data: Path) -> list[EvaluationRecord]:
     print("\nthe authors' study, integer, other super-networks: tau")
     lines = [[name, *(f"{taus[name, shown, n]:.3f}" for shown, _, n in columns)] for name in names]
     markdown(("", *(f"{shown}, {n} networks" for shown, _, n in columns)), lines)
-    return [
-        EvaluationRecord(f"authors' study, {shown}, {name}, {n} networks: tau", tau)
-        for (name, shown, n), tau in taus.items()
-    ]
+    return [Row(f"authors' study, {shown}, {name}, {n} networks: tau", tau) for (name, shown, n), tau in taus.items()]
 
 
 # -- what a generation costs
 
 
-def cost(given: Any) -> list[EvaluationRecord]:
+def cost(given: Any) -> list[Row]:
     """Seconds of a generation that go neither into evaluating nor into adapting."""
     network = Macro(classes=10)
     space = SearchSpace.of(network, (48, 56, 64))
@@ -357,8 +348,8 @@ def cost(given: Any) -> list[EvaluationRecord]:
         sums = [float(each["seconds"] - each["evaluate_seconds"]) for each in facts]
         rest = [whole - sum(parts[part][n] for part in parts) for n, whole in enumerate(sums)]
         for part, seconds in (parts | {"the rest": rest}).items():
-            rows.append(EvaluationRecord(f"learning from {learned}: {part}", statistics.median(seconds), unit="s"))
-        rows.append(EvaluationRecord(f"learning from {learned}: all of it", statistics.median(sums), target, unit="s"))
+            rows.append(Row(f"learning from {learned}: {part}", statistics.median(seconds), unit="s"))
+        rows.append(Row(f"learning from {learned}: all of it", statistics.median(sums), target, unit="s"))
     markdown(("seconds a generation", "median of 3"), [[row.name, f"{row.value:.2f}"] for row in rows])
     return rows
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from nat2.data import Split
+from nat2.data.dataset import Split
 
 
 def pixels_of(split: Split) -> torch.Tensor:

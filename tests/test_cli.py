@@ -123,7 +123,7 @@ def test_a_file_of_settings_and_flags_over_it(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({"preset": "nat", "seed": 5, "search": {"candidates": 11}}))
-    received = {}
+    received: dict[str, Any] = {}
     monkeypatch.setattr(
         "nat2.pipeline.api.run", lambda config, **options: received.update(config=config, options=options)
     )

@@ -21,7 +21,7 @@ from nat2.deploy.export import write_program
 from nat2.deploy.predict import predict
 from nat2.nas.archive import Archive
 from nat2.nas.nat import search as search_space
-from nat2.runs.config import RunConfig
+from nat2.runs.config import Preset, RunConfig
 from nat2.runs.folder import RunFolder
 from nat2.runs.profile import Profile
 from nat2.runs.results import Result

@@ -12,6 +12,7 @@ from nat2.data.augment import draw
 from nat2.data.dataset import Split
 from nat2.data.settings import Augmentation
 from nat2.data.transform import Pipeline, ResizedImages, resize, scale, shuffled_batches
+from tests.pixels import pixels_of
 
 
 def pixels(count: int = 6, side: int = 16, channels: int = 3) -> torch.Tensor:

@@ -83,7 +83,8 @@ def follow(path: Path, steps: dict[str, Any]) -> NDArray[np.float32]:
     image = image.crop((first, first, first + middle, first + middle))
     size = (steps["resolution"], steps["resolution"])
     bands = [band.convert("F").resize(size, Image.Resampling.BILINEAR) for band in image.split()]
-    return np.stack([np.asarray(band) for band in bands]) / np.float32(255)
+    inputs: NDArray[np.float32] = np.stack([np.asarray(band, np.float32) for band in bands]) / np.float32(255)
+    return inputs
 
 
 def palette() -> Image.Image:
@@ -237,7 +238,12 @@ def test_the_size_of_batches_changes_nothing(network: Path, photos: Path) -> Non
 def test_few_images_are_held_at_a_time(network: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
     whole = Classifier._prepared
-    monkeypatch.setattr(Classifier, "_prepared", lambda self, path: (read.append(path), whole(self, path))[1])
+
+    def prepared(self: Classifier, path: Path) -> object:
+        read.append(path)
+        return whole(self, path)
+
+    monkeypatch.setattr(Classifier, "_prepared", prepared)
     answers = Classifier.of(network).classify([photos / "cat" / "0.png"] * 100, batch_size=4)
     next(answers)
     assert len(read) <= 3 * 4

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from nat2.deploy.anytime import OperatingPoint
 from nat2.files import write_csv, write_json
 from nat2.nas.archive import Archive, Evaluation, EvaluationRecord, Generation
 from nat2.runs.config import RunConfig
-from nat2.runs.results import OperatingPoint, Result
+from nat2.runs.results import Result
 from nat2.space import Arch, Macro, SearchSpace, cost
 
 MACRO = Macro(classes=4, channels=1, width=0.25, stem_stride=1)

@@ -15,6 +15,7 @@ from nat2.errors import CheckpointError, RunError
 from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
 from nat2.runs.folder import RunFolder
 from nat2.runs.read import read_run
+from nat2.space import Arch
 from tests.reports.runs import measured, networks, write_run
 
 
@@ -64,7 +65,7 @@ def test_without_adaptation_the_weights_stay_those_of_the_beginning(folder: Path
 
 def test_partial_evaluations_are_left_out(folder: Path) -> None:
     before = len(read_run(folder).evaluations)
-    with Archive(folder / "archive.db", ("error", "params", "macs", "memory")) as archive:
+    with Archive[Arch](folder / "archive.db", ("error", "params", "macs", "memory")) as archive:
         archive.add(
             Evaluation(networks(14)[0], measured(networks(14)[0])), EvaluationRecord(0, 0, "initial", 0.5, 0.1, 0)
         )
@@ -114,7 +115,7 @@ def test_a_network_that_was_fine_tuned_later_is_there(folder: Path) -> None:
 def test_reading_while_another_process_writes(folder: Path) -> None:
     """What is committed is seen, although it lies in the log; and the writer goes on."""
     arch = networks(14)[13]
-    with Archive(folder / "archive.db", ("error", "params", "macs", "memory")) as archive:
+    with Archive[Arch](folder / "archive.db", ("error", "params", "macs", "memory")) as archive:
         archive.add(Evaluation(arch, measured(arch)), EvaluationRecord(2, 3, "candidate", 1.0, 0.1, 0))
         assert (folder / "archive.db-wal").stat().st_size > 0
         assert read_run(folder).evaluations[-1][0].arch == arch
@@ -132,7 +133,7 @@ def test_a_killed_run_on_a_read_only_disk_is_read(
 ) -> None:
     """The log is there, but SQLite may not make the index that it needs to read it."""
     killed, arch = tmp_path / "killed", networks(14)[13]
-    with Archive(folder / "archive.db", ("error", "params", "macs", "memory")) as archive:
+    with Archive[Arch](folder / "archive.db", ("error", "params", "macs", "memory")) as archive:
         archive.add(Evaluation(arch, measured(arch)), EvaluationRecord(2, 3, "candidate", 1.0, 0.1, 0))
         shutil.copytree(folder, killed, ignore=shutil.ignore_patterns("*-shm"))
     connect = sqlite3.connect

@@ -16,7 +16,9 @@ from nat2.supernet import StaticNetwork, SuperNetwork, calibrate, extract
 from nat2.training import finetune as module
 from nat2.training.distill import Teacher, exit_weights
 from nat2.training.finetune import Finetuned, finetune
+from nat2.training.optimise import set_learning_rate
 from nat2.training.settings import FinetuneSettings, Ramp
+from tests.pixels import pixels_of
 from tests.training.conftest import PIPELINE, SPACE, context_of, corners, kill_after, same_weights, weights_of
 
 SETTINGS = FinetuneSettings(epochs=4, patience=4, batch_size=16, lr=5e-3)

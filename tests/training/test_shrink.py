@@ -26,7 +26,8 @@ from nat2.training.shrink import (
     shrink,
     teacher_file,
 )
-from nat2.training.teacher import calibration_images
+from nat2.training.teacher import calibration_images, largest_as_teacher
+from tests.pixels import pixels_of
 from tests.training.conftest import MACRO, PIPELINE, SPACE, context_of, corners, kill_after, same_weights, weights_of
 
 EXITS, DEPTHS, KERNELS = (1, 2, 3, 4, 5), (2, 3, 4), (3, 5, 7)
@@ -227,7 +228,7 @@ def test_a_fixed_teacher_is_the_network_behind_the_first_phase(
     tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teachers: dict[str, list[dict[str, torch.Tensor]]] = {"fixed": [], "progressive": []}
-    build = module.largest_as_teacher
+    build = largest_as_teacher
     for kind, seen in teachers.items():
 
         def recorded(network: SuperNetwork, *rest: object, seen: list[object] = seen) -> object:  # type: ignore[assignment]
@@ -244,7 +245,7 @@ def test_a_fixed_teacher_is_the_network_behind_the_first_phase(
 
 def test_the_widest_network_teaches_all_widths(tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     teachers: list[tuple[float, dict[str, torch.Tensor]]] = []
-    build = module.largest_as_teacher
+    build = largest_as_teacher
 
     def recorded(network: SuperNetwork, *rest: object) -> object:
         teachers.append((network.macro.width, weights_of(network)))

@@ -18,7 +18,7 @@ from nat2.nas.settings import SearchSettings
 from nat2.runs.config import RunConfig, flat
 from nat2.runs.yaml_config import read_document
 from nat2.training.settings import AdaptSettings, FinetuneSettings, Phase, ShrinkSettings
-from tests.withstand.attack import nothing_begins, refused
+from tests.withstand.attack import RecordProperty, nothing_begins, refused
 
 GROUPS = {
     "": RunConfig, "augmentation.": Augmentation, "shrink.": ShrinkSettings, "search.": SearchSettings,
@@ -299,7 +299,7 @@ def understood(name: str, value: object) -> bool:
     )
 
 
-def test_python_is_refused_the_same(record_property: pytest.RecordProperty) -> None:
+def test_python_is_refused_the_same(record_property: RecordProperty) -> None:
     """Values of every wrong type in every setting of every group, and none raises anything but ConfigError."""
     cases = 0
     for group in (*GROUPS.values(), Phase):

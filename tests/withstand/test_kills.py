@@ -7,8 +7,6 @@ import shutil
 import time
 from pathlib import Path
 
-import pytest
-
 from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
 from nat2.space import Arch
 from tests.withstand.attack import RecordProperty
