@@ -9,7 +9,7 @@ import nat2
 
 PACKAGE = Path(nat2.__file__).parent
 FOUNDATIONS = (
-    "errors", "environment", "validation", "seeds", "tables", "files", "allocator", "contention", "progress",
+    "errors", "wording", "environment", "validation", "seeds", "tables", "files", "allocator", "contention", "progress",
     "processes",
 )  # fmt: skip
 """Modules that any room may use, each after those that it uses."""

@@ -93,10 +93,10 @@ def test_unequal_and_tiny_classes_are_told() -> None:
 def test_a_picture_under_two_classes_is_told_as_that() -> None:
     (told,) = remarked(train=[("rex", 0, "cat/a.png"), ("rex", 1, "dog/b.png")])
     assert told == (
-        "the same picture under two classes, 1 times: cat/a.png (cat) = dog/b.png (dog); keep each under one class"
+        "the same picture under two classes, 1 time: cat/a.png (cat) = dog/b.png (dog); keep each under one class"
     )
     (told,) = remarked(train=[("rex", 1, "7")], test=[("rex", 0, "cat/c.png")])  # and not as one in two splits
-    assert "1 times: cat/c.png (cat) = image 7 in train (dog);" in told
+    assert "1 time: cat/c.png (cat) = image 7 in train (dog);" in told
     many = [(str(number), label, f"{label}/{number}.png") for number in range(5) for label in (0, 1)]
     (told,) = remarked(train=many)
     assert "two classes, 5 times: 0/0.png (cat) = 1/0.png (dog), 0/1.png (cat) = " in told
@@ -106,12 +106,12 @@ def test_a_picture_under_two_classes_is_told_as_that() -> None:
 
 def test_a_picture_twice_in_a_class_is_told() -> None:
     (told,) = remarked(val=[("rex", 0, "cat/a.png"), ("rex", 0, "cat/a (1).png"), ("max", 0, "cat/b.png")])
-    assert told == ("the same picture twice in one class of one split, 1 times: cat/a.png (cat) = cat/a (1).png (cat)")
+    assert told == ("the same picture twice in one class of one split, 1 time: cat/a.png (cat) = cat/a (1).png (cat)")
 
 
 def test_a_picture_in_two_splits_and_under_two_classes_is_told_as_both() -> None:
     told = remarked(train=[("rex", 0, "a"), ("rex", 1, "b")], test=[("rex", 0, "c"), ("max", 0, "d")])
-    assert ["two classes" in told[0], told[1].startswith("1 of the 2 images in test are in train too")] == [True, True]
+    assert ["two classes" in told[0], told[1].startswith("1 of the 2 images in test is in train too")] == [True, True]
     assert len(told) == 2
 
 
@@ -124,7 +124,7 @@ def test_images_in_two_splits_are_told(tmp_path: Path) -> None:
             Image.fromarray(image).save(folder / f"{number}.png")
     (tmp_path / "test" / "a" / "6.png").write_bytes((tmp_path / "train" / "a" / "4.png").read_bytes())
     (told,) = read_dataset(str(tmp_path), side=8).notes
-    assert told.startswith("1 of the 20 images in test are in train too")
+    assert told.startswith("1 of the 20 images in test is in train too")
 
 
 def test_published_sets_keep_their_split_and_statistics(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_images_and_labels_are_found_by_their_kind(tmp_path: Path, memory: float
     dataset = read_dataset(f"hub:{tmp_path / 'pets'}", side=10, memory=memory)
     assert dataset.classes == ("cat", "dog")
     assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (20, 2, 2)
-    assert "1 images in test have no label and are left out" in dataset.notes
+    assert "left out in test, without a label: 1 image" in dataset.notes
     first = dataset.train.pixels[torch.arange(1)][0].numpy()
     np.testing.assert_array_equal(first.transpose(1, 2, 0), images[0][1:11])
     assert dataset.train.names[3] == "train[3]"

@@ -23,6 +23,7 @@ from nat2.data.splits import stratified
 from nat2.data.stream import StreamedPixels
 from nat2.errors import ConfigError, DataError
 from nat2.seeds import numpy_generator
+from nat2.wording import counted
 
 
 @dataclass(frozen=True)
@@ -242,13 +243,16 @@ def _repeated(splits: Mapping[str, Split], digests: Mapping[str, Sequence[bytes]
     found = []
     if contradicting:
         found.append(
-            f"the same picture under two classes, {len(contradicting)} times: {_first(contradicting)}; keep each under "
-            "one class"
+            f"the same picture under two classes, {counted(len(contradicting), 'time')}: {_first(contradicting)}; "
+            "keep each under one class"
         )
     if copies:
-        found.append(f"the same picture twice in one class of one split, {len(copies)} times: {_first(copies)}")
+        found.append(
+            f"the same picture twice in one class of one split, {counted(len(copies), 'time')}: {_first(copies)}"
+        )
     return found + [
-        f"{leaks[earlier, later]} of the {len(digests[later])} images in {later} are in {earlier} too, pixel by pixel; "
+        f"{leaks[earlier, later]} of the {counted(len(digests[later]), 'image')} in {later} "
+        f"{'is' if leaks[earlier, later] == 1 else 'are'} in {earlier} too, pixel by pixel; "
         f"what is measured on {later} is too good by that"
         for earlier, later in _LEAKS
         if leaks[earlier, later]

@@ -10,6 +10,7 @@ from nat2.data.known import known_as
 from nat2.data.layout import splits_of
 from nat2.data.listing import Listing
 from nat2.errors import ConfigError, DataError
+from nat2.wording import counted
 
 
 def list_hub(name: str) -> Listing:
@@ -53,7 +54,7 @@ def list_hub(name: str) -> Listing:
         labels = part[label]
         labelled = [number for number, each in enumerate(labels) if each is not None and each >= 0]
         if len(labelled) < len(part):
-            notes.append(f"{len(part) - len(labelled)} images in {split} have no label and are left out")
+            notes.append(f"left out in {split}, without a label: {counted(len(part) - len(labelled), 'image')}")
         encoded = part.cast_column(image, datasets.Image(decode=False))
         if labelled:
             items[split] = [(partial(_content, encoded, image, number), int(labels[number])) for number in labelled]

@@ -33,6 +33,7 @@ from nat2.training.distill import Teacher, exit_weights, joint_accuracy
 from nat2.training.finetune import Finetuned, answers_of, finetune
 from nat2.training.settings import FinetuneSettings
 from nat2.training.teacher import largest_as_teacher
+from nat2.wording import counted
 
 _OF_EXITS = ("error", "params", "macs", "memory", "latency")
 """What can be told of a network with several exits; a bound on anything else leaves those out."""
@@ -48,7 +49,7 @@ def select_networks(context: RunContext, found: SearchResult[Arch]) -> list[Eval
     lowest = values[:, 0].min()
     noise = standard_error(1 - lowest, len(context.evaluator.validation))
     chosen = [front[index] for index in recommend(values, context.config.networks, noise=noise)]
-    context.progress.say(f"fine-tune: {len(chosen)} of the {len(front)} networks that no other beats")
+    context.progress.say(f"fine-tune: {len(chosen)} of the {counted(len(front), 'network')} that no other beats")
     if not found.feasible:
         bounds = [each for each in (*context.objectives, *context.recorded) if each.bounded]
         nearest = ", ".join(f"{each.name} {format_value(front[0][each.name], each.unit)}" for each in bounds)

@@ -20,6 +20,7 @@ from nat2.runs.accuracy import Accuracy
 from nat2.runs.read import RunReport
 from nat2.runs.results import ONNX, Result, chance_warning, guessing
 from nat2.space.arch import Arch
+from nat2.wording import counted
 
 GENERATOR = '<meta name="generator" content="nat2 report">'
 """What every page of ours has in its head."""
@@ -63,7 +64,7 @@ def _single(run: RunReport) -> dict[str, str]:
         "NETWORKS": _networks(run) if run.results else "<p>No network is fine-tuned yet.</p>",
         "LATENCY": _timings(run) if run.timings else "",
         "FILES": _files(run),
-        "GOOD": f"{len(good)} networks",
+        "GOOD": counted(len(good), "network"),
         "GENES": genes_html(good, [evaluation.arch for evaluation in run.members()]),
         "FACTS": _pairs(run.facts),
         "STAGES": _stages(run.seconds),

@@ -20,6 +20,7 @@ from nat2.runs.read import RunReport, Timing
 from nat2.runs.results import ONNX, Result, picks
 from nat2.runs.rounding import rounded
 from nat2.space import Arch, Macro
+from nat2.wording import counted
 
 ACCURACIES = {
     "val_accuracy": "accuracy on validation images",
@@ -48,7 +49,7 @@ def axes(runs: Sequence[RunReport]) -> list[dict[str, Any]]:
         title = _TITLES.get(name, name.replace("_", " "))
         if name == "deployed_latency":
             timing = next(_deployed(run)[0] for run in runs if _deployed(run))
-            title += f" (ONNX Runtime, batch {timing.batch}, {_plural(timing.threads, 'thread')}, {timing.device})"
+            title += f" (ONNX Runtime, batch {timing.batch}, {counted(timing.threads, 'thread')}, {timing.device})"
         shown.append({"key": name, "title": title, "unit": unit, "direction": direction, "accuracy": False})
     return shown
 
@@ -71,10 +72,6 @@ def _deployed(run: RunReport) -> list[Timing]:
     return [timing for timing in run.timings if timing.runtime == "onnx"]
 
 
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def limits(run: RunReport) -> list[dict[str, Any]]:
     """The costs that a reader can put a limit on, with the steps of each from the tightest to the loosest."""
     hidden = {"latency_spread"} | ({"latency"} if _deployed(run) else set())
@@ -89,7 +86,7 @@ def limits(run: RunReport) -> list[dict[str, Any]]:
         note = ""
         if name == "deployed_latency":
             timing = _deployed(run)[0]
-            note = f"batch {timing.batch}, {_plural(timing.threads, 'thread')}"
+            note = f"batch {timing.batch}, {counted(timing.threads, 'thread')}"
         sliders.append(
             {
                 "key": name,

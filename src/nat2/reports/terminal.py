@@ -19,6 +19,7 @@ from nat2.runs.folder import RunFolder
 from nat2.runs.results import Result, chance_warning, guessing, picks, table
 from nat2.runs.rounding import milliseconds, rounded
 from nat2.space.arch import Arch
+from nat2.wording import counted
 
 _SHOWN = 12  # networks of a front
 
@@ -56,8 +57,7 @@ def search_summary(front: Sequence[Evaluation[Arch]], folder: RunFolder) -> list
         )  # fmt: skip
     beaten = "by accuracy on validation images, before fine-tuning"
     shown.caption = (
-        f"{min(len(ordered), len(ordered[::step]))} of {len(ordered)} networks that no other beats, {beaten}; "
-        "±: standard error"
+        f"{len(ordered[::step])} of {counted(len(ordered), 'network')} that no other beats, {beaten}; ±: standard error"
     )
     best = max(found.values(), key=lambda accuracy: accuracy.share)
     warning = f"no network beats chance by its standard error: {guessing(best, 'validation')}"
