@@ -48,6 +48,14 @@ def test_splits_as_keras_names_them(tmp_path: Path) -> None:
     assert name_of(str(path)) == "my"
 
 
+def test_two_unicode_forms_of_a_name_are_one_class(tmp_path: Path) -> None:
+    names = np.array(["caf\N{LATIN SMALL LETTER E WITH ACUTE}", "cafe\N{COMBINING ACUTE ACCENT}", "bar"] * 4)
+    path = write(tmp_path / "a.npz", images=pixels(12, 8, 8), labels=names)
+    source = open_npz(path).read(8)
+    assert source.classes == ("bar", names[0])
+    assert source.labels["all"].tolist() == [1, 1, 0] * 4
+
+
 def test_names_are_labels_too(tmp_path: Path) -> None:
     path = write(tmp_path / "n.npz", images=pixels(4, 5, 5), labels=np.array(["dog", "cat", "dog", "cat"]))
     source = open_npz(path).read(5)

@@ -26,6 +26,7 @@ def encoded(kind: str) -> bytes:
 
 PNG = encoded("PNG")
 HEIC = base64.b64decode("AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZg==")  # the head of a photograph of a telephone
+OTHERS = {".heic": HEIC, ".txt": b"no image", ".xml": b"<a/>", ".pdf": b"%PDF-1.7", ".zip": b"PK", ".npz": b"PK"}
 
 
 def tree(root: Path, *paths: str) -> Path:
@@ -34,10 +35,7 @@ def tree(root: Path, *paths: str) -> Path:
         place = root / path
         (place if path.endswith("/") else place.parent).mkdir(parents=True, exist_ok=True)
         if not path.endswith("/"):
-            suffix = place.suffix.lower()
-            place.write_bytes(
-                {".heic": HEIC, ".txt": b"no image", ".xml": b"<a/>", ".pdf": b"%PDF-1.7"}.get(suffix, PNG)
-            )
+            place.write_bytes(OTHERS.get(place.suffix.lower(), PNG))
     return root
 
 
@@ -117,6 +115,10 @@ READ = {
     "an images folder in each class": (many("cat/images dog/images"), {"all": ONE}, ""),
     "images beside the classes": ([*many("cat dog"), "1.png", "2.png"], {"all": ONE}, "2 images beside the folders in"),
     "images beside the classes of a split": ([*pets("train"), "train/1.png"], {"train": ONE}, "1 image beside the"),
+    "a folder of other files": ([*many("cat dog"), "bird/all.zip"], {"all": ONE}, "no classes: bird/ (1 .zip)"),
+    "a group beside a class": (
+        many("pet/cat pet/dog owl"), {"all": {"owl": 1, "pet": 2}}, "hold only further folders, which are read as part",
+    ),
     "an empty folder": ([*many("cat dog"), "bird/", "fish/deep/"], {"all": ONE}, "no classes: bird/, fish/"),
     "an empty class in every split": (
         [*pets("train", "test"), "train/owl/", "test/owl/"], {"train": ONE, "test": ONE}, "no classes: test/owl/, ",
@@ -164,13 +166,32 @@ REFUSED = {
         [*pets("train", "test"), *many("test/owl"), "train/owl/"], "differ in owl; add training images of owl",
     ),
     "capitals": ([*pets("train"), *many("test/Cat test/dog")], r"differ in Cat, cat; 'Cat' and 'cat' differ only in"),
-    "a space": ([*pets("train"), *many("test/dog"), "test/cat /1.png"], r"'cat' and 'cat ' differ only in case or"),
-    "archives only": (["cat.zip.txt", "dog.txt"], r"no images found in .*; it holds 2 .txt files"),
+    "a space": ([*pets("train"), *many("test/dog"), "test/cat /1.png"], r"'cat' and 'cat ' differ only in case, "),
+    "an underscore": (
+        [*many("train/hot_dog train/owl test/owl"), "test/hot dog/1.png"], "'hot dog' and 'hot_dog' differ only in",
+    ),
+    "archives only": (["cat.zip.txt", "dog.txt"], r"no images found in .*; it holds other files \(2 .txt\)\."),
+    "arrays": (["digits.npz"], r"it holds other files \(1 .npz\)\. To read a .npz file, name the file itself"),
+    "splits in one of two folders": (
+        [*pets("images/train", "images/val"), *many("masks")],
+        r"holds images/ with the splits train, val in it, and also masks without splits: if images/ is the data set, "
+        r"give .*data/images or move masks out of data; if all are classes, put the same splits into each",
+    ),
+    "splits in some classes": (many("cat/train cat/test dog"), "cat/ with the splits test, train in it, and also dog"),
+    "classes with a split each": (
+        many("cat_train cat_test dog_train dog_test"),
+        r"a split twice \(cat_test, dog_test\); if these are classes of the split, move them into one folder "
+        r"\(test/cat/, test/dog/\), and the other splits likewise",
+    ),
     "a class of telephones": (
         [*many("cat dog", 2), "bird/1.HEIC", "bird/2.heic"], r"bird \(2 HEIC\); install the extra for HEIC.*nat2\[heic",
     ),
     "a class of telephones in one split": (
         [*pets("train", "test"), "train/owl/1.png", "test/owl/1.heic"], r"would be lost: owl in test/ \(1 HEIC\)",
+    ),
+    "a class on another machine": (
+        [*many("cat dog"), "owl/.1.jpg.icloud", "owl/.2.jpg.icloud"],
+        r"owl \(2 iCloud placeholders\); download the files from iCloud .*, or move the folder out",
     ),
     "a class of documents": ([*many("cat dog"), "bird/1.pdf"], r"bird \(1 PDF\); convert.* or move the folder out of"),
 }  # fmt: skip
@@ -220,7 +241,7 @@ def test_names_of_splits(names: list[str], expected: dict[str, str]) -> None:
 
 LEFT_FOLDERS = (
     "@eaDir", "#recycle", "@Recycle", "@tmp", "@Recently-Snapshot", ".thumbnails", ".@__thumb", "__MACOSX",
-    "lost+found",
+    "lost+found", "_gsdata_", "@SynoEAStream",
     "$RECYCLE.BIN", "$Recycle.Bin", "System Volume Information", ".ipynb_checkpoints", "__pycache__", ".git",
     ".AppleDouble", ".Trash-1000", ".Trashes", ".Spotlight-V100", "#snapshot", "~snapshot", "FOUND.000", "RECYCLER",
 )  # fmt: skip
@@ -355,7 +376,7 @@ def test_other_files_are_no_images(content: bytes, tmp_path: Path) -> None:
 def test_an_image_extension_without_an_image_is_a_bad_image(tmp_path: Path) -> None:
     tree(tmp_path, *many("cat dog"))
     (tmp_path / "cat" / "page.jpg").write_bytes(b"<!DOCTYPE html>")
-    with pytest.raises(DataError, match=r"(?s)1 images cannot be read.*cat/page\.jpg"):
+    with pytest.raises(DataError, match=r"(?s)1 image cannot be read.*cat/page\.jpg"):
         folder(tmp_path, side=4)
 
 
@@ -376,6 +397,37 @@ def test_a_telephone_s_photograph_with_another_name_is_named(tmp_path: Path, mon
         folder(tmp_path, side=4)
 
 
+UNREADABLE = {
+    "empty.jpg": (b"", "the file is empty"),
+    "page.jpg": (b"\n<!DOCTYPE HTML><html>404</html>", "its content is a web page; download the image again"),
+    "noise.png": (b"noise", "its content is no image in a known format"),
+    "cut.png": (PNG[:50], "image file is truncated"),
+    "bands.tif": (b"II*\0" + bytes(40), "Pillow does not read this kind of TIFF; convert it to TIFF with 1 band"),
+    "pointer.jpg": (b"version https://git-lfs.github.com/spec/v1\n", "fetch the files that the pointers stand for"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_why_an_image_cannot_be_read_is_said_in_words(name: str, tmp_path: Path) -> None:
+    content, reason = UNREADABLE[name]
+    tree(tmp_path, *many("cat dog"))
+    (tmp_path / "cat" / name).write_bytes(content)
+    with pytest.raises(DataError) as told:
+        folder(tmp_path, side=4)
+    (line,) = [line for line in str(told.value).splitlines() if name in line]
+    assert line.startswith(f"  cat/{name}: ")
+    assert reason in line
+    assert "Error" not in line
+
+
+def test_broken_links_are_counted_with_a_way_out(tmp_path: Path) -> None:
+    tree(tmp_path, *many("cat dog"), "owl/")
+    for number in range(2):
+        (tmp_path / "owl" / f"{number}.png").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"lost: owl \(2 broken links\); repair or delete the links, or move"):
+        list_folder(tmp_path)
+
+
 LOST = {
     "IMG_1.HEIC": (HEIC, "HEIC"),
     "IMG_2": (HEIC, "HEIC"),
@@ -392,6 +444,8 @@ LOST = {
     "h": (bytes(128) + b"DICM", "DICOM"),
     "i.jxl": (b"\xff\x0a", "JPEG XL"),
     "j.npy": (b"\x93NUMPY", "NumPy array"),
+    "k.nii.gz": (b"\x1f\x8b", "medical volume"),
+    "l": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n", "Git LFS pointer"),
 }
 
 
@@ -417,7 +471,9 @@ def test_photographs_of_telephones_are_read_if_the_extra_is_installed(tmp_path: 
     assert len(source.labels["all"]) == 6
     assert source.notes == ()
     (tmp_path / "cat" / "3.HEIC").write_bytes(HEIC)
-    with pytest.raises(DataError, match=r"1 images cannot be read.*\n.*cat/3\.HEIC"):
+    with pytest.raises(
+        DataError, match=r"1 image cannot be read; replace or delete it, or leave it out.*\n.*cat/3\.HEIC"
+    ):
         folder(tmp_path, side=16)
 
 
@@ -441,9 +497,12 @@ def test_splits_may_spell_a_class_in_two_unicode_forms(path: str, tmp_path: Path
     assert "read as one class: café" in listing.notes[-1]
 
 
-@pytest.mark.parametrize("pair", [("Cat", "cat"), ("cat", "cat "), ("hot dog", "hot  dog"), ("cat", "cat\u200b")])
+@pytest.mark.parametrize(
+    "pair",
+    [("Cat", "cat"), ("cat", "cat "), ("polar bear", "polar_bear"), ("hot dog", "hot  dog"), ("cat", "cat\u200b")],
+)
 def test_names_that_look_the_same_are_told(pair: tuple[str, str], tmp_path: Path) -> None:
     listing = list_folder(tree(tmp_path, *(f"{name}/1.png" for name in (*pair, "owl"))))
     assert set(listing.classes) == {*pair, "owl"}
-    assert "differ only in case or spaces are read as different classes" in listing.notes[0]
+    assert "differ only in case, spaces or underscores are read as different classes" in listing.notes[0]
     assert repr(pair[1]) in listing.notes[0]

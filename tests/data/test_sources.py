@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
+from nat2.data import sources
 from nat2.data.dataset import open_source, read_dataset
 from nat2.data.decode import decode
 from nat2.data.listing import list_folder
-from nat2.data.sources import digits, folder
+from nat2.data.sources import digits, folder, read_listing
 from nat2.data.stream import StreamedPixels
 from nat2.data.transform import shuffled_batches
 from nat2.errors import DataError
@@ -121,6 +124,24 @@ def test_images_are_turned_upright(tmp_path: Path) -> None:
         assert (decode(image, 8)[:, -1] == 255).all()
 
 
+def test_reading_stops_soon_when_it_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path, {"a": 100, "b": 100})
+    decoded = []
+
+    def slow(path: Path, side: int) -> NDArray[np.uint8]:
+        decoded.append(path)
+        time.sleep(0.01)
+        return np.zeros((side, side, 1), dtype=np.uint8)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sources, "read_square", slow)
+    with pytest.raises(KeyboardInterrupt):
+        read_listing(list_folder(tmp_path), side=4, tick=interrupt)
+    assert len(decoded) < 100
+
+
 def test_bad_images_are_all_named_or_left_out(tmp_path: Path) -> None:
     write_images(tmp_path, {"a": 5, "b": 5})
     (tmp_path / "a" / "0.png").write_bytes(b"")
@@ -130,7 +151,7 @@ def test_bad_images_are_all_named_or_left_out(tmp_path: Path) -> None:
         folder(tmp_path, side=16)
     source = folder(tmp_path, side=16, skip_bad_images=True)
     assert len(source.labels["all"]) == 8
-    assert source.notes[0].startswith("2 images cannot be read and are left out: a/0.png")
+    assert source.notes[0].startswith("2 images cannot be read, left out: a/0.png")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import functools
 import io
 import pickle
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ from nat2.data.depth import DeepImage, Pixels, channels_of, joined
 from nat2.data.sources import Opened, Source, fits, numbered
 from nat2.environment import available_cores
 from nat2.errors import DataError
+from nat2.wording import counted
 
 _SPLITS = ("train", "val", "test")
 _CIFAR = {
@@ -72,7 +74,10 @@ def open_npz(path: Path, *, memory: float | None = None) -> Opened:
         images[split] = _checked_images(path, x, arrays[x])
         labels[split] = arrays[y].reshape(-1)
         if len(images[split]) != len(labels[split]):
-            raise DataError(f"{path}: {len(images[split])} images in `{x}`, {len(labels[split])} labels in `{y}`")
+            raise DataError(
+                f"{path}: `{y}` must hold a label for each image of `{x}`; got {counted(len(labels[split]), 'label')} "
+                f"for {counted(len(images[split]), 'image')}"
+            )
     numbers, classes = _numbered(path, labels, arrays.get("classes"))
     first = next(iter(images.values()))
     if len({part.dtype for part in images.values()}) > 1:
@@ -142,7 +147,10 @@ def _python(path: Path, read: Callable[[str], bytes | None]) -> _Parts:
             labels[split] = np.concatenate([np.asarray(part[key], dtype=np.int64) for part in parts])
             images[split] = _as_images(np.concatenate([_pixels_of(part["data"]) for part in parts]))
             if len(labels[split]) != len(images[split]):
-                raise ValueError(f"{len(images[split])} images and {len(labels[split])} labels in {split} do not fit")
+                raise ValueError(
+                    f"{counted(len(images[split]), 'image')} and {counted(len(labels[split]), 'label')} in {split} "
+                    "do not fit"
+                )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is {name} but damaged ({error}); extract or download it again") from error
     return name, images, labels, classes
@@ -254,8 +262,10 @@ def _numbered(
     """Labels as numbers from 0, and the classes' names."""
     every = np.unique(np.concatenate(list(labels.values())))
     if every.dtype.kind in "US":
-        classes = tuple(map(_text, every))
-        return {split: np.searchsorted(every, values) for split, values in labels.items()}, classes
+        spelled = [unicodedata.normalize("NFC", _text(name)) for name in every]
+        classes = tuple(sorted(set(spelled)))
+        number = np.array([classes.index(name) for name in spelled])  # two Unicode forms of a name are one class
+        return {split: number[np.searchsorted(every, values)] for split, values in labels.items()}, classes
     if every.dtype.kind not in "iu":
         raise DataError(f"{path}: labels must be whole numbers or names; got {every.dtype}")
     classes = tuple(map(_text, every if names is None else names.reshape(-1)))

@@ -23,11 +23,12 @@ _UNKNOWN = 1e30  # what is beyond stands for a missing value
 _FOREIGN = "B" if sys.byteorder == "little" else "L"
 _LOWER_BYTES = {
     f"{bands};16{order}": f"{bands};16{other}"
-    for bands in ("RGB", "RGBA")
+    for bands in ("RGB", "RGBX", "RGBA")
     for order, other in (("B", "L"), ("L", "B"), ("N", _FOREIGN))
 }
 """Pillow keeps the upper byte of 16-bit colours; read in the other byte order, that is the lower one."""
-_SAMPLE_FORMAT, _UNSIGNED, _BITS = 339, 1, 258  # TIFF tags
+_SAMPLE_FORMAT, _UNSIGNED, _BITS, _EXTRA_SAMPLES, _NO_DATA = 339, 1, 258, 338, 42113  # TIFF tags; the last is GDAL's
+_ALPHA = (1, 2)  # among the extra samples
 
 
 def read_square(
@@ -122,7 +123,8 @@ def square_of(values: NDArray[np.generic], side: int, *, opacity: NDArray[np.flo
         resized = _fitted(known, side)
         return DeepImage(resized, sketch(resized, low, high))
     resized, clear = _fitted(known * opacity, side), _fitted(1 - opacity, side)
-    return DeepImage(resized, sketch(resized[clear[..., 0] <= 0], low, high), clear)
+    opaque = resized[clear[..., 0] <= 0]
+    return DeepImage(resized, sketch(opaque if opaque.size else given[seen], low, high), clear)
 
 
 def _opened(source: Path | bytes) -> Image.Image:
@@ -143,6 +145,10 @@ def _raw_mode(image: Image.Image) -> str:
 def _deep_square(source: Path | bytes, image: Image.Image, side: int, grey: bool | None) -> DeepImage:
     values = _stored(source, image)
     opacity, transparent = None, image.info.get("transparency")
+    if isinstance(image, TiffImageFile):
+        values = _without_missing(values, image.tag_v2.get(_NO_DATA))
+        if values.shape[2] == 4 and image.tag_v2.get(_EXTRA_SAMPLES, (0,))[0] not in _ALPHA:  # infrared, for example
+            values = values[..., :3]
     if values.shape[2] in (2, 4):
         values, opacity = values[..., :-1], (values[..., -1:] / 65535).astype(np.float32)
     elif transparent is not None and values.shape[2] == np.size(transparent):
@@ -150,6 +156,15 @@ def _deep_square(source: Path | bytes, image: Image.Image, side: int, grey: bool
     if grey and values.shape[2] == 3:
         values = (values @ _LUMA)[..., None]
     return square_of(values, side, opacity=opacity)
+
+
+def _without_missing(values: NDArray[Any], marker: object) -> NDArray[Any]:
+    """The values, those that a file declares to be missing as NaN."""
+    try:
+        missing = values == float(str(marker).strip(" \0"))
+    except ValueError:  # no marker, or none that is a number
+        return values
+    return np.where(missing, np.float32(np.nan), values) if missing.any() else values
 
 
 def _stored(source: Path | bytes, image: Image.Image) -> NDArray[Any]:

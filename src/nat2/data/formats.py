@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from PIL import Image, features
+from PIL import Image, UnidentifiedImageError, features
 
 
 def _register_heif() -> bool:
@@ -48,7 +48,12 @@ _UNREADABLE = {
     "OpenEXR": ".exr",
     "Radiance HDR": ".hdr",
     "XCF": ".xcf",
+    "JPEG XR": ".jxr .wdp .hdp",
+    "Windows metafile": ".wmf .emf",
+    "medical volume": ".nii .nii.gz .nrrd .mha .mhd",
+    "microscope image": ".czi .lif .nd2 .oib .oif .vsi",
     "NumPy array": ".npy",
+    "iCloud placeholder": ".icloud",
 }
 _UNREADABLE_EXTENSIONS = {suffix: name for name, suffixes in _UNREADABLE.items() for suffix in suffixes.split()}
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
@@ -66,13 +71,14 @@ _SIGNATURES = (
     (b"#?RADIANCE", "Radiance HDR"),
     (b"gimp xcf", "XCF"),
     (b"\x93NUMPY", "NumPy array"),
+    (b"version https://git-lfs", "Git LFS pointer"),
 )
 _HEAD = 132  # bytes; DICOM has its signature behind 128
 
 
 def is_image(path: Path) -> bool:
     """Whether a file is an image that can be read, by its extension or else by its content."""
-    suffix = path.suffix.lower()
+    suffix = _suffix(path)
     if suffix in EXTENSIONS:
         return True
     if suffix in _UNREADABLE_EXTENSIONS:  # Pillow would take the small preview of a RAW file for the image
@@ -103,7 +109,45 @@ def unreadable_format(path: Path) -> str:
             head = file.read(_HEAD)
     except OSError:
         head = b""
-    return _format_of(head) or _UNREADABLE_EXTENSIONS.get(path.suffix.lower(), "")
+    return _format_of(head) or _UNREADABLE_EXTENSIONS.get(_suffix(path), "")
+
+
+def _suffix(path: Path) -> str:
+    return ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
+
+
+def why_unreadable(path: Path | None, error: Exception) -> str:
+    """Why an image cannot be read, in words, without its name.
+
+    Args:
+        path: The file; None if the image comes from elsewhere.
+        error: What reading it raised.
+    """
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if path is not None and (unreadable := unreadable_format(path)):
+        article = {True: "an ", False: "a "}[unreadable[0].lower() in "aeiou"] if unreadable[-1].islower() else ""
+        return f"its content is {article}{unreadable}; {way_out([unreadable])}"
+    if isinstance(error, UnidentifiedImageError):
+        return "its content is no image in a known format" if path is None else _not_an_image(path)
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _not_an_image(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(_HEAD).lstrip().lower()
+    if not head:
+        return "the file is empty"
+    if head.startswith((b"<!doctype html", b"<html")):
+        return "its content is a web page; download the image again"
+    if head.startswith((b"ii*\0", b"mm\0*", b"ii+\0", b"mm\0+")):
+        return (
+            "Pillow does not read this kind of TIFF; convert it to TIFF with 1 band of at most 32 bits, or with 3 of 8 "
+            "or 16 bits"
+        )
+    return "its content is no image in a known format"
 
 
 def _format_of(head: bytes) -> str:
@@ -120,14 +164,22 @@ def _format_of(head: bytes) -> str:
     return next((name for signature, name in _SIGNATURES if head.startswith(signature)), "")
 
 
+_OTHER_WAYS = {
+    "video": "save frames of the videos as images",
+    "Git LFS pointer": "fetch the files that the pointers stand for (git lfs pull)",
+    "iCloud placeholder": "download the files from iCloud (in the Finder: Download Now)",
+    "broken link": "repair or delete the links",
+}
+
+
 def way_out(formats: Iterable[str]) -> str:
     """How files in formats that cannot be read become usable."""
     found = set(formats)
     ways = ["install the extra for HEIC (pip install 'nat2[heic]')"] if "HEIC" in found else []
     ways += ["install a newer Pillow for AVIF (pip install -U Pillow)"] if "AVIF" in found else []
-    ways += ["save frames of the videos as images"] if "video" in found else []
-    if found - {"HEIC", "AVIF", "video"}:
+    ways += [way for kind, way in _OTHER_WAYS.items() if kind in found]
+    if found - {"HEIC", "AVIF", *_OTHER_WAYS}:
         ways.append("convert the files to PNG or JPEG")
-    elif ways and "video" not in found:
+    elif ways and not found & _OTHER_WAYS.keys():
         ways[-1] += " or convert the files to JPEG"
     return ", ".join(ways)

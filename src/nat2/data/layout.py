@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nat2.data.walk import Contents, Folder
 from nat2.errors import DataError
+from nat2.wording import counted
 
 _WORDS = {
     "train": ("train", "training", "trn", "trainval"),
@@ -129,10 +131,15 @@ def _by_split(base: Folder, named: Mapping[str, str], others: Sequence[Folder]) 
 
 
 def _split_twice(base: Folder, first: Folder, second: Folder) -> DataError:
-    return DataError(
-        f"{base.path} holds a split twice ({first.name}, {second.name}); keep one folder of each split, or move the "
-        "images of one into the other"
-    )
+    problem = f"{base.path} holds a split twice ({first.name}, {second.name})"
+    if first.own.pictures and second.own.pictures:
+        rest = [" ".join(_parsed(each.name)[1]) or each.name for each in (first, second)]
+        split = _parsed(first.name)[0]
+        return DataError(
+            f"{problem}; if these are classes of the split, move them into one folder ({split}/{rest[0]}/, "
+            f"{split}/{rest[1]}/), and the other splits likewise"
+        )
+    return DataError(f"{problem}; keep one folder of each split, or move the images of one into the other")
 
 
 def _with_splits(base: Folder, found: _Found, others: list[Folder]) -> Layout:
@@ -241,6 +248,10 @@ def _without_splits(base: Folder, classes: list[Folder]) -> Layout:
     only_folders = bool(classes) and not any(each.own.pictures for each in classes)
     if only_folders and all(splits_of(names).keys() == set(names) for names in inner.values()):
         return _by_class(classes)
+    _refuse_splits_in_some(base, classes, inner)
+    grouped = [f"{each.name}/ ({shown(inner[each.name], 3)})" for each in classes if _is_group(each)]
+    if grouped and not only_folders:
+        return Layout({"all": _named(classes)}, (_told_groups(grouped),))
     if len(classes) < 2 or not only_folders:
         return Layout({"all": _named(classes)})
     names = [each.name for each in classes]
@@ -257,14 +268,38 @@ def _without_splits(base: Folder, classes: list[Folder]) -> Layout:
             f"{shown(same)} are the classes, rename {shown(names)} to train, val and test, or merge them"
         )
         return Layout({"all": _named(classes)}, (note,))
-    deep = [f"{name}/ ({shown(below, 3)})" for name, below in inner.items() if len(below) > 1]
-    if len(deep) == len(classes):
-        note = (
-            f"class folders hold only further folders, which are read as parts of the class: {shown(deep, 3)}; if the "
-            "classes are those within, move them up"
-        )
-        return Layout({"all": _named(classes)}, (note,))
-    return Layout({"all": _named(classes)})
+    return Layout({"all": _named(classes)}, (_told_groups(grouped),) if len(grouped) == len(classes) else ())
+
+
+def _is_group(folder: Folder) -> bool:
+    """Whether a folder holds several folders with pictures and none itself: a group of classes, or a class in parts."""
+    return not folder.own.pictures and len(folder.inner) > 1
+
+
+def _told_groups(grouped: Sequence[str]) -> str:
+    return (
+        f"class folders hold only further folders, which are read as parts of the class: {shown(grouped, 3)}; if the "
+        "classes are those within, move them up"
+    )
+
+
+def _refuse_splits_in_some(base: Folder, classes: list[Folder], inner: Mapping[str, list[str]]) -> None:
+    """Refuse folders beside each other of which only some hold splits."""
+    divided = [
+        each
+        for each in classes
+        if _is_group(each)
+        and splits_of(inner[each.name], within=each.name).keys() == set(inner[each.name])
+        and "train" in splits_of(inner[each.name], within=each.name).values()
+    ]
+    if not divided or len(divided) == len(classes):
+        return
+    first, others = divided[0], [each.name for each in classes if each not in divided]
+    raise DataError(
+        f"{base.path} holds {first.name}/ with the splits {shown(inner[first.name])} in it, and also {shown(others)} "
+        f"without splits: if {first.name}/ is the data set, give {first.path} or move {shown(others)} out of "
+        f"{base.name}; if all are classes, put the same splits into each of them"
+    )
 
 
 def _by_class(classes: list[Folder]) -> Layout:
@@ -301,7 +336,8 @@ def _beside(root: Folder, layout: Layout) -> list[str]:
                 notes.append(f"{_count(folder.own)} beside the folders in {folder.name}/ have no class: left out")
             waiting += folder.folders
         elif not folder.contents.pictures:
-            empty.append(f"{_relative(folder, root)}/")
+            others = folder.contents.others
+            empty.append(f"{_relative(folder, root)}/{f' ({by_kind(others, 3)})' if others else ''}")
     if empty:
         notes.append(f"folders without images are no classes: {shown(empty, 10)}")
     return notes
@@ -316,8 +352,7 @@ def _left_out(folder: Folder) -> str:
 
 
 def _count(contents: Contents) -> str:
-    count = contents.pictures
-    return f"{count:,} image{'s' * (count != 1)}"
+    return counted(contents.pictures, "image")
 
 
 def _told(split: str) -> str:
@@ -326,6 +361,11 @@ def _told(split: str) -> str:
 
 def _relative(folder: Folder, root: Folder) -> Path:
     return folder.path.relative_to(root.path)
+
+
+def by_kind(counts: Counter[str], most: int = 8) -> str:
+    """Counts by kind, most first: ``3 .txt, 1 .csv``."""
+    return shown((f"{count:,} {kind or 'without extension'}" for kind, count in counts.most_common()), most)
 
 
 def shown(names: Iterable[str], most: int = _MOST_SHOWN) -> str:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nat2.data.formats import way_out
-from nat2.data.layout import Layout, lay_out, shown
+from nat2.data.layout import Layout, by_kind, lay_out, shown
 from nat2.data.walk import Contents, Folder, Skipped, together
 from nat2.errors import DataError
+from nat2.wording import counted
 
 Item = Path | Callable[[], bytes]
 """An image file, or how to get its content."""
@@ -128,7 +129,7 @@ def _check_lost(root: Path, found: _Found) -> None:
             if not contents.images:
                 lost += contents.lost
                 where = f"{name} in {split}/" if split != "all" else name
-                descriptions.append(f"{where} ({_counted(contents.lost)})")
+                descriptions.append(f"{where} ({_formats(contents.lost)})")
     if descriptions:
         raise DataError(
             f"{root}: none of the files of a class can be read, and it would be lost: {shown(descriptions)}; "
@@ -161,7 +162,9 @@ def _nothing(root: Folder) -> str:
             f"no images found in class folders: {root.path} holds {contents.pictures:,} images but no class folders. "
             f"Put each class's images in a folder of its own ({name}/cat/1.jpg, {name}/dog/1.jpg){others}"
         )
-    held = f"; it holds {_counted(contents.others)} files" if contents.others else ""
+    held = f"; it holds other files ({by_kind(contents.others)})" if contents.others else ""
+    if ".npz" in contents.others:
+        return f"no images found in {root.path}{held}. To read a .npz file, name the file itself with --data"
     return (
         f"no images found in {root.path}{held}. Put each class's images in a folder of its own ({name}/cat/1.jpg, "
         f"{name}/dog/1.jpg), and extract archives"
@@ -171,7 +174,7 @@ def _nothing(root: Folder) -> str:
 def _different(split: str, first: str, different: Sequence[str], held: set[str], classes: set[str]) -> str:
     alike = [each for each in _alike(different) if len(each) > 1]
     if alike:
-        fix = f"{' and '.join(map(repr, alike[0]))} differ only in case or spaces: give them the same name"
+        fix = f"{' and '.join(map(repr, alike[0]))} differ only in case, spaces or underscores: give them the same name"
     elif held > classes:
         fix = f"add training images of {shown(different)}, or delete the folder from {split}/"
     elif held < classes:
@@ -188,11 +191,12 @@ def _different(split: str, first: str, different: Sequence[str], held: set[str],
 
 
 def _alike(names: Iterable[str]) -> list[list[str]]:
-    """Names grouped by how they look: without case, spaces, and what cannot be seen."""
+    """Names grouped by how they look: without case, spaces, underscores and what cannot be seen."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
         plain = unicodedata.normalize("NFKC", name).casefold()
-        groups["".join(letter for letter in plain if unicodedata.category(letter)[0] not in "CZ")].append(name)
+        seen = (letter for letter in plain if letter != "_" and unicodedata.category(letter)[0] not in "CZ")
+        groups["".join(seen)].append(name)
     return list(groups.values())
 
 
@@ -212,8 +216,8 @@ def _spelling(layout: Layout) -> list[str]:
     alike = [" and ".join(map(repr, names)) for names in _alike(forms) if len(names) > 1]
     if alike:
         notes.append(
-            f"classes whose names differ only in case or spaces are read as different classes: {shown(alike)}; merge "
-            "their folders if they are the same"
+            "classes whose names differ only in case, spaces or underscores are read as different classes: "
+            f"{shown(alike)}; merge their folders if they are the same"
         )
     return notes
 
@@ -227,7 +231,7 @@ def _lost(found: _Found) -> list[str]:
             lost[name] += contents.lost
             pictures[name] += contents.pictures
     descriptions = [
-        f"{name} {each.total()} of {pictures[name]} ({_counted(each)})" for name, each in lost.items() if each
+        f"{name} {each.total()} of {pictures[name]} ({_formats(each)})" for name, each in lost.items() if each
     ]
     if not descriptions:
         return []
@@ -239,7 +243,7 @@ def _skipped(root: Path, skipped: Skipped, found: _Found) -> list[str]:
     """What else was left out."""
     notes = []
     if skipped.system:
-        notes.append(f"hidden and system files and folders are skipped: {_counted(skipped.system)}")
+        notes.append(f"hidden and system files and folders are skipped: {by_kind(skipped.system)}")
     if skipped.loops:
         paths = sorted(str(path.relative_to(root)) for path in skipped.loops)
         notes.append(f"links to folders that are read already are not followed: {shown(paths)}")
@@ -251,10 +255,11 @@ def _skipped(root: Path, skipped: Skipped, found: _Found) -> list[str]:
         for contents in held.values():
             others += contents.others
     if others:
-        notes.append(f"files that are no images are left out: {_counted(others)}")
+        notes.append(f"files that are no images are left out: {by_kind(others)}")
     return notes
 
 
-def _counted(counts: Counter[str]) -> str:
-    """Counts by kind, most first: ``3 .txt, 1 .csv``."""
-    return shown((f"{count:,} {kind or 'without extension'}" for kind, count in counts.most_common()), 8)
+def _formats(lost: Counter[str]) -> str:
+    """What is lost, by format: ``3 HEIC, 2 videos``."""
+    kinds = ((count, kind) for kind, count in lost.most_common())
+    return shown((counted(count, kind) if kind[-1].islower() else f"{count:,} {kind}" for count, kind in kinds), 8)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,11 +18,12 @@ from PIL import Image
 
 from nat2.data.decode import read_square
 from nat2.data.depth import DeepImage, Pixels, Sketch, UnscaledPixels, channels_of, joined
-from nat2.data.formats import unreadable_format, way_out
+from nat2.data.formats import why_unreadable
 from nat2.data.listing import Item, Listing, list_folder
 from nat2.data.stream import StreamedPixels
 from nat2.environment import available_cores
 from nat2.errors import DataError
+from nat2.wording import counted
 
 _CHUNK = 1024  # images that are decoded at a time
 
@@ -127,22 +129,23 @@ def read_listing(
     decoded = _decode(listing, side, keep=not stream, tick=tick)
     bad, deep = decoded.bad, sum(map(len, decoded.sketches.values()))
     if bad and not skip_bad_images:
+        them = "it" if len(bad) == 1 else "them"
         raise DataError(
-            f"{len(bad)} images cannot be read; repair or delete them, or leave them out with --skip-bad-images:\n  "
-            + "\n  ".join(bad)
+            f"{counted(len(bad), 'image')} cannot be read; replace or delete {them}, or leave {them} out with "
+            "--skip-bad-images:\n  " + "\n  ".join(bad)
         )
     if bad:
         _check_left(listing, decoded.good)
     notes = list(listing.notes)
     if bad:
         notes.append(
-            f"{len(bad)} images cannot be read and are left out: {', '.join(bad[:5])}" + "..." * (len(bad) > 5)
+            f"{counted(len(bad), 'image')} cannot be read, left out: {', '.join(bad[:5])}" + ", ..." * (len(bad) > 5)
         )
     count = sum(map(len, decoded.good.values()))
     if 0 < deep < count:
         notes.append(
-            f"{deep} of the {count} images are deeper than 8 bits: their values are scaled by the range of those among "
-            "the training images, while 8-bit images keep theirs"
+            f"{deep} of the {count} images {'is' if deep == 1 else 'are'} deeper than 8 bits: such values are scaled "
+            "by the range of those among the training images, while 8-bit images keep theirs"
         )
     if stream:
         notes.append("the images do not fit into --memory and are decoded when they are needed")
@@ -197,7 +200,7 @@ def _decode(listing: Listing, side: int, *, keep: bool, tick: Callable[[], objec
     images: dict[str, list[Pixels | DeepImage]] = {split: [] for split in listing.items}
     grey = True
     for split, items in listing.items.items():
-        with ThreadPoolExecutor(available_cores()) as pool:
+        with _workers() as pool:
             for first in range(0, len(items), _CHUNK):  # in parts, so that what is only checked is not kept
                 results = pool.map(lambda item: _try_decode(item[0], side), items[first : first + _CHUNK])
                 for number, result in enumerate(results, start=first):
@@ -212,6 +215,16 @@ def _decode(listing: Listing, side: int, *, keep: bool, tick: Callable[[], objec
                     if keep:
                         images[split].append(result)
     return _Decoded(bad, grey, good, sketches, images)
+
+
+@contextlib.contextmanager
+def _workers() -> Iterator[ThreadPoolExecutor]:
+    """Threads; what has not begun is dropped when the program is interrupted."""
+    pool = ThreadPoolExecutor(available_cores())
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _pixels(
@@ -258,10 +271,7 @@ def _try_decode(item: Item, side: int) -> Pixels | DeepImage | str:
     try:
         return read_square(item if isinstance(item, Path) else item(), side)
     except Exception as error:  # PIL raises almost anything on damaged files
-        unreadable = unreadable_format(item) if isinstance(item, Path) else ""
-        if unreadable:
-            return f"its content is {unreadable}; {way_out([unreadable])}"
-        return f"{type(error).__name__}: {error}".removeprefix("UnidentifiedImageError: ").splitlines()[0]
+        return why_unreadable(item if isinstance(item, Path) else None, error)
 
 
 def _median_side(listing: Listing) -> int:

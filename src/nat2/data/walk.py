@@ -18,12 +18,12 @@ _SYSTEM_FOLDERS = frozenset(
     [
         # NAS boxes: Synology, QNAP, NetApp
         "@eadir", "@tmp", "@recycle", "@recently-snapshot", "@sharebin", "@__thumb", "#recycle", "#snapshot",
-        "~snapshot",
+        "~snapshot", "@synoresource", "@synoeastream", "@appstore", "@appdata", "@apptemp", "@database", "@sharesnap",
         # Windows and macOS
         "$recycle.bin", "recycler", "system volume information", "$windows.~bt", "$windows.~ws", "dfsrprivate",
         "__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder", "ipod photo cache",
         # Linux and tools
-        "lost+found", "__pycache__", "node_modules", "_vti_cnf",
+        "lost+found", "__pycache__", "node_modules", "_vti_cnf", "_gsdata_",
     ]
 )  # fmt: skip
 _SYSTEM_FILES = frozenset(["thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "icon\r"])
@@ -36,7 +36,7 @@ def is_system(name: str, *, folder: bool) -> bool:
     Names that a class may have (``trash``, ``recycle``, ``cache``, ``thumbs``) are not among them.
     """
     if name.startswith("."):
-        return True
+        return folder or not name.lower().endswith(".icloud")  # which stands for a file that is not on this machine
     if folder:
         return name.lower() in _SYSTEM_FOLDERS or _SALVAGED.fullmatch(name) is not None
     return name.lower() in _SYSTEM_FILES
