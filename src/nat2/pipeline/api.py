@@ -21,7 +21,7 @@ from nat2.pipeline.context import RunContext
 from nat2.pipeline.evaluation import latency_of_ends, try_objectives
 from nat2.pipeline.finetune import finetune_networks, remeasure, select_networks
 from nat2.pipeline.prepare import prepare
-from nat2.pipeline.pretrained import remarks
+from nat2.pipeline.pretrained import recalled, remarks
 from nat2.pipeline.stages import (
     adapted,
     new_supernet,
@@ -155,7 +155,7 @@ def _start(
             "--fresh would discard the run again whenever torchrun starts its processes again; leave out --fresh or "
             "--max-restarts, or remove the run folder yourself"
         )
-    out = user_path(out or "", "--out")
+    out = user_path(out or ".", "--out")
     check_place(out)
     if out == Path():
         out = Path("runs") / name_of(config.data)
@@ -179,11 +179,11 @@ def _work(order: _Order) -> _Outcome:
                 "classes; choose another folder with --out"
             )
         progress.say(f"reading {config.data}")
-        given, began = config, time.monotonic()
+        begun = (out / "config.yaml").exists() and (not order.fresh or was_cleared(out, order.fresh))
+        given, began = recalled(config, out / "config.yaml") if begun else config, time.monotonic()
         config, dataset, macros = prepare(given, processes, progress=progress)
         reading = time.monotonic() - began
         # Whether weights to begin with are there and fit is known before the run folder is touched.
-        begun = (out / "config.yaml").exists() and (not order.fresh or was_cleared(out, order.fresh))
         notes: list[str] = []
         if config.pretrained and not begun:
             notes += remarks(given, config, dataset, macros)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
+import yaml
+
 from nat2.data.dataset import Dataset
-from nat2.errors import CheckpointError, ConfigError
+from nat2.errors import CheckpointError, ConfigError, Nat2Error
 from nat2.runs.config import DEFAULT_FAMILY, Family, RunConfig, parse_widths
 from nat2.space.macro import STAGES, Macro
 from nat2.supernet import SuperNetwork
 from nat2.supernet.checkpoint import load_pretrained
 from nat2.supernet.identify import Identity, identify
 from nat2.supernet.weights import Checkpoint, open_checkpoint
+from nat2.validation import user_path
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CLOSE = 0.02  # of a mean or standard deviation in 0..1: less is no other normalisation
@@ -71,6 +75,32 @@ def settle(config: RunConfig, sides: Sequence[int]) -> RunConfig:
 
 def _needed_files(files: int, widths: int) -> str:
     return f"--pretrained needs one file per width; got {files} for {widths} widths"
+
+
+def recalled(config: RunConfig, stored: Path) -> RunConfig:
+    """The configuration of a run that has begun, with what it took from files of weights that are gone since.
+
+    Args:
+        config: As given.
+        stored: The run's own configuration, a YAML file.
+    """
+    paths = [user_path(path, "--pretrained") for path in files_of(config)]
+    if all(path.exists() for path in paths):
+        return config
+    try:
+        held = yaml.safe_load(stored.read_text())
+        begun = RunConfig(**{name: held[name] for name in ("family", "width", "stem_stride", "pretrained")})
+    except (OSError, yaml.YAMLError, Nat2Error, KeyError, TypeError):  # told when the folder is claimed
+        return config
+    if {path.resolve() for path in paths} != {Path(path) for path in files_of(begun)}:
+        return config
+    return dataclasses.replace(
+        config,
+        family=begun.family if config.family == "auto" else config.family,
+        width=begun.width if config.width == "auto" else config.width,
+        stem_stride=config.stem_stride or begun.stem_stride,
+        pretrained=begun.pretrained,
+    )
 
 
 def files_of(config: RunConfig) -> list[str]:
