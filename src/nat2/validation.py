@@ -30,6 +30,8 @@ def user_path(path: str | os.PathLike[str], named: str) -> Path:
         ConfigError: it is a URL.
     """
     text = os.fspath(path)
+    if not text:
+        raise ConfigError(f"{named} must name a file or folder; got an empty text")
     url = _URL.match(text)
     if url:
         rest = text[url.end() :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from nat2.deploy.deployable import load
 from nat2.deploy.export import export
 from nat2.deploy.predict import Classifier, find_images, predict, read_as_trained
 from nat2.errors import CheckpointError, ConfigError, DataError
+from nat2.files import write_error
 from nat2.space import Arch, Macro
 from nat2.supernet import SuperNetwork, extract
 from tests.data.test_sources import write_images
@@ -259,7 +261,7 @@ def test_tables_and_documents_hold_every_image(
     assert f"{photos / 'cat' / 'bad.png'} cannot be read" in errors
     assert "13 images" in output
     assert "images/s" in output
-    assert "1 files that are no images" in output
+    assert "1 file of another kind" in output
     rows = list(csv.DictReader((tmp_path / "new" / "out.csv").read_text().splitlines()))
     document = json.loads((tmp_path / "out.json").read_text())
     assert len(rows) == len(document) == 13
@@ -309,6 +311,50 @@ def test_what_cannot_be_written_is_refused_at_once(
     assert (code, output) == (2, "")
     assert message in errors
     assert (photos / "cat" / "0.png").read_bytes() == before
+
+
+def test_a_file_that_cannot_be_written_at_the_end_loses_neither_the_other_nor_the_answers(
+    network: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(photos.parent)
+
+    def full(path: Path, rows: object) -> None:
+        raise write_error(path, OSError(errno.ENOSPC, "No space left on device"))
+
+    monkeypatch.setattr("nat2.deploy.answers.write_csv", full)
+    code, output, errors = run(capsys, "predict", network, "photos", "--csv", "a.csv", "--json", "a.json")
+    assert code == 2
+    assert "written: a.json" in output
+    assert "a.csv" not in output
+    assert errors == (
+        "nat2: a.csv cannot be written (No space left on device); name a file in another place with --csv\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predict"], "predict needs NETWORK, IMAGES; usage: nat2 predict NETWORK IMAGE [IMAGE ...]"),
+        (["predict", "runs"], "predict needs IMAGES; usage: nat2 predict NETWORK"),
+        (["predict", "", "photos"], "NETWORK must name a file or folder; got an empty text"),
+        (["latency"], "latency needs FOLDERS; usage: nat2 latency FOLDER"),
+        (["run", ""], "RUN must name a file or folder; got an empty text"),
+    ],
+)
+def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    code, _, errors = run(capsys, *words)
+    assert code == 2
+    assert message in errors
+
+
+def test_images_that_are_not_there_are_told_in_words(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "predict", network, "no.png")[2] == (
+        "nat2: no.png cannot be read as an image (there is no such file)\n"
+    )
+    assert "IMAGE must name a file or folder" in run(capsys, "predict", network, "")[2]
 
 
 # -- what is named is not a network, or not a run

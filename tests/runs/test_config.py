@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from nat2.cli import build_parser, main
+from nat2.cli import _expanded, _parsed, build_parser, main
 from nat2.data.settings import Augmentation
 from nat2.errors import ConfigError
 from nat2.runs.config import (
@@ -236,6 +236,13 @@ def test_yaml_is_read_as_people_write_it(text: str, name: str, value: str, tmp_p
     config = read_config(tmp_path / "s.yaml")
     assert getattr(config, name) == value
     assert (config.augmentation.policy, config.search.preprocess) == ("none", "none")
+
+
+@pytest.mark.parametrize("word", ["off", "no", "OFF", "none"])
+def test_flags_say_off_as_yaml_does(word: str) -> None:
+    words = _expanded(["run", "--augmentation.policy", word, f"--search.preprocess={word}", "--data", "off"])
+    given = _parsed(build_parser(), words).run
+    assert (given.augmentation.policy, given.search.preprocess, given.data) == ("none", "none", "off")
 
 
 def test_a_phase_names_its_setting() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import re
 import shlex
 import sys
 import time
@@ -20,7 +21,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from nat2 import __version__
 from nat2.cli.help_text import ABOUT, EXAMPLES
-from nat2.errors import ConfigError, Nat2Error
+from nat2.errors import ConfigError, DataError, Nat2Error
 from nat2.runs.config import PRESETS, Preset, RunConfig, flat
 from nat2.runs.yaml_config import in_words, plainly, read_document
 from nat2.validation import user_path
@@ -33,6 +34,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may hold what a terminal cannot show
+    goes_on = True
     try:
         words = _expanded(_underscored(sys.argv[1:] if arguments is None else arguments))
         continued = _continued(words)
@@ -40,18 +42,19 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         verb, chosen = given.subcommand, given[given.subcommand]
         if VERBS[verb].settings and chosen.run and chosen.run != words[1]:
             raise ConfigError(f"name the run directly after the verb: nat2 {verb} {shlex.quote(chosen.run)} [options]")
+        goes_on = VERBS[verb].settings and verb != "profile"
         VERBS[verb].work(chosen)
     except Nat2Error as error:
         _complain(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
-        _complain("interrupted; give the same command again to continue")
+        _complain(f"interrupted; give the same command again {'to continue' if goes_on else 'to start over'}")
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
     except OSError as error:
-        _complain(str(error))
+        _complain(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
         sys.exit(2)
     sys.exit(0)
 
@@ -233,11 +236,13 @@ def _export(given: Namespace) -> None:
 
 
 def _latency(given: Namespace) -> None:
+    from nat2.deploy.answers import check_target, written_to
     from nat2.deploy.latency import latency
     from nat2.files import write_csv
     from nat2.progress import Progress
     from nat2.reports.terminal import latency_table
 
+    check_target(given.csv, ".csv")
     measured = []
     with Progress() as progress:
         for each in latency(
@@ -247,10 +252,10 @@ def _latency(given: Namespace) -> None:
             threads=_numbers("--threads", given.threads),
         ):
             measured.append(each)
-        if given.csv:
-            write_csv(user_path(given.csv, "--csv"), [each.row() for each in measured])
         progress.show(latency_table(measured))
         if given.csv:
+            with written_to(given.csv, "--csv") as path:
+                write_csv(path, [each.row() for each in measured])
             progress.show(f"{'written':>18}: {given.csv}")
         first = next(
             (folder for folder in given.folders if not (user_path(folder, "FOLDER") / "networks").is_dir()), "NETWORK"
@@ -290,17 +295,15 @@ def _predict(given: Namespace) -> None:
                 shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in each.answers)
                 print(f"{each.image}: {shares}", flush=True)
     seconds = time.monotonic() - began
-    if given.csv:
-        answers.write_table(user_path(given.csv, "--csv"), predictions, top=given.top)
-    if given.json:
-        answers.write_document(user_path(given.json, "--json"), predictions)
+    written, problems = answers.write(predictions, csv=given.csv, json=given.json, top=given.top)
     for line in answers.summary(predictions, given.images, classifier.classes, seconds if targets else None, others):
         print(line)
-    for target in targets:
+    for target in written:
         print(f"{'written':>18}: {target}")
     bad = [each for each in predictions if each.error]
-    if bad:
-        raise refusal(bad)
+    problems += [str(refusal(bad))] if bad else []
+    if problems:
+        raise DataError("\n".join(problems))
 
 
 class _Verb(NamedTuple):
@@ -392,6 +395,12 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print usage and error and exit with 2."""
+        missing = re.search(r"arguments are required: (\w+)\.", message)
+        if missing and missing[1] in VERBS:  # the parser above would show its own usage
+            verb = missing[1]
+            names = ", ".join(each.partition(".")[2].upper() for each in message.rpartition(": ")[2].split(", "))
+            _complain(f"{verb} needs {names}; usage: nat2 {verb} {VERBS[verb].usage}")
+            sys.exit(2)
         super().error(_in_short(in_words(message)), ex)
 
 
@@ -416,14 +425,23 @@ def _underscored(words: list[str]) -> list[str]:
 
 
 def _expanded(words: list[str]) -> list[str]:
-    """``~`` in the paths of files of settings, which shells leave alone behind ``=``."""
+    """``~`` in the paths of files of settings, which shells leave alone behind ``=``; and `off` as `none`."""
     changed = list(words)
     for number, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name in _CHOICES_WITH_NONE and equals and value.lower() in _OFF:
+            changed[number] = f"{name}=none"
+        elif number and words[number - 1] in _CHOICES_WITH_NONE and word.lower() in _OFF:
+            changed[number] = "none"
         if word.startswith("--config="):
             changed[number] = f"--config={user_path(word.removeprefix('--config='), '--config')}"
         elif number and words[number - 1] == "--config":
             changed[number] = str(user_path(word, "--config"))
     return changed
+
+
+_CHOICES_WITH_NONE = ("--augmentation.policy", "--search.preprocess")
+_OFF = ("off", "no", "false")
 
 
 def _continued(words: list[str]) -> list[str]:

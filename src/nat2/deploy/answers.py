@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from nat2.errors import ConfigError, RunError
 from nat2.files import write_csv, write_json
 from nat2.progress import duration
 from nat2.validation import user_path
+from nat2.wording import counted
 
 
 def check_target(target: str, ending: str) -> None:
@@ -31,6 +33,45 @@ def check_target(target: str, ending: str) -> None:
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise RunError(f"--{ending[1:]} {path} cannot be written; name a file in a folder that can")
+
+
+@contextlib.contextmanager
+def written_to(target: str, flag: str) -> Iterator[Path]:
+    """The path of a file that is written meanwhile.
+
+    Raises:
+        RunError: it cannot be written, with the flag that names another.
+    """
+    path = user_path(target, flag)
+    try:
+        yield path
+    except RunError as error:
+        reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else ""
+        raise RunError(
+            f"{path} cannot be written ({reason or error}); name a file in another place with {flag}"
+        ) from error
+
+
+def write(predictions: Sequence[Prediction], *, csv: str, json: str, top: int) -> tuple[list[str], list[str]]:
+    """Write the files that are named; one that cannot be written does not keep the other from being.
+
+    Returns:
+        The files that are written, and what went wrong with the others.
+    """
+    written, problems = [], []
+    for target, flag in ((csv, "--csv"), (json, "--json")):
+        if not target:
+            continue
+        try:
+            with written_to(target, flag) as path:
+                if flag == "--csv":
+                    write_table(path, predictions, top=top)
+                else:
+                    write_document(path, predictions)
+            written.append(target)
+        except RunError as error:
+            problems.append(str(error))
+    return written, problems
 
 
 def write_table(path: Path, predictions: Iterable[Prediction], *, top: int) -> None:
@@ -79,13 +120,15 @@ def summary(
     lines = []
     if seconds is not None:
         count = len(predictions)
-        lines.append(("classified", f"{count:,} images in {duration(seconds)}, {count / seconds:,.0f} images/s"))
+        lines.append(
+            ("classified", f"{counted(count, 'image')} in {duration(seconds)}, {count / seconds:,.0f} images/s")
+        )
     share, readable = accuracy(predictions, given, classes), sum(not each.error for each in predictions)
     if share is not None:
         error = math.sqrt(share * (1 - share) / readable)
         lines.append(("accuracy", f"{100 * share:.1f} ± {100 * error:.1f} %, by the names of the images' folders"))
     if others:
-        lines.append(("left out", f"{others:,} files that are no images or cannot be read by their format"))
+        lines.append(("left out", f"{counted(others, 'file')} of another kind, or in a format that cannot be read"))
     return [f"{name:>18}: {text}" for name, text in lines]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nat2.data.decode import read_square
 from nat2.data.depth import SIXTEEN_BITS, DeepImage, Pixels, ValueRange
-from nat2.data.formats import way_out
+from nat2.data.formats import way_out, why_unreadable
 from nat2.data.transform import central, resize, scale
 from nat2.data.walk import Folder
 from nat2.deploy.anytime import OperatingPoint, threshold_for
@@ -109,7 +109,7 @@ class Classifier:
                 raise ValueError("a folder or a device")
             pixels = read_as_trained(path, self.inputs, grey=self.model.mean.shape[1] == 1)
         except Exception as error:  # Pillow raises almost anything on damaged files
-            return (str(error) or type(error).__name__).splitlines()[0]
+            return why_unreadable(path, error)
         batch = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None]
         return resize(scale(central(batch, self.inputs["center"])), self.inputs["resolution"])
 

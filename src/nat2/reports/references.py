@@ -36,7 +36,8 @@ def read_references(path: Path) -> tuple[Reference, ...]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, skipinitialspace=True, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"the references {path} cannot be read ({error}); name a CSV file") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"the references {path} cannot be read ({reason}); name a CSV file") from error
     columns = list(rows[0]) if rows else []
     if not {"name", "accuracy"} <= set(columns) or not set(columns) <= {"name", "accuracy", *COSTS}:
         shown = ", ".join(str(each or "an unnamed column") for each in columns) or "no rows"
