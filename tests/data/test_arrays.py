@@ -71,7 +71,7 @@ def test_names_are_labels_too(tmp_path: Path) -> None:
         ({"images": pixels(4, 5, 5)}, "no labels for them; add `labels`"),
         ({"images": pixels(4, 5, 5) * 1j, "labels": np.arange(4)}, "must hold numbers, .* got complex128"),
         ({"images": pixels(4, 3, 5, 5), "labels": np.arange(4)}, r"got \(4, 3, 5, 5\)"),
-        ({"images": pixels(4, 5, 5), "labels": np.arange(3)}, "4 images in `images`, 3 labels in `labels`"),
+        ({"images": pixels(4, 5, 5), "labels": np.arange(3)}, "for each image of `images`; got 3 labels for 4 images"),
         ({"images": pixels(4, 5, 5), "labels": np.arange(4) / 2}, "whole numbers or names; got float64"),
         ({"images": pixels(4, 5, 5), "labels": np.arange(4), "classes": np.array(["a", "b"])}, "lie in 0..1"),
         ({"images": pixels(4, 5, 5), "labels": np.zeros(4, int)}, "at least 2 classes"),
