@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nat2.deploy.anytime import NEVER, ExitLogits, confidence, curve, running_answers, threshold_for
+from nat2.deploy.anytime import NEVER, Answered, Operating, confidence, curve, running_answers, threshold_for
 from nat2.errors import ConfigError
 
 MACS = (10.0, 30.0, 60.0)
@@ -74,3 +75,50 @@ def test_a_cost_below_the_first_exit_is_refused() -> None:
         threshold_for(points, 9)
     with pytest.raises(ConfigError, match=r"no threshold has 9 MACs in the mean$"):
         threshold_for((), 9)
+
+
+def scaled(answers: Answered, factor: float) -> Answered:
+    """The same answers, given with more or less confidence."""
+    return Answered(answers.logits * factor, answers.labels)
+
+
+def test_thresholds_are_chosen_on_validation_images_alone() -> None:
+    """Whatever is said of the test images, the same operating points come of it."""
+    val = answered(1, 300)
+    curves = [curve(val, test, WEIGHTS, MACS) for test in (answered(2, 300), scaled(answered(2, 300), 9), answered(3))]
+    judged = [{(point.val_macs, point.val_accuracy): None for point in points} for points in curves]
+    assert [*judged[0]] == [*judged[1]] == [*judged[2]]
+    for points in curves:
+        for point in points:
+            assert (point.val_accuracy, point.val_macs) == val.at(point.threshold, WEIGHTS, MACS)
+
+
+def test_the_test_images_are_those_that_the_curve_reports() -> None:
+    val, test = answered(1, 300), scaled(answered(2, 300), 0.3)
+    for point in curve(val, test, WEIGHTS, MACS):
+        assert (point.test_accuracy, point.macs) == test.at(point.threshold, WEIGHTS, MACS)
+
+
+def test_thresholds_are_evenly_spread_over_how_sure_the_exits_before_the_last_are() -> None:
+    val = answered(1, 300)
+    sure = confidence(running_answers(val.logits, WEIGHTS))[:-1].double()
+    points = curve(val, answered(2, 300), WEIGHTS, MACS)
+    shares = [float((sure < point.threshold).double().mean()) for point in points[1:-1]]
+    assert shares == pytest.approx([number / 23 for number in range(24)][-len(shares) :], abs=2 / 600)
+    assert len(shares) >= 23
+
+
+def test_of_points_that_cost_the_same_one_is_kept() -> None:
+    """An exit that is never unsure: every threshold up to its confidence gives the same point."""
+    logits = torch.nn.functional.one_hot(torch.arange(40) % 4, 4).float().expand(3, 40, 4) * 100
+    points = curve(Answered(logits, torch.arange(40) % 4), Answered(logits, torch.arange(40) % 4), WEIGHTS, MACS)
+    assert [(point.macs, point.val_macs) for point in points] == [(10, 10), (60, 60)]
+
+
+def test_of_thresholds_that_are_as_accurate_the_cheapest_is_chosen() -> None:
+    def point(threshold: float, macs: float, accuracy: float) -> Operating:
+        # On test images it is the other way round: they decide nothing.
+        return Operating(threshold, macs=100 - macs, val_macs=macs, val_accuracy=accuracy, test_accuracy=1 - accuracy)
+
+    points = [point(0.1, 10, 0.5), point(0.2, 20, 0.7), point(0.3, 30, 0.7), point(0.4, 40, 0.9)]
+    assert [threshold_for(points, macs) for macs in (10, 19, 20, 39, 40, 99)] == [0.1, 0.1, 0.2, 0.2, 0.4, 0.4]

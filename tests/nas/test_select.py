@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nat2.nas import select
 from nat2.nas.select import (
     front_of,
     gaining_subset,
@@ -159,3 +160,85 @@ def test_the_front_of_a_budget_is_of_those_that_keep_it() -> None:
     rows = np.array([[0.1, 9.0], [0.2, 3.0], [0.3, 2.0], [0.4, 3.0]])
     assert front_of(rows, np.array([1.0, 0.0, 0.0, 0.0])).tolist() == [1, 2]
     assert front_of(rows, np.array([3.0, 2.0, 1.0, 1.0])).tolist() == [2]
+
+
+@given(st.integers(1, 12), st.integers(0, 2**32 - 1))
+def test_of_a_crowded_front_the_rows_with_the_nearest_neighbours_leave(leaving: int, seed: int) -> None:
+    """NSGA-II: the gaps to both neighbours, added over the objectives, as shares of each objective's range."""
+    costs = np.sort(np.random.default_rng(seed).random(20))
+    front = np.column_stack([costs, (1 - costs) ** 2])
+    spans = np.abs(front[2:] - front[:-2]) / (front.max(0) - front.min(0))
+    crowding = np.concatenate([[np.inf], spans.sum(1), [np.inf]])
+    expected = np.sort(np.argsort(-crowding)[: 20 - leaving])
+    assert survive(front, 20 - leaving).tolist() == expected.tolist()
+
+
+def test_survivors_of_three_objectives_are_spread_over_the_front() -> None:
+    """Ninety rows crowd around the middle of a plane, ten lie apart: survival by direction keeps those."""
+    generator = np.random.default_rng(0)
+    crowd = generator.dirichlet((300.0,) * 3, 90)
+    apart = np.concatenate([np.eye(3), generator.dirichlet((1.0,) * 3, 7)])
+    kept = survive(np.concatenate([crowd, apart]), 10)
+    assert (kept >= 90).sum() >= 7
+    assert {90, 91, 92} <= set(kept.tolist())
+
+
+def greedy(rows: np.ndarray, front: np.ndarray, count: int) -> list[int]:
+    """Each time the one that adds most, and every candidate is looked at."""
+    chosen: list[int] = []
+    for _ in range(count):
+        left = [index for index in range(len(rows)) if index not in chosen]
+        chosen.append(max(left, key=lambda index: gained(rows, front, np.array([*chosen, index]))))
+    return sorted(chosen)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 3), st.integers(1, 6))
+def test_candidates_that_are_not_looked_at_would_not_have_been_chosen(seed: int, dimensions: int, count: int) -> None:
+    generator = np.random.default_rng(seed)
+    rows, front = generator.random((12, dimensions)), generator.random((3, dimensions)) + 0.2
+    chosen, expected = (
+        gained(rows, front, np.array(each)) for each in (gaining_subset(rows, front, count), greedy(rows, front, count))
+    )
+    assert chosen == pytest.approx(expected)
+
+
+def test_most_candidates_are_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a candidate adds never grows, so what it added before bounds what it can add."""
+    measured: list[int] = []
+
+    class Counted(select.HV):  # type: ignore[misc]
+        def __call__(self, rows: np.ndarray) -> float:
+            measured.append(len(rows))
+            return float(super().__call__(rows))
+
+    monkeypatch.setattr(select, "HV", Counted)
+    gaining_subset(points(100, 2, 0), np.zeros((0, 2)), 10)
+    assert len(measured) < 10 * 100 / 3
+
+
+def test_an_end_of_the_front_is_worth_evaluating() -> None:
+    """The best in one objective gains something although it is the worst in another."""
+    front = np.array([[0.5, 0.5], [1.0, 0.0]])
+    assert gaining_subset(np.array([[0.49, 0.5], [0.0, 1.0]]), front, 1).tolist() == [1]
+    # An end is worth a tenth of the range in the objective in which it is the worst, and no more.
+    assert gaining_subset(np.array([[0.35, 0.5], [0.0, 1.0]]), front, 1).tolist() == [0]
+
+
+def test_the_first_candidates_of_an_empty_front_extend_it_most() -> None:
+    rows = np.array([[0.0, 1.0], [0.4, 0.4], [1.0, 0.0], [0.9, 0.9]])
+    empty = np.zeros((0, 2))
+    assert gaining_subset(rows, empty, 1).tolist() == [1]
+    assert gaining_subset(rows, empty, 3).tolist() == [0, 1, 2]
+    assert gaining_subset(rows, empty, 9).tolist() == [0, 1, 2, 3]
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(-5, 5), st.floats(0.01, 100))
+def test_units_decide_nothing(seed: int, shift: float, scale: float) -> None:
+    """Milliseconds or seconds, errors or accuracies lost: the same networks are chosen and preferred."""
+    generator = np.random.default_rng(seed)
+    rows, front = generator.random((8, 2)), generator.random((4, 2))
+    other = (rows * [1, scale] + [0, shift], front * [1, scale] + [0, shift])
+    assert gaining_subset(*other, 3).tolist() == gaining_subset(rows, front, 3).tolist()
+    assert spread_subset(*other, 3).tolist() == spread_subset(rows, front, 3).tolist()
+    ends = rows[non_dominated(rows)]
+    np.testing.assert_allclose(trade_offs(ends * [1, scale] + [0, shift]), trade_offs(ends), rtol=1e-6)

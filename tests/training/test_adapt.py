@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional as F
 
 from nat2.data.dataset import Split
 from nat2.errors import CheckpointError
 from nat2.space import SearchSpace
 from nat2.supernet import SuperNetwork, SuperNetworks, extract
 from nat2.supernet.static import channels_last
+from nat2.training import adapt as module
 from nat2.training.adapt import (
     Adaptation,
     estimate_distributions,
@@ -23,6 +27,8 @@ from nat2.training.adapt import (
 from nat2.training.distill import Teacher
 from nat2.training.settings import AdaptSettings
 from tests.training.conftest import MACRO, SPACE, context_of, kill_after, same_weights, weights_of
+from nat2.training.optimise import ElasticEpoch
+from tests.training.conftest import MACRO, PIPELINE, SPACE, kill_after, same_weights, weights_of
 
 
 def genomes(count: int = 200, seed: int = 0) -> np.ndarray:
@@ -181,3 +187,91 @@ def test_adaptation_draws_as_asked(tmp_path: Path, network: SuperNetwork, split:
     )
     task.advance(1, genomes(30))
     assert not same_weights(before, weights_of(network))
+
+
+@pytest.mark.parametrize("ratio", [0.25, 1.0, 4.0])
+def test_the_teacher_weighs_as_asked_and_both_losses_as_two(
+    tmp_path: Path, network: SuperNetwork, split: Split, monkeypatch: pytest.MonkeyPatch, ratio: float
+) -> None:
+    epoch = trained(network, split, tmp_path, monkeypatch, kd_ratio=ratio)
+    assert epoch.teacher is not None
+    logits, labels = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 4
+    hard = F.cross_entropy(logits, labels)
+    # A teacher that answers as the labels do: the sum is that of two losses whatever the ratio.
+    torch.testing.assert_close(epoch.loss(logits, labels, F.one_hot(labels, 4).float()), 2 * hard)
+    # One that knows nothing: the labels count 1 and its answer `ratio` of 1 + `ratio` parts; labels are not smoothed.
+    targets = torch.full((6, 4), 0.25)
+    soft = F.cross_entropy(logits, targets)
+    torch.testing.assert_close(epoch.loss(logits, labels, targets), 2 * (hard + ratio * soft) / (1 + ratio))
+
+
+def test_without_distillation_no_teacher_is_asked(
+    tmp_path: Path, network: SuperNetwork, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epoch = trained(network, split, tmp_path, monkeypatch, kd_ratio=0.0)
+    assert epoch.teacher is None
+    logits, labels = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 4
+    torch.testing.assert_close(epoch.loss(logits, labels, None), 2 * F.cross_entropy(logits, labels))
+
+
+def trained(
+    network: SuperNetwork, split: Split, folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any
+) -> ElasticEpoch:
+    """What an adaptation with these settings trains in its first epoch."""
+    return epochs_of(network, split, folder, monkeypatch, **changes)[0][0]
+
+
+def epochs_of(
+    network: SuperNetwork, split: Split, folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any
+) -> list[tuple[ElasticEpoch, dict[str, Any]]]:
+    """What each epoch of an adaptation over two generations is asked to train, and how; nothing is trained."""
+    asked: list[tuple[ElasticEpoch, dict[str, Any]]] = []
+    monkeypatch.setattr(module, "train_epoch", lambda n, o, epoch, **options: asked.append((epoch, options)))
+    settings = AdaptSettings(**{"epochs": 2, "batch_size": 16, "lr": 0.02, **changes})
+    task = Adaptation(
+        SuperNetworks([network]), SPACE, split, PIPELINE, Teacher(extract(network, SPACE.largest), "UNIF"), settings,
+        generations=2, state=folder / "s.safetensors", seed=7,
+    )  # fmt: skip
+    for generation in (1, 2):
+        task.advance(generation, genomes(20))
+    return asked
+
+
+def test_one_cosine_spans_the_whole_search(
+    tmp_path: Path, network: SuperNetwork, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = epochs_of(network, split, tmp_path, monkeypatch, warmup_epochs=1.0)
+    assert [options["first_step"] for _, options in asked] == [0, 6, 12, 18]
+    assert [options["purpose"] for _, options in asked] == [("adapt", epoch) for epoch in range(4)]
+    assert {options["seed"] for _, options in asked} == {7}
+    schedule = asked[0][1]["schedule"]
+    assert [schedule(step) for step in (0, 6, 15, 24)] == pytest.approx([1e-4, 0.02, 0.01, 0.0])
+    assert schedule(3) == pytest.approx((1e-4 + 0.02) / 2)
+
+
+def test_a_warm_up_takes_half_of_a_short_search_and_never_begins_above_the_learning_rate(
+    tmp_path: Path, network: SuperNetwork, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = epochs_of(network, split, tmp_path, monkeypatch, epochs=1, warmup_epochs=5.0, lr=1e-5)
+    schedule = asked[0][1]["schedule"]
+    assert [schedule(step) for step in range(7)] == pytest.approx([1e-5] * 7)
+    assert schedule(9) == pytest.approx(0.5e-5)
+
+
+def test_an_epoch_is_asked_for_as_the_settings_say(
+    tmp_path: Path, network: SuperNetwork, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epoch = trained(network, split, tmp_path, monkeypatch, subnets=3, clip=1.5, batch_size=500)
+    assert (epoch.subnets, epoch.clip, epoch.resolutions) == (3, 1.5, SPACE.resolutions)
+    assert epoch.batch_size == len(split)  # there are no more
+    assert epoch.sample(np.random.default_rng(0), 16, 0).resolution == 16
+
+
+def test_every_step_is_told_and_those_found_made_too(tmp_path: Path, network: SuperNetwork, split: Split) -> None:
+    told: list[int] = []
+    task = adaptation(network, split, tmp_path / "s.safetensors", tick=told.append)
+    task.advance(1, genomes())
+    assert [int(steps) for steps in told] == [0] + [1] * 12  # six steps an epoch
+    again: list[int] = []
+    adaptation(fresh_copy(network), split, tmp_path / "s.safetensors", tick=again.append).advance(1, genomes())
+    assert [int(steps) for steps in again] == [12]

@@ -6,9 +6,11 @@ import copy
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from nat2.data.dataset import Split
 from nat2.errors import ConfigError, RunError
@@ -185,3 +187,31 @@ def test_the_learning_rate_of_phase_two_falls_to_its_end_or_follows_phase_one(
     span = second if anneal else 4 * 9
     expected = [1e-8 + (1e-3 - 1e-8) * (1 + math.cos(math.pi * step / span)) / 2 for step in range(second)]
     assert rates[first:] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("smoothing", "ratio"), [(0.0, 0.0), (0.3, 0.0), (0.1, 2.5)])
+def test_labels_are_smoothed_and_the_teacher_weighs_as_asked_in_training_alone(
+    tmp_path: Path, several: StaticNetwork, monkeypatch: pytest.MonkeyPatch, smoothing: float, ratio: float
+) -> None:
+    """Validation losses choose the epoch, so they are of the labels as they are."""
+    losses: list[tuple[bool, float, float, float]] = []
+    original = module.joint_loss
+
+    def recorded(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, **options: Any) -> torch.Tensor:
+        loss, targets, exits = original(logits, labels, weights, **options), options.get("targets"), logits.detach()
+        soft = 0.0 if targets is None else ratio * sum(F.cross_entropy(each, targets) for each in exits) / 3
+        smoothed = sum(F.cross_entropy(each, labels, label_smoothing=smoothing) for each in exits) / 3 + soft
+        plain = sum(F.cross_entropy(each, labels) for each in exits) / 3
+        losses.append((logits.requires_grad, float(loss.detach()), float(smoothed), float(plain)))
+        assert (targets is not None) == (ratio > 0 and logits.requires_grad)
+        return loss
+
+    monkeypatch.setattr(module, "joint_loss", recorded)
+    settings = dataclasses.replace(SETTINGS, epochs=1, label_smoothing=smoothing, kd_ratio=ratio, batch_size=48)
+    run(several, tmp_path / "s.safetensors", settings, teacher=Teacher(copy.deepcopy(several), "DESC"))
+    training = [(loss, smoothed) for learns, loss, smoothed, _ in losses if learns]
+    measured = [(loss, plain) for learns, loss, _, plain in losses if not learns]
+    assert len(training) >= 2
+    assert len(measured) == 2  # of the inherited weights, and behind the epoch
+    for actual, expected in training + measured:
+        assert actual == pytest.approx(expected, rel=1e-5)

@@ -62,3 +62,19 @@ def test_a_pruned_network_answers_as_the_whole_one_and_costs_what_is_said(kept: 
     expected = whole[[number - 1 for number in kept]]
     torch.testing.assert_close(part if len(kept) > 1 else part[None], expected, rtol=1e-4, atol=1e-5)
     assert sum(p.numel() for p in cut.parameters()) == cost(MACRO, cut.arch, exits=kept).params
+
+
+def test_of_subsets_that_are_right_as_often_the_one_with_better_five_best_answers_is_kept() -> None:
+    """Where both are wrong exit 1 has the right answer last, exit 2 fifth; exit 1 is cheaper."""
+    labels = torch.tensor([7, 7, 7, 7])
+    right, last = torch.tensor([[0.0] * 7 + [9]]), torch.tensor([[8.0, 7, 6, 5, 4, 3, 2, 1]])
+    fifth, sixth = (torch.cat([last[:, :7], torch.tensor([[score]])], dim=1) for score in (4.5, 3.5))
+    network = StaticNetwork(MACRO, SPACE.largest, exits=(1, 2)).eval()
+
+    def kept(first: list[torch.Tensor], second: list[torch.Tensor]) -> tuple[int, ...]:
+        logits = torch.stack([torch.cat(first), torch.cat(second)])
+        return best_exits(network, logits, labels, torch.tensor([0.5, 0.5]), allowed=lambda exits: len(exits) == 1)
+
+    assert kept([right, right, last, last], [right, right, last, fifth]) == (2,)
+    assert kept([right, right, last, last], [right, right, last, sixth]) == (1,)  # then the cheaper one
+    assert kept([right, right, right, last], [right, right, fifth, fifth]) == (1,)  # being right comes first

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from nat2.data.dataset import Split
 from nat2.errors import ConfigError
@@ -17,6 +20,7 @@ from nat2.supernet.static import channels_last
 from nat2.training import shrink as module
 from nat2.training.optimise import accuracy
 from nat2.training.settings import OFA, OFAV2, SHORT, Phase, ShrinkSettings
+from nat2.training.optimise import ElasticEpoch, accuracy
 from nat2.training.shrink import (
     PhaseOutcome,
     TeacherSource,
@@ -289,3 +293,102 @@ def test_calibration_images_are_the_same_training_images_every_time() -> None:
 def test_impossible_phases_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="phase 'x' must be above 0"):
         Phase(**{"name": "x", "epochs": 1, "lr": 0.1, **change})  # type: ignore[arg-type]
+
+
+def epochs_of(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, phases: Sequence[Phase] = PHASES, **changes: Any
+) -> list[tuple[ElasticEpoch, dict[str, Any]]]:
+    """What each epoch of a training with these settings is asked to train, and how; nothing is trained."""
+    asked: list[tuple[ElasticEpoch, dict[str, Any]]] = []
+
+    def recorded(network: object, optimizer: object, epoch: ElasticEpoch, **options: Any) -> float:
+        asked.append((epoch, options))
+        return 0.5
+
+    monkeypatch.setattr(module, "train_epoch", recorded)
+    settings = dataclasses.replace(SETTINGS, **changes)
+    shrink(new_network(), SPACE, corners(96), PIPELINE, phases, settings, state=folder / "s.safetensors", seed=3)
+    return asked
+
+
+@pytest.mark.parametrize(("smoothing", "ratio"), [(0.0, 1.0), (0.25, 1.0), (0.1, 2.5)])
+def test_labels_are_smoothed_and_the_teacher_weighs_as_asked_in_every_phase(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smoothing: float, ratio: float
+) -> None:
+    asked = epochs_of(tmp_path, monkeypatch, label_smoothing=smoothing, kd_ratio=ratio)
+    labels, targets = torch.arange(6) % 4, torch.full((6, 4), 0.25)
+    generator = torch.Generator().manual_seed(0)
+    several, one = torch.randn(5, 6, 4, generator=generator), torch.randn(6, 4, generator=generator)
+    hard = torch.stack([F.cross_entropy(each, labels, label_smoothing=smoothing) for each in several])
+    for epoch, _ in asked[:3]:  # all exits at once, the last of them weighing most
+        assert (epoch.exits, epoch.teacher) == (EXITS, None)
+        torch.testing.assert_close(epoch.loss(several, labels, None), (hard * torch.arange(1, 6) / 15).sum())
+    expected = F.cross_entropy(one, labels, label_smoothing=smoothing) + ratio * F.cross_entropy(one, targets)
+    for epoch, _ in asked[3:]:
+        assert epoch.exits is None
+        assert epoch.teacher is not None
+        torch.testing.assert_close(epoch.loss(one, labels, targets), expected)
+
+
+def test_without_distillation_nothing_teaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {epoch.teacher for epoch, _ in epochs_of(tmp_path, monkeypatch, kd_ratio=0.0)} == {None}
+
+
+def test_each_phase_has_a_cosine_of_its_own_behind_a_warm_up_from_a_tenth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Learning rates are for 64 images a step; six steps make an epoch."""
+    phases = (
+        dataclasses.replace(PHASES[0], warmup_epochs=1.0),
+        *(dataclasses.replace(p, warmup_epochs=0.0) for p in PHASES[1:]),
+    )
+    asked = epochs_of(tmp_path, monkeypatch, phases)
+    assert [options["first_step"] for _, options in asked] == [0, 6, 12, 0, 6, 0, 6]
+    purposes = [("shrink", number, epoch) for number, count in enumerate((3, 2, 2)) for epoch in range(count)]
+    assert [options["purpose"] for _, options in asked] == purposes
+    assert {options["seed"] for _, options in asked} == {3}
+    first, second = (asked[number][1]["schedule"] for number in (0, 3))
+    assert [first(step) for step in (0, 3, 6, 12, 18)] == pytest.approx([0.0025, 0.01375, 0.025, 0.0125, 0.0])
+    assert [second(step) for step in (0, 6, 12)] == pytest.approx([0.0125, 0.00625, 0.0])
+
+
+def test_an_epoch_is_asked_for_as_the_phase_and_the_settings_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = epochs_of(tmp_path, monkeypatch, clip=2.5, batch_size=500)
+    assert [epoch.subnets for epoch, _ in asked] == [1] * 5 + [2] * 2
+    assert {epoch.clip for epoch, _ in asked} == {2.5}
+    assert {epoch.batch_size for epoch, _ in asked} == {96}  # there are no more images
+    generator = np.random.default_rng(0)
+    for epoch, _ in asked[:3]:
+        assert epoch.sample(generator, 12, 0) == dataclasses.replace(SPACE.largest, resolution=12)
+    drawn = [asked[-1][0].sample(generator, 16, 0) for _ in range(30)]
+    assert {arch.resolution for arch in drawn} == {16}
+    assert {arch.exit for arch in drawn} == set(EXITS)
+    assert {layer.expand for arch in drawn for stage in arch.stages for layer in stage} == {3, 4, 6}
+    assert all(
+        layer.expand == 6 for _ in range(9) for stage in asked[3][0].sample(generator, 16, 0).stages for layer in stage
+    )
+    assert {epoch.clip for epoch, _ in epochs_of(tmp_path / "none", monkeypatch, clip=0.0)} == {None}
+
+
+def test_the_mean_of_all_corner_networks_judges_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Better in one network and far worse in the others is not better."""
+    asked, outcomes = list[Arch](), list[PhaseOutcome]()
+    monkeypatch.setattr(module, "train_epoch", lambda *arguments, **options: 0.5)
+    scores = {0: (0.5, 0.5, 0.5), 1: (0.6, 0.6, 0.2), 2: (0.4, 0.4, 0.75)}
+
+    def validate(network: SuperNetwork, arch: Arch) -> float:
+        asked.append(arch)
+        epoch, place = divmod(len(asked) - 1, 3)
+        return scores[epoch][place]
+
+    settings = dataclasses.replace(SETTINGS, corners=3)
+    space = dataclasses.replace(SPACE, kernels=(7,), expands=(6,), depths=(4,))
+    shrink(
+        new_network(), space, corners(96), PIPELINE, PHASES[:1], settings, state=tmp_path / "s.safetensors", seed=0,
+        validate=validate, report=lambda outcome, _: outcomes.append(outcome),
+    )  # fmt: skip
+    assert len(set(asked[:3])) == 3
+    assert asked[:3] == asked[3:6] == asked[6:]
+    assert [outcome.kept for outcome in outcomes] == [3]
