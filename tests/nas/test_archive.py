@@ -168,3 +168,85 @@ def test_two_searches_on_one_file_are_told(tmp_path: Path) -> None:
 def test_a_folder_that_does_not_exist_is_told(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="a folder that exists"):
         Archive(tmp_path / "nowhere" / "a.db")
+
+
+def test_facts_about_a_run_are_kept_and_replaced(tmp_path: Path) -> None:
+    with Archive(tmp_path / "a.db") as archive:
+        assert archive.noted("box") is None
+        archive.note("box", "[1]")
+        archive.note("box", "[2]")
+    with Archive(tmp_path / "a.db") as archive:
+        assert archive.noted("box") == "[2]"
+
+
+def test_failures_are_forgotten_where_asked_and_nothing_else() -> None:
+    with Archive[Arch](None) as archive:
+        archive.add(Evaluation(ARCHS[0], {}, "broken"), row())
+        archive.add(Evaluation(ARCHS[1], {}, "broken"), row())
+        archive.add(measured(ARCHS[0], 0.5), row(1))
+        archive.forget_failures([ARCHS[0], ARCHS[2]])
+        assert [archive.failed(arch) for arch in ARCHS[:3]] == [False, True, False]
+        assert archive.find(ARCHS[0], weights=0) is None
+        assert archive.find(ARCHS[0], weights=1) == measured(ARCHS[0], 0.5)
+
+
+def test_copies_hold_what_was_there_and_are_no_longer_connected(tmp_path: Path) -> None:
+    columns = ("error", "watts")
+    evaluation = Evaluation(ARCHS[0], {"error": 0.5, "watts": 3})
+    with Archive[Arch](tmp_path / "a.db", columns) as archive:
+        archive.add(evaluation, row())
+        copies = [Archive.copy(archive.content(), columns), Archive.snapshot(tmp_path / "a.db")]  # while it is open
+        archive.add(Evaluation(ARCHS[1], {"error": 0.5, "watts": 3}), row())
+    copies.append(Archive.snapshot(tmp_path / "a.db"))
+    assert [each.columns for each in copies] == [columns] * 3
+    assert [len(each.evaluations()) for each in copies] == [1, 1, 2]
+    assert all(each.find(ARCHS[0], weights=0) == evaluation for each in copies)
+    assert copies[1].path == tmp_path / "a.db"
+    assert [each.name for each in tmp_path.iterdir()] == ["a.db"]
+    for each in copies:
+        each.add(Evaluation(ARCHS[2], {"error": 0.1, "watts": 1}), row())  # a copy can be gone on with
+        each.close()
+
+
+def test_what_cannot_be_copied_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"a\.db cannot be read \(No such file"):
+        Archive.snapshot(tmp_path / "a.db")
+    (tmp_path / "a.db").write_bytes(b"no database at all" * 100)
+    with pytest.raises(CheckpointError, match="not an archive or is damaged"):
+        Archive.snapshot(tmp_path / "a.db")
+    with closing(sqlite3.connect(tmp_path / "b.db")) as other:
+        other.execute("CREATE TABLE songs (name TEXT)")
+        other.commit()
+    with pytest.raises(CheckpointError, match="is not an archive; name the folder of a run"):
+        Archive.snapshot(tmp_path / "b.db")
+
+
+FACTS = {
+    "rmse": 0.1, "tau": 0.456, "rho": 0.5, "candidates": 6, "predictor": "lgb", "bounded": True, "feasible": 0.254,
+    "failed": 0, "evaluations": 30, "duplicate": 0.5, "predict_seconds": 1.23456, "seconds": 9.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, ", 6 new networks predicted by lgb with tau 0.46, 25 % of proposals within the budget"),
+        ({"bounded": False, "tau": None}, ", 6 new networks predicted by lgb with tau -"),
+        ({"bounded": False, "failed": 2}, ", 6 new networks predicted by lgb with tau 0.46, 2 evaluations failed"),
+        ({"rmse": None, "failed": 1}, ", 1 evaluations failed"),
+        ({"rmse": None}, ""),
+    ],
+)
+def test_a_generation_tells_in_a_line_what_it_was_like(changes: dict[str, object], line: str) -> None:
+    generation = Generation(2, tuple(ARCHS), 0.12345, FACTS | changes)
+    assert generation.told(5) == f"generation 2 of 5, hypervolume 0.1235{line}"
+
+
+def test_a_generation_is_a_row_of_the_log() -> None:
+    row = Generation(2, tuple(ARCHS), 0.25, FACTS).row()
+    assert row == {
+        "generation": 2, "hypervolume": 0.25, "archive": 6, "evaluations": 30, "failed": 0, "candidates": 6,
+        "predictor": "lgb", "tau": 0.456, "rho": 0.5, "rmse": 0.1, "feasible": 0.254, "duplicate": 0.5,
+        "predict_seconds": 1.235, "evolve_seconds": 0.0, "select_seconds": 0.0, "evaluate_seconds": 0.0,
+        "adapt_seconds": 0.0, "again_seconds": 0.0, "seconds": 9.0,
+    }  # fmt: skip

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,11 @@ from nat2.nas.budget import format_bound, format_value, parse_budget
 from nat2.nas.feasible import check_budget
 from nat2.nas.objectives import Objective
 from nat2.space import CostTable, IntegerSpace, Macro, SearchSpace
+from nat2.errors import ConfigError, RunError
+from nat2.nas.budget import parse_budget, spelled, told
+from nat2.nas.feasible import check_budget, exact
+from nat2.nas.objectives import Objective, Unit
+from nat2.space import CostTable, Genomes, IntegerSpace, Macro, SearchSpace
 
 
 @pytest.mark.parametrize(
@@ -117,3 +124,58 @@ def test_contradicting_bounds_of_two_objectives_are_refused() -> None:
     both = Objective(name="both", cost="exact", measure=lambda genomes: genomes.sum(1), high=5)
     with pytest.raises(ConfigError, match="no network of the space keeps"):
         check_budget(space, [first, both])
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (12_345.4, "", "12,345"), (100.4, "", "100"), (99.5, "", "99.5"), (7.0, "", "7"), (0.04567, "", "0.0457"),
+        (-250.4, "", "-250"), (999_949, "bytes", "999.9 kB"), (1e6, "bytes", "1.0 MB"), (2.5e9, "bytes", "2,500.0 MB"),
+        (3.2, "ms", "3.2 ms"), (0.012345, "ms", "0.0123 ms"), (0.041, "share", "4.1 %"),
+    ],
+)  # fmt: skip
+def test_values_are_written_as_people_write_them(value: float, unit: Unit, text: str) -> None:
+    assert spelled(value, unit) == text
+
+
+def test_a_window_is_told_by_both_of_its_ends() -> None:
+    (window,) = parse_budget("params>=10k,params<=20k")
+    assert told(window) == "params <= 20,000, params >= 10,000"
+    assert parse_budget("params<=30k,params<=20k,params>=5k,params>=10k") == (window,)
+    assert told(Objective(name="size")) == ""
+
+
+@pytest.mark.parametrize(
+    ("measure", "message"),
+    [
+        (lambda genomes: [1.0] * (len(genomes) + 1), r"shape \(\d+,\); got shape \(\d+,\)"),
+        (lambda genomes: np.full(len(genomes), np.inf), "got numbers that are not finite"),
+        (lambda genomes: {}["nothing"], r"fails \(KeyError: 'nothing'\)"),
+    ],
+)
+def test_exact_quantities_that_cannot_be_computed_are_refused(measure: Callable[[Genomes], Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        exact([Objective(name="size", cost="exact", measure=measure)], np.zeros((3, 2), dtype=np.int64))
+
+
+def test_exact_quantities_are_columns_in_their_order() -> None:
+    first, both = (
+        Objective(name="first", cost="exact", measure=lambda genomes: genomes[:, 0]),
+        Objective(name="both", cost="exact", measure=lambda genomes: list(genomes.sum(1))),
+    )
+    genomes = np.array([[1, 2], [3, 4]])
+    assert exact([both, first], genomes).tolist() == [[3.0, 1.0], [7.0, 3.0]]
+    assert exact([], genomes).shape == (2, 0)
+
+    def broken(genomes: Genomes) -> Genomes:
+        raise RunError("the disk is full")
+
+    with pytest.raises(RunError, match="the disk is full"):
+        exact([Objective(name="size", cost="exact", measure=broken)], genomes)
+
+
+def test_what_is_not_exact_does_not_decide_whether_a_budget_can_be_kept() -> None:
+    space = IntegerSpace((4, 4))
+    size = Objective(name="size", cost="exact", measure=lambda genomes: genomes.sum(1), low=6)
+    kept = check_budget(space, [Objective(name="error", high=-1.0), size])
+    assert kept.tolist() == [[3, 3]]

@@ -155,15 +155,16 @@ def test_the_box_of_the_hypervolume_reaches_one_percent_behind_the_worst() -> No
     origin, reference = task_of(objectives=[gain, SIZE]).box(values)
     assert origin == pytest.approx([-0.8, 0.0])
     assert reference == pytest.approx([-0.2 + 0.01 * 0.6, 30.3])
-    assert task_of(objectives=[gain, SIZE]).hypervolume(values[:1], (origin, reference)) > 0
+    volume = task_of(objectives=[gain, SIZE]).hypervolume(values[:1], (origin, reference))
+    assert volume == pytest.approx((0.5 - 0.194) / (0.8 - 0.194) * (30.3 - 10) / 30.3)
 
 
 @pytest.mark.parametrize("within", [7, 8])
 def test_the_box_is_of_what_keeps_the_budget_if_enough_does(within: int) -> None:
     bounded = Objective(name="size", cost="exact", high=10, measure=SIZE.measure)
     task = task_of(objectives=[LOSS, bounded])
-    found = members(*[0.5] * within, 0.9, sizes=[10] * within + [50])
-    assert task.box(found)[1] == pytest.approx([0.505, 10.1] if within == 8 else [0.909, 50.5])
+    found = members(*[0.5] * within, 0.9, sizes=[10] * within + [15])
+    assert task.box(found)[1] == pytest.approx([0.505, 10.1] if within == 8 else [0.909, 15.15])
     alone = task.hypervolume(found[:-1], task.box(found))
     assert task.hypervolume(found, task.box(found)) == alone > 0
     assert task.hypervolume(found[-1:], task.box(found)) == 0
@@ -212,6 +213,10 @@ def test_halving_asks_whether_the_evaluation_takes_a_share() -> None:
     check([LOSS], [], halving, lambda arch, *, share: 1.0)
     check([LOSS], [], halving, lambda arch, **options: 1.0)
     check([LOSS], [], halving, min)  # it does not say
+    with pytest.raises(ConfigError, match="loss is predicted, so it is given by evaluating and takes no `measure`"):
+        check([Objective(name="loss", measure=len)], [], halving, min)
+    with pytest.raises(ConfigError, match="size is exact, so it needs a `measure`"):
+        check([LOSS], [Objective(name="size", cost="exact")], halving, min)
     with pytest.raises(ConfigError, match="must take `share`"):
         check([LOSS], [], halving, lambda arch, part=1.0: 1.0)
     check([LOSS], [], SearchSettings(predictor="ridge"), lambda arch: 1.0)

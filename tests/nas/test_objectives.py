@@ -118,3 +118,35 @@ def test_a_file_may_import_its_neighbours_and_hold_dataclasses(tmp_path: Path) -
 def test_a_file_that_leaves_the_program_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="SystemExit"):
         parse_objectives(f"error,{write(tmp_path / 'f.py', 'import sys; sys.exit(3)')}:f")
+
+
+def test_a_declared_unit_is_kept_and_a_name_of_what_is_recorded_is_taken(tmp_path: Path) -> None:
+    text = "import nat2\n\n@nat2.objective(unit='ms', direction='max')\ndef wait(network): return 1.0\n\n"
+    text += "def latency_spread(network): return 1.0\n"
+    file = write(tmp_path / "units.py", text)
+    found = parse_objectives(f"error,{file}:wait")[1]
+    assert (found.name, found.unit, found.direction, found.cost) == ("wait", "ms", "max", "measured")
+    with pytest.raises(ConfigError, match="called like a built-in objective, latency_spread"):
+        parse_objectives(f"error,{file}:latency_spread")
+
+
+def test_what_is_better_the_larger_it_is_is_minimised_with_its_sign_changed() -> None:
+    values = np.array([1.0, -2.0])
+    assert Objective(name="loss").minimised(values).tolist() == [1.0, -2.0]
+    assert Objective(name="gain", direction="max").minimised(values).tolist() == [-1.0, 2.0]
+
+
+def test_a_window_may_be_a_single_value() -> None:
+    exact = Objective(name="size", low=3, high=3)
+    assert exact.bounded
+    assert exact.violation(np.array([2.0, 3.0, 6.0])).tolist() == [pytest.approx(1 / 3), 0.0, 1.0]
+
+
+def test_bounds_of_nothing_are_violated_in_absolute_terms() -> None:
+    assert Objective(name="size", high=0).violation(np.array([-1.0, 2.0])).tolist() == [0.0, 2.0]
+    assert Objective(name="size", low=0).violation(np.array([-3.0, 2.0])).tolist() == [3.0, 0.0]
+
+
+def test_every_objective_has_its_column() -> None:
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        violation((Objective(name="a"),), np.zeros((2, 3)))

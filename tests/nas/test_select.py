@@ -242,3 +242,48 @@ def test_units_decide_nothing(seed: int, shift: float, scale: float) -> None:
     assert spread_subset(*other, 3).tolist() == spread_subset(rows, front, 3).tolist()
     ends = rows[non_dominated(rows)]
     np.testing.assert_allclose(trade_offs(ends * [1, scale] + [0, shift]), trade_offs(ends), rtol=1e-6)
+
+
+def test_of_equal_rows_the_first_survive() -> None:
+    assert survive(np.zeros((40, 1)), 10).tolist() == list(range(10))
+    assert survive(np.zeros((40, 1)), 10, violated=np.ones(40)).tolist() == list(range(10))
+
+
+def test_of_those_that_keep_the_bounds_the_best_survive() -> None:
+    rows = np.array([[4.0], [3.0], [2.0], [1.0], [0.0]])
+    assert survive(rows, 2, violated=np.array([0.0, 0.0, 0.0, 0.0, 0.1])).tolist() == [2, 3]
+    assert survive(rows, 4, violated=np.array([0.0, 0.3, 0.0, 0.0, 0.2])).tolist() == [0, 2, 3, 4]
+
+
+def test_the_seed_decides_who_survives() -> None:
+    rows = np.random.default_rng(0).dirichlet((1.0,) * 3, 60)
+    kept = [survive(rows, 20, seed=seed).tolist() for seed in (1, 1, 2, 3)]
+    assert kept[0] == kept[1]
+    assert len({tuple(each) for each in kept}) > 1
+
+
+def test_two_rows_are_each_others_neighbours_however_far_apart() -> None:
+    np.testing.assert_allclose(trade_offs(np.array([[0.0, 1.0], [1.0, 0.0]])), 1)
+    assert np.isinf(trade_offs(np.array([[0.3, 0.4]]))).all()
+
+
+def test_only_near_rows_count_as_neighbours_where_there_are_enough() -> None:
+    """In the middle of twenty rows the far ends, which cost least for what they gain, do not matter."""
+    costs = np.linspace(0, 1, 41)
+    front = np.column_stack([costs, 1 - costs])
+    np.testing.assert_allclose(trade_offs(front), 1)
+    front[20] -= 0.01  # better than its neighbours in both, by as much as they differ
+    assert trade_offs(front).argmax() == 20
+    assert trade_offs(front)[18:23].tolist() != trade_offs(front, neighbourhood=0.01)[18:23].tolist()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_exchange_makes_the_chosen_more_even(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    values, front = generator.random((14, 1)), np.array([[0.0], [1.0]])
+    chosen = spread_subset(values, front, 4).tolist()
+    actual = unevenness(np.concatenate([front, values[chosen]]))
+    for place, other in itertools.product(range(4), range(14)):
+        exchanged = [*chosen[:place], *chosen[place + 1 :], other]
+        if len(set(exchanged)) == 4:
+            assert unevenness(np.concatenate([front, values[exchanged]])) >= actual - 1e-9

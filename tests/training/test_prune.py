@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import chain, combinations
 
 import pytest
@@ -56,6 +57,9 @@ def test_of_equals_the_cheapest_is_kept() -> None:
 @pytest.mark.parametrize("kept", [(1,), (2, 3), (1, 4), (1, 2, 3, 4, 5)])
 def test_a_pruned_network_answers_as_the_whole_one_and_costs_what_is_said(kept: tuple[int, ...]) -> None:
     cut = keep_exits(NETWORK, kept)
+    assert (cut.exit_numbers, cut.arch.stages) == (kept, SPACE.largest.stages[: kept[-1]])
+    assert not cut.training
+    assert keep_exits(copy.deepcopy(NETWORK).train(), kept).training
     images = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         whole, part = NETWORK(images), cut(images)
