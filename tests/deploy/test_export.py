@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -15,6 +17,7 @@ from nat2.data.dataset import read_dataset
 from nat2.data.settings import Augmentation
 from nat2.data.transform import Pipeline
 from nat2.deploy import export, load
+from nat2.deploy import predict as predict_module
 from nat2.deploy.anytime import confidence, running_answers
 from nat2.deploy.export import answer, file_sizes, open_session, write_program
 from nat2.deploy.predict import predict
@@ -274,3 +277,79 @@ def rounded_answer(path: Path, images: torch.Tensor) -> torch.Tensor:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+POINTS = [
+    {"threshold": threshold, "macs": 9.0, "val_macs": macs, "val_accuracy": accuracy, "test_accuracy": 0.5}
+    for threshold, macs, accuracy in ((0.0, 10.0, 0.5), (0.99, 20.0, 0.9), (1.01, 30.0, 0.8))
+]
+
+
+def test_the_first_exit_that_is_sure_enough_predicts(
+    several: tuple[StaticNetwork, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a threshold, or by the one that an operating point of the network stands for."""
+    folder = tmp_path / "network"
+    shutil.copytree(several[1], folder)
+    description = json.loads((folder / "arch.json").read_text())
+    (folder / "arch.json").write_text(json.dumps(description | {"anytime": POINTS}))
+    asked: list[float | None] = []
+    original = predict_module._answer
+
+    def recorded(model: Any, images: torch.Tensor, threshold: float | None) -> torch.Tensor:
+        asked.append(threshold)
+        return original(model, images, threshold)
+
+    monkeypatch.setattr(predict_module, "_answer", recorded)
+    image = tmp_path / "image.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(image)
+
+    def shares(**options: float) -> dict[str, float]:
+        ((path, answers),) = predict(folder, image, **options)  # type: ignore[arg-type]
+        assert path == image
+        return dict(answers)
+
+    first, joint = shares(threshold=0.0), shares(threshold=1.0)
+    assert first != joint
+    assert shares() == pytest.approx(joint, abs=1e-5)
+    assert shares(mean_macs=10) == first
+    assert shares(mean_macs=25) == shares(mean_macs=1e9) == joint
+    assert asked == [0.0, 1.0, None, 0.0, 0.99, 0.99]
+    with pytest.raises(ConfigError, match="no threshold has 9 MACs in the mean; the least is 10"):
+        predict(folder, image, mean_macs=9)
+    with pytest.raises(ConfigError, match="both say when an exit answers"):
+        predict(folder, image, threshold=0.5, mean_macs=10)
+    for wrong in (-0.01, 1.01):
+        with pytest.raises(ConfigError, match="--threshold must be from 0 to 1"):
+            predict(folder, image, threshold=wrong)
+    (folder / "arch.json").write_text(json.dumps(description | {"anytime": [{"macs": 3}]}))
+    with pytest.raises(CheckpointError, match=r"arch\.json is damaged"):
+        predict(folder, image, mean_macs=10)
+
+
+@pytest.mark.parametrize("option", [{"threshold": 0.5}, {"mean_macs": 1e9}])
+def test_a_network_with_one_exit_cannot_answer_early(
+    exported: tuple[StaticNetwork, Path], option: dict[str, float]
+) -> None:
+    with pytest.raises(ConfigError, match="has one exit, or one that was left of several"):
+        predict(exported[1], [], **option)  # type: ignore[arg-type]
+
+
+def test_addresses_in_the_place_of_files_are_refused_by_name(exported: tuple[StaticNetwork, Path]) -> None:
+    with pytest.raises(ConfigError, match=r"^NETWORK takes a file"):
+        predict("https://example.org/network", [])
+    with pytest.raises(ConfigError, match=r"^IMAGE takes a file"):
+        predict(exported[1], ["https://example.org/image.png"])
+
+
+def test_colour_images_are_answered_by_grey_networks_as_their_grey_copies(tmp_path: Path) -> None:
+    macro = Macro(classes=3, channels=1, width=0.25, stem_stride=1)
+    network = extract(SuperNetwork(macro, generator=torch.Generator().manual_seed(0)), ARCH)
+    export(network, Pipeline((0.4,), (0.2,)), ["a", "b", "c"], tmp_path / "network", side=16, facts={})
+    colour = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    colour.save(tmp_path / "colour.png")
+    colour.convert("L").save(tmp_path / "grey.png")
+    answers = [
+        dict(each) for _, each in predict(tmp_path / "network", [tmp_path / "colour.png", tmp_path / "grey.png"])
+    ]
+    assert answers[0] == pytest.approx(answers[1], abs=1e-4)

@@ -15,6 +15,8 @@ import pytest
 
 from nat2.errors import CheckpointError, RunError
 from nat2.nas.archive import Archive, Evaluation, EvaluationRecord, Generation
+from nat2.nas import archive as module
+from nat2.nas.archive import Archive, Evaluation, Generation, Row
 from nat2.space import Arch, SearchSpace
 
 SPACE = SearchSpace(resolutions=(48, 56, 64))
@@ -250,3 +252,23 @@ def test_a_generation_is_a_row_of_the_log() -> None:
         "predict_seconds": 1.235, "evolve_seconds": 0.0, "select_seconds": 0.0, "evaluate_seconds": 0.0,
         "adapt_seconds": 0.0, "again_seconds": 0.0, "seconds": 9.0,
     }  # fmt: skip
+
+
+def test_a_killed_run_on_a_disk_that_cannot_be_written_is_read_with_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite cannot make the index of the log beside the file there."""
+    original, opened = module._serialized, list[str]()
+
+    def refusing(uri: str) -> bytes:
+        opened.append(uri)
+        if uri.startswith(tmp_path.as_uri()):
+            raise sqlite3.OperationalError("unable to open database file")
+        return original(uri)
+
+    monkeypatch.setattr(module, "_serialized", refusing)
+    with Archive[Arch](tmp_path / "a.db") as archive:
+        archive.add(measured(ARCHS[0], 0.5), row())
+        copy = Archive.snapshot(tmp_path / "a.db")
+    assert opened[0].endswith("?mode=ro")
+    assert [evaluation for evaluation, _ in copy.evaluations()] == [measured(ARCHS[0], 0.5)]

@@ -179,3 +179,13 @@ def test_what_is_not_exact_does_not_decide_whether_a_budget_can_be_kept() -> Non
     size = Objective(name="size", cost="exact", measure=lambda genomes: genomes.sum(1), low=6)
     kept = check_budget(space, [Objective(name="error", high=-1.0), size])
     assert kept.tolist() == [[3, 3]]
+
+
+def test_an_impossible_budget_names_what_comes_nearest_in_each_of_its_units() -> None:
+    space = IntegerSpace((10, 10))
+    memory = Objective(name="memory", cost="exact", measure=lambda genomes: genomes[:, 0] * 1e3, low=7e3, unit="bytes")
+    wait = Objective(name="wait", cost="exact", measure=lambda genomes: 3.0 + genomes[:, 0], high=8, unit="ms")
+    with pytest.raises(ConfigError, match=r"the nearest has memory \d\.0 kB, wait \d+ ms"):
+        check_budget(space, [memory, wait])
+    first, again = (check_budget(SPACE, [params(low=2e6, high=2_000_400.0)], seed=3) for _ in range(2))
+    np.testing.assert_array_equal(first, again)

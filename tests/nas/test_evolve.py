@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from nat2.nas.evolve import evolve, reference_directions
 from nat2.nas.select import hypervolume, non_dominated
-from nat2.space import CostTable, Macro, SearchSpace
+from nat2.space import CostTable, IntegerSpace, Macro, SearchSpace
 
 MACRO = Macro(classes=10)
 SPACE = SearchSpace.of(MACRO, (48, 56, 64))
@@ -67,3 +69,70 @@ def test_reference_directions_are_spread_over_the_simplex(dimensions: int, count
     distances = np.sqrt(((directions[:, None] - directions[None]) ** 2).sum(2)) + 9 * np.eye(len(directions))
     nearest = distances.min(1)
     assert nearest.min() > 0.3 * nearest.max()
+
+
+GENES = IntegerSpace((10,) * 6)
+
+
+def evolved(start: np.ndarray, **changes: Any) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Towards large genes, cheap ones first; the last population, and what was asked about by generation."""
+    asked: list[np.ndarray] = []
+
+    def evaluate(genomes: np.ndarray) -> np.ndarray:
+        asked.append(genomes.copy())
+        count = options["n_objectives"]
+        return np.column_stack([-genomes.sum(1), genomes[:, 0], genomes[:, 1]])[:, :count].astype(float)
+
+    options: dict[str, Any] = {"n_objectives": 1, "population": 12, "generations": 8, "seed": 0, **changes}
+    return evolve(GENES, evaluate, start=start, **options), asked
+
+
+def few(count: int = 12, most: int = 2) -> np.ndarray:
+    return np.unique(np.random.default_rng(0).integers(0, most, (200, 6)), axis=0)[:count]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_evolution_begins_with_its_start_and_asks_about_different_networks(count: int) -> None:
+    last, asked = evolved(few(), n_objectives=count)
+    assert {*map(tuple, asked[0])} == {*map(tuple, few())}
+    assert len(asked) == 8
+    assert all(len(genomes) <= 12 for genomes in asked)
+    everything = [tuple(genome) for genomes in asked for genome in genomes]
+    assert [len(np.unique(genomes, axis=0)) for genomes in asked] == list(map(len, asked))
+    assert {*map(tuple, last)} <= set(everything)
+    assert len(last) <= 12
+    only, _ = evolved(few(), n_objectives=count, generations=1)
+    assert {*map(tuple, only)} == {*map(tuple, few())}
+
+
+def test_mutation_reaches_what_no_parent_has() -> None:
+    """From genes of 0 and 1 to nearly the largest, which crossing alone never finds."""
+    last, asked = evolved(few(), generations=25)
+    assert last.sum(1).max() >= 50
+    assert asked[1].max() > 4  # a mutated gene is drawn from far around
+
+
+def test_two_objectives_need_no_reference_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nat2.nas.evolve.reference_directions", lambda *arguments: 1 / 0)
+    assert len(evolved(few(), n_objectives=2)[0]) > 4
+    with pytest.raises(ZeroDivisionError):
+        evolved(few(), n_objectives=3)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_of_two_networks_the_one_that_violates_less_is_better_whatever_its_objectives(count: int) -> None:
+    def violated(genomes: np.ndarray) -> np.ndarray:
+        return np.maximum(0, genomes.sum(1) - 9).astype(float)
+
+    start = few(most=6)
+    assert (start.sum(1) > 9).any()
+    last, _ = evolved(start, n_objectives=count, violated=violated, generations=15)
+    assert last.sum(1).max() <= 9
+    assert last.sum(1).max() >= 7  # and the best of those
+    assert evolved(start, n_objectives=count, generations=15)[0].sum(1).max() > 9
+
+
+def test_any_whole_number_is_a_seed() -> None:
+    first = evolved(few(), seed=5)[0]
+    np.testing.assert_array_equal(evolved(few(), seed=2**32 + 5)[0], first)
+    np.testing.assert_array_equal(evolved(few(), seed=2**63 + 5)[0], first)

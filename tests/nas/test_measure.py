@@ -267,6 +267,8 @@ def test_the_first_archive_is_of_the_best_and_the_ends_of_the_space() -> None:
     assert [each.arch for each in found[-2:]] == [(0, 0), (9, 9)]
     assert shares.count(0.25) == 30
     assert shares.count(1.0) == 8
+    rows = [row._replace(seconds=0, share=0) for _, row in task.archive.evaluations()]
+    assert set(rows) == {Row(0, 0, "initial", 0, 0, 3)}
     assert said[0].startswith("initial archive: networks evaluated, 30 on 25 % of them in ")
     assert ", then 6 on all images in " in said[0]
     assert said[0].endswith("; as much as 16 on all images, for 8 to begin with")
@@ -274,3 +276,12 @@ def test_the_first_archive_is_of_the_best_and_the_ends_of_the_space() -> None:
     front = {drawn[number].arch for number in task.front(drawn)}
     kept = {each.arch for each in found[:-2]}
     assert kept <= front if len(front) > 6 else front <= kept
+
+
+@pytest.mark.parametrize(("space", "count"), [(SPACE, 6), (IntegerSpace((2,)), 2)])
+def test_a_search_does_not_begin_with_evaluations_most_of_which_failed(space: IntegerSpace, count: int) -> None:
+    """A space of two networks has nothing but its ends."""
+    task = task_of(lambda arch: 1 / 0, settings={"archive": 8}, space=space)
+    with pytest.raises(RunError, match=f"{count} of {count} evaluations failed, the first, .* with: ZeroDivisionError"):
+        initial_archive(task)
+    assert not task.archive.evaluations()  # they are made again

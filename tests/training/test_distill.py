@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from nat2.settings import Ramp
 from nat2.supernet import StaticNetwork
-from nat2.training.distill import Teacher, distillation_loss, ensemble, exit_weights, joint_loss
+from nat2.training.distill import Teacher, distillation_loss, ensemble, exit_weights, joint_accuracy, joint_loss
 from tests.training.conftest import MACRO, SPACE
 
 
@@ -51,13 +52,33 @@ def test_distillation_adds_the_cross_entropy_with_the_teacher() -> None:
     torch.testing.assert_close(distillation_loss(logits, labels, targets, ratio=0.5), plain + 0.5 * kd)
 
 
-def test_a_teacher_answers_with_the_ensemble_of_its_exits_and_does_not_learn() -> None:
+@pytest.mark.parametrize("ramp", ["ASC", "DESC", "UNIF"])
+def test_a_teacher_answers_with_the_ensemble_of_its_exits_and_does_not_learn(ramp: Ramp) -> None:
     network = StaticNetwork(MACRO, SPACE.largest, exits=MACRO.exits).eval()
     images = torch.randn(3, 1, 16, 16)
-    targets = Teacher(network, "ASC")(images)
+    targets = Teacher(network, ramp)(images)
     with torch.no_grad():
-        expected = ensemble(network(images), exit_weights("ASC", 5)[1]).softmax(1)
+        expected = ensemble(network(images), exit_weights(ramp, 5)[1]).softmax(1)
     torch.testing.assert_close(targets, expected)
     assert not targets.requires_grad
     assert not any(parameter.requires_grad for parameter in network.parameters())
     torch.testing.assert_close(targets.sum(1), torch.ones(3))
+
+
+def test_every_exit_is_taught_with_the_weight_of_the_teacher() -> None:
+    logits, labels, targets = torch.randn(2, 6, 5), torch.arange(6) % 5, torch.randn(6, 5).softmax(1)
+    hard, soft = (torch.stack([F.cross_entropy(each, wanted) for each in logits]) for wanted in (labels, targets))
+    weights = torch.tensor([0.25, 0.75])
+    torch.testing.assert_close(
+        joint_loss(logits, labels, weights, targets=targets, ratio=3.0), (hard + 3 * soft) @ weights
+    )
+    torch.testing.assert_close(joint_loss(logits, labels, weights, targets=targets), (hard + soft) @ weights)
+
+
+def test_exits_are_right_together() -> None:
+    """The second outvotes the first where it is surer, by its weight."""
+    logits = torch.tensor([[[2.0, 0.0], [2.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 3.0], [0.0, 1.0]]])
+    labels = torch.tensor([0, 1, 1])
+    assert joint_accuracy(logits, labels, torch.tensor([0.5, 0.5])) == 1
+    assert joint_accuracy(logits, labels, torch.tensor([0.9, 0.1])) == pytest.approx(2 / 3)
+    assert joint_accuracy(logits, labels, torch.tensor([0.1, 0.9])) == pytest.approx(2 / 3)

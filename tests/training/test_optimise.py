@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +16,18 @@ from nat2.supernet import SuperNetwork
 from nat2.training.distill import distillation_loss
 from nat2.training.optimise import ElasticEpoch, Schedule, load_state, save_state, set_learning_rate, sgd, train_epoch
 from tests.training.conftest import SPACE, context_of, same_weights, weights_of
+from nat2.training.optimise import (
+    ElasticEpoch,
+    Schedule,
+    load_state,
+    mix,
+    mixed_loss,
+    save_state,
+    set_learning_rate,
+    sgd,
+    train_epoch,
+)
+from tests.training.conftest import PIPELINE, SPACE, same_weights, weights_of
 
 
 def test_the_learning_rate_rises_then_falls_along_a_cosine() -> None:
@@ -145,3 +159,93 @@ def test_a_damaged_resume_point_is_refused(tmp_path: Path, network: SuperNetwork
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="not a readable weights file"):
         load_state(path, network, optimizer)
+
+
+def test_mixed_images_keep_their_share_and_so_do_their_labels() -> None:
+    images, labels = torch.rand(6, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(6)
+    generator = np.random.default_rng(0)
+    mixed, kept, others = mix(images, labels, 0.4, generator)
+    assert 0 < kept < 1
+    assert sorted(others.tolist()) == labels.tolist()
+    assert (others != labels).all()
+    torch.testing.assert_close(mixed, kept * images + (1 - kept) * images[others])
+    loss = mixed_loss(lambda chosen: chosen.double().mean() ** 2, labels[:2], others[:2], kept)
+    assert float(loss) == pytest.approx(kept * 0.5**2 + (1 - kept) * float(others[:2].double().mean()) ** 2)
+    shares = [mix(images, labels, 0.4, generator)[1] for _ in range(400)]
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.06)  # neither of the two is preferred
+    assert np.std(shares) == pytest.approx((1 / (4 * 1.8)) ** 0.5, abs=0.05)
+    same, whole, unchanged = mix(images, labels, 0.0, generator)
+    assert (same is images, whole, unchanged is labels) == (True, 1.0, True)
+    assert float(mixed_loss(lambda chosen: chosen.double().sum(), labels, others, 1.0)) == 15
+
+
+def test_an_epoch_learns_from_mixed_images_with_both_of_their_labels(network: SuperNetwork, split: Split) -> None:
+    asked: list[torch.Tensor] = []
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor, targets: object) -> torch.Tensor:
+        asked.append(labels)
+        return distillation_loss(logits, labels, None)
+
+    mixing = dataclasses.replace(PIPELINE, augmentation=dataclasses.replace(PIPELINE.augmentation, mixup=0.5))
+    train(network, split, pipeline=mixing, loss=loss)
+    assert len(asked) == 2 * 6
+    for labels, others in zip(asked[::2], asked[1::2], strict=True):
+        assert sorted(labels.tolist()) == sorted(others.tolist())
+        assert not torch.equal(labels, others)
+
+
+def test_the_teacher_sees_what_the_network_sees_and_its_answer_reaches_the_loss(
+    network: SuperNetwork, split: Split
+) -> None:
+    seen: list[torch.Tensor] = []
+    taught: list[object] = []
+
+    def teacher(images: torch.Tensor) -> torch.Tensor:
+        seen.append(images)
+        return torch.full((len(images), 4), 0.25)
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor, targets: object) -> torch.Tensor:
+        taught.append(targets)
+        return distillation_loss(logits, labels, None)
+
+    train(network, split, teacher=teacher, loss=loss, subnets=2)
+    assert len(seen) == 6  # once a batch, however many sub-networks learn from it
+    assert len(taught) == 12
+    assert all(torch.equal(targets, torch.full((16, 4), 0.25)) for targets in taught)  # type: ignore[arg-type]
+
+
+def test_gradients_of_all_sub_networks_of_a_step_are_added_clipped_or_not(network: SuperNetwork, split: Split) -> None:
+    start, ends = weights_of(network), []
+    for clip in (None, 1e9):
+        network.load_state_dict(start)
+        train(network, split, subnets=2, clip=clip)
+        ends.append(weights_of(network))
+    assert same_weights(*ends)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("purpose", ["a", "b"])
+def test_seed_and_purpose_decide_what_is_drawn(network: SuperNetwork, split: Split, seed: int, purpose: str) -> None:
+    drawn: list[int] = []
+
+    def sample(generator: np.random.Generator, resolution: int, number: int) -> object:
+        drawn.append(int(generator.integers(10**9)))
+        return SPACE.smallest
+
+    def once(seed: int, purpose: str) -> list[int]:
+        drawn.clear()
+        train_epoch(
+            network, sgd(network, weight_decay=0), epoch(split, sample=sample, batch_size=48), seed=seed,
+            purpose=(purpose,), schedule=Schedule(0.0, 6), first_step=0,
+        )  # fmt: skip
+        return list(drawn)
+
+    first = once(seed, purpose)
+    assert once(seed, purpose) == first
+    assert once(seed + 1, purpose) != first
+    assert once(seed, purpose + "c") != first
+
+
+def test_a_schedule_of_one_step_begins_at_its_base_and_stays_at_its_end() -> None:
+    schedule = Schedule(1.0, 1, final=0.25)
+    assert [schedule(step) for step in range(3)] == pytest.approx([1.0, 0.25, 0.25])
