@@ -8,6 +8,9 @@ import pytest
 from nat2.errors import ConfigError
 from nat2.nas.predictors import PREDICTORS, Ensemble, check_predictor, fit_ensemble, quality
 from nat2.nas.settings import PredictorName
+from nat2.nas import predictors
+from nat2.nas.predictors import PREDICTORS, Ensemble, Fit, Predictor, check_predictor, fit_ensemble, quality
+from nat2.settings import PredictorName
 from nat2.space import CostTable, Macro, SearchSpace
 
 MACRO = Macro(classes=10)
@@ -120,3 +123,103 @@ def test_quality_is_that_of_the_textbook() -> None:
 
 def test_rank_correlation_of_equal_values_does_not_exist() -> None:
     assert quality(np.array([0.1, 0.2]), np.array([0.3, 0.3]))[:2] == (None, None)
+
+
+def test_tiny_archives_are_predicted_by_their_mean() -> None:
+    targets = np.array([0.1, 0.2, 0.6])
+    found = fit_ensemble("lgb", np.eye(3), targets, seed=0)
+    assert (found.name, found.tau, found.rmse) == ("mean", 0.0, pytest.approx(targets.std()))
+    assert found.predict(np.eye(5)[:, :3]).tolist() == [pytest.approx(0.3)] * 5
+    assert fit_ensemble("ridge", np.eye(4), np.arange(4.0), seed=0).name == "ridge"
+
+
+def test_an_ensemble_is_the_mean_of_experts_each_of_which_has_not_seen_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Experts that answer with the mean of what they have learnt from."""
+    lessons: list[np.ndarray] = []
+
+    def tune(features: np.ndarray, targets: np.ndarray, seed: int) -> Fit:
+        assert targets.mean() == pytest.approx(0, abs=1e-12)
+        assert targets.std() == pytest.approx(1)
+        assert len(targets) == 20
+
+        def fit(features: np.ndarray, targets: np.ndarray, seed: int) -> Predictor:
+            lessons.append(features[:, 0])
+            return lambda queries: np.full(len(queries), targets.mean())
+
+        return fit
+
+    monkeypatch.setitem(predictors.PREDICTORS, "ridge", tune)
+    features, targets = np.arange(20.0)[:, None], 5 + 3 * np.random.default_rng(0).normal(size=20)
+    found = fit_ensemble("ridge", features, targets, seed=0, folds=5)
+    assert [len(lesson) for lesson in lessons] == [16] * 5
+    left_out = [sorted({*range(20)} - {*map(int, lesson)}) for lesson in lessons]
+    assert sorted(place for part in left_out for place in part) == list(range(20))
+    assert left_out[0] != [0, 1, 2, 3]  # the order of the archive does not decide
+    means = [targets[lesson.astype(int)].mean() for lesson in lessons]
+    assert found.predict(features[:2]).tolist() == [pytest.approx(np.mean(means))] * 2
+    errors = [mean - targets[part] for mean, part in zip(means, left_out, strict=True)]
+    assert found.rmse == pytest.approx(np.sqrt(np.mean(np.square(errors))))
+    lessons.clear()
+    fit_ensemble("ridge", features, targets, seed=0, folds=50)
+    assert [len(lesson) for lesson in lessons] == [19] * 20  # at most as many as there are networks
+
+
+@pytest.mark.parametrize(
+    ("taus", "chosen"),
+    [
+        ((0.9, 0.5, 0.3, 0.1), "lgb"),
+        ((0.9, 0.86, 0.84, 0.1), "lgb+gp-rbf"),
+        ((0.1, 0.86, 0.3, 0.9), "svr+gp-rbf"),
+        ((0.5, 0.5, 0.5, 0.5), "lgb+gp-rbf+bayesian+svr"),
+    ],
+)
+def test_auto_averages_those_that_rank_as_well_as_the_best(
+    monkeypatch: pytest.MonkeyPatch, taus: tuple[float, ...], chosen: str
+) -> None:
+    answers = dict(zip(predictors.AUTO, taus, strict=True))
+
+    def made(name: PredictorName, *rest: object) -> Ensemble:
+        return Ensemble(name, lambda queries: np.full(len(queries), answers[name]), answers[name], 1 - answers[name])
+
+    monkeypatch.setattr(predictors, "_ensemble", made)
+    found = fit_ensemble("auto", np.eye(6), np.arange(6.0), seed=0)
+    mean = np.mean([answers[name] for name in chosen.split("+")])
+    assert (found.name, found.tau) == (chosen, max(taus))
+    assert found.rmse == pytest.approx(1 - mean)
+    assert found.predict(np.eye(6)[:2]).tolist() == [pytest.approx(mean)] * 2
+
+
+def test_how_well_a_predictor_ranks_is_judged_by_parts_if_they_are_large_enough() -> None:
+    measured = np.arange(120.0)
+    parts = [np.arange(60), np.arange(60, 120)]
+    predicted = np.concatenate([measured[:60] + 1000, -measured[60:]])  # right in one half, reversed in the other
+    assert predictors._ranking(predicted, measured, parts) == pytest.approx(0 - 1)  # mean minus deviation
+    assert predictors._ranking(measured, measured, parts) == pytest.approx(1)
+    few = predictors._ranking(predicted[30:90], measured[30:90], [np.arange(30), np.arange(30, 60)])
+    tau = quality(predicted[30:90], measured[30:90]).tau
+    assert few == pytest.approx(tau)
+    assert predictors._ranking(np.zeros(120), measured, parts) == 0  # nothing is ranked
+
+
+@pytest.mark.parametrize("name", ["rbf", "bayesian", "gp", "gp-rbf"])
+def test_a_plane_is_learnt_exactly_whatever_its_units(name: PredictorName) -> None:
+    generator = np.random.default_rng(0)
+    features, queries = generator.normal(size=(40, 3)), generator.normal(size=(20, 3))
+    plane = np.array([1.0, -2.0, 0.5])
+    for factor, shift in ((1.0, 0.0), (1e-4, 3.0), (1e5, -7.0)):
+        found = fit_ensemble(name, features, shift + factor * features @ plane, seed=0, folds=4)
+        np.testing.assert_allclose(found.predict(queries), shift + factor * queries @ plane, atol=0.15 * factor)
+        assert found.tau > 0.9
+        assert found.rmse < 0.2 * factor
+
+
+def test_radial_functions_leave_out_directions_without_differences() -> None:
+    """One-hot columns add up to one, and some never change; repeated networks count with their mean."""
+    generator = np.random.default_rng(0)
+    values = generator.integers(0, 3, (30, 3))
+    features = np.concatenate([np.eye(3)[values[:, gene]] for gene in range(3)] + [np.ones((30, 2))], axis=1)
+    targets = values @ np.array([1.0, 2.0, -1.0])
+    predict = predictors.fit_rbf(np.repeat(features, 2, axis=0), np.repeat(targets, 2) + np.tile([-0.5, 0.5], 30), 0)
+    np.testing.assert_allclose(predict(features), targets, atol=0.02)
+    constant = predictors.fit_rbf(np.ones((6, 2)), np.arange(6.0), 0)
+    assert constant(np.zeros((3, 2))).tolist() == [2.5] * 3
