@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from nat2.deploy.latency import measure_latency
-from nat2.errors import ConfigError
+import pytest
+import torch
+
+from nat2.data.transform import Pipeline
+from nat2.deploy import export
+from nat2.deploy import latency as module
+from nat2.deploy.latency import Latency, latency, measure_exported, measure_latency
+from nat2.deploy.quantise import quantise
+from nat2.errors import CheckpointError, ConfigError
 from nat2.space import Macro, SearchSpace
 from nat2.supernet import StaticNetwork
 
@@ -31,3 +41,112 @@ def test_more_images_take_longer() -> None:
 def test_nothing_at_once_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"`{name}`"):
         measure_latency(StaticNetwork(MACRO, SPACE.smallest), **{name: 0})  # type: ignore[arg-type]
+        measure_latency(StaticNetwork(MACRO, SPACE.smallest), **{name: 0})
+
+
+class Clock:
+    """A clock that runs only while something does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, taken: Callable[[int], float]) -> None:
+        self.now, self.runs, self._taken = 0.0, 0, taken
+        monkeypatch.setattr("nat2.deploy.latency.time.perf_counter", lambda: self.now)
+
+    def run(self) -> None:
+        """Take as long as the run with this number does."""
+        self.now += self._taken(self.runs)
+        self.runs += 1
+
+
+def test_warming_up_is_not_measured_and_quartiles_are_in_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, lambda number: 5.0 if number < 10 else 0.001 * (number - 9))
+    taken = module._timed(clock.run)
+    # 1 ms, 2 ms and so on until a quarter of a second is over: 22 x 23 / 2 = 253.
+    assert (taken.runs, clock.runs) == (22, 32)
+    assert (taken.lower, taken.median, taken.upper) == pytest.approx((6.25, 11.5, 16.75))
+
+
+@pytest.mark.parametrize(("seconds", "runs"), [(1.0, 20), (1e-6, 400), (0.0025, 100)])
+def test_slow_networks_run_a_few_times_and_quick_ones_no_more_than_needed(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, runs: int
+) -> None:
+    taken = module._timed(Clock(monkeypatch, lambda number: seconds).run)
+    assert taken.runs == pytest.approx(runs, abs=1)
+    assert taken.median == pytest.approx(1000 * seconds)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder with two networks, one of them in 8 bits too."""
+    folder = tmp_path_factory.mktemp("run")
+    for name in ("b", "a"):
+        network = StaticNetwork(MACRO, SPACE.smallest).eval()
+        pipeline = Pipeline((0.4,) * 3, (0.2,) * 3)
+        export(network, pipeline, [*"0123456789"], folder / "networks" / name, side=16, facts={})
+    images = torch.rand(8, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    quantise(folder / "networks" / "a" / "model.onnx", folder / "networks" / "a" / "model-int8.onnx", [images])
+    (folder / "networks" / "notes").mkdir()
+    return folder
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Run everything once instead of for a quarter of a second; what was answered."""
+    answers: list[object] = []
+
+    def once(run: Callable[[], object]) -> Latency:
+        answers.append(run())
+        return Latency(1.23456789, 1.0, 2.0, 20)
+
+    monkeypatch.setattr(module, "_timed", once)
+    return answers
+
+
+def test_every_network_of_a_run_is_measured_under_every_condition(run_folder: Path, quick: list[Any]) -> None:
+    found = list(latency(run_folder, runtimes=["onnx", "torch"], batches=[1, 3], threads=[1]))
+    conditions = [(each.id, each.runtime, each.batch, each.threads, each.device) for each in found]
+    assert conditions == [
+        (name, runtime, batch, 1, "cpu") for name in "ab" for runtime in ("onnx", "torch") for batch in (1, 3)
+    ]
+    assert [tuple(answer.shape) for answer in quick] == [(1, 10), (3, 10)] * 4
+    torch.testing.assert_close(quick[0], quick[2], rtol=1e-3, atol=1e-4)  # both runtimes see the same images
+    assert found[1].row() == {
+        "id": "a", "runtime": "onnx", "batch": 3, "threads": 1, "device": "cpu", "median": 1.23457, "lower": 1.0,
+        "upper": 2.0, "runs": 20,
+    }  # fmt: skip
+    (small,) = latency(run_folder / "networks" / "a", runtimes=["int8"])
+    assert (small.id, small.runtime) == ("a", "int8")
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_is(run_folder: Path, quick: list[Any]) -> None:
+    with pytest.raises(CheckpointError, match=r"b/model-int8\.onnx does not exist; make one with .* --int8"):
+        latency(run_folder, runtimes=["onnx", "int8"])
+    with pytest.raises(ConfigError, match="the runtime must be one of onnx, int8, torch; got 'tflite'"):
+        latency(run_folder, runtimes=["tflite"])  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match="`batch` of the latency must be at least 1; got 0"):
+        latency(run_folder, batches=[1, 0])
+    with pytest.raises(ConfigError, match="`threads` of the latency must be at least 1; got -1"):
+        latency(run_folder, threads=[-1])
+    with pytest.raises(CheckpointError, match="does not hold an exported network"):
+        latency(run_folder / "networks" / "notes")
+    with pytest.raises(ConfigError, match="FOLDER takes a file or folder"):
+        latency("https://example.org/run")
+    assert not quick
+
+
+def test_a_damaged_file_is_told(run_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(run_folder / "networks" / "a", tmp_path / "a")
+    (tmp_path / "a" / "model.onnx").write_bytes(b"no network")
+    with pytest.raises(CheckpointError, match=r"model\.onnx cannot be read .*; export the network again"):
+        measure_exported(tmp_path / "a")
+
+
+def test_torch_gets_its_threads_back(run_folder: Path, quick: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    measure_exported(run_folder / "networks" / "a", runtime="torch", threads=3)
+    assert asked == [3, 7]
+    monkeypatch.setattr(module, "_timed", lambda run: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        measure_exported(run_folder / "networks" / "a", runtime="torch", threads=2)
+    assert asked == [3, 7, 2, 7]
