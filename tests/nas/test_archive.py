@@ -254,9 +254,7 @@ def test_a_generation_is_a_row_of_the_log() -> None:
     }  # fmt: skip
 
 
-def test_a_killed_run_on_a_disk_that_cannot_be_written_is_read_with_its_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_log_on_a_disk_that_cannot_be_written_is_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite cannot make the index of the log beside the file there."""
     original, opened = module._serialized, list[str]()
 

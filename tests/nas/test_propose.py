@@ -239,3 +239,35 @@ def test_predictions_are_compared_with_what_was_measured() -> None:
     assert facts["watts_rmse"] == pytest.approx((32 / 3) ** 0.5)
     assert len(facts) == 6
     assert judged(task, evaluated[1:2], {name: column[1:2] for name, column in predicted.items()}) == {}
+
+
+def test_the_share_of_proposals_within_the_budget_is_told() -> None:
+    """Of those that were known as well; any violation counts, however small."""
+    bounded = Objective(name="size", cost="exact", high=9, measure=SIZE.measure)
+    task = task_of([LOSS], also=[bounded], candidates=5, population=30, inner_generations=1, start="random")
+    pool: list[Vector] = []
+
+    def known(arch: Vector) -> bool:
+        pool.append(arch)
+        return arch[0] == 0
+
+    facts = candidates(task, linear(), 1, known)[2]
+    assert facts["feasible"] == pytest.approx(np.mean([sum(arch) <= 9 for arch in pool]))
+    assert 0 < facts["feasible"] < 1
+    assert any(9 < sum(arch) <= 18 for arch in pool)
+    assert facts["duplicate"] == pytest.approx(np.mean([arch[0] == 0 for arch in pool]))
+
+
+@pytest.mark.parametrize("lowest", [0, 1])
+def test_units_of_costs_decide_nothing(lowest: int) -> None:
+    """Bytes or megabytes; costs of which some are 0 have no logarithms."""
+    predicted = []
+    for unit in (1.0, 1e3):
+        cost = Objective(name="cost", cost="exact", measure=lambda genomes, unit=unit: (genomes.sum(1) + lowest) * unit)
+        members = [
+            Evaluation(each.arch, {"loss": each["loss"], "cost": (sum(each.arch) + lowest) * unit})
+            for each in [*linear(), member((0, 0), 1.0)]
+        ]
+        model = Model(task_of([LOSS, cost], features="structure"), members, 1)
+        predicted.append(model(SPACE.sample(10, np.random.default_rng(9)))["loss"])
+    np.testing.assert_allclose(predicted[1], predicted[0])
