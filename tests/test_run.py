@@ -127,6 +127,7 @@ def test_the_last_lines_say_what_to_do_next(whole: tuple[Path, str]) -> None:
     assert any("most accurate" in line for line in tail)
     assert any("report.html" in line for line in tail)
     assert tail[-1].lstrip().startswith(("next: nat2 predict", "next: check the labels"))  # which, depends on chance
+    assert str(out) in output
 
 
 def test_the_archive_can_be_read_with_sql(whole: tuple[Path, str]) -> None:

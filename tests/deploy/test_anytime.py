@@ -7,8 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nat2.deploy.anytime import NEVER, ExitLogits, confidence, curve, running_answers, threshold_for
-from nat2.deploy.anytime import NEVER, Answered, Operating, confidence, curve, running_answers, threshold_for
+from nat2.deploy.anytime import NEVER, ExitLogits, OperatingPoint, confidence, curve, running_answers, threshold_for
 from nat2.errors import ConfigError
 
 MACS = (10.0, 30.0, 60.0)
@@ -77,17 +76,17 @@ def test_a_cost_below_the_first_exit_is_refused() -> None:
         threshold_for((), 9)
 
 
-def scaled(answers: Answered, factor: float) -> Answered:
+def scaled(answers: ExitLogits, factor: float) -> ExitLogits:
     """The same answers, given with more or less confidence."""
-    return Answered(answers.logits * factor, answers.labels)
+    return ExitLogits(answers.logits * factor, answers.labels)
 
 
 def test_thresholds_are_chosen_on_validation_images_alone() -> None:
     """Whatever is said of the test images, the same operating points come of it."""
     val = answered(1, 300)
     curves = [curve(val, test, WEIGHTS, MACS) for test in (answered(2, 300), scaled(answered(2, 300), 9), answered(3))]
-    judged = [{(point.val_macs, point.val_accuracy): None for point in points} for points in curves]
-    assert [*judged[0]] == [*judged[1]] == [*judged[2]]
+    prediction_quality = [{(point.val_macs, point.val_accuracy): None for point in points} for points in curves]
+    assert [*prediction_quality[0]] == [*prediction_quality[1]] == [*prediction_quality[2]]
     for points in curves:
         for point in points:
             assert (point.val_accuracy, point.val_macs) == val.at(point.threshold, WEIGHTS, MACS)
@@ -111,14 +110,16 @@ def test_thresholds_are_evenly_spread_over_how_sure_the_exits_before_the_last_ar
 def test_of_points_that_cost_the_same_one_is_kept() -> None:
     """An exit that is never unsure: every threshold up to its confidence gives the same point."""
     logits = torch.nn.functional.one_hot(torch.arange(40) % 4, 4).float().expand(3, 40, 4) * 100
-    points = curve(Answered(logits, torch.arange(40) % 4), Answered(logits, torch.arange(40) % 4), WEIGHTS, MACS)
+    points = curve(ExitLogits(logits, torch.arange(40) % 4), ExitLogits(logits, torch.arange(40) % 4), WEIGHTS, MACS)
     assert [(point.macs, point.val_macs) for point in points] == [(10, 10), (60, 60)]
 
 
 def test_of_thresholds_that_are_as_accurate_the_cheapest_is_chosen() -> None:
-    def point(threshold: float, macs: float, accuracy: float) -> Operating:
+    def point(threshold: float, macs: float, accuracy: float) -> OperatingPoint:
         # On test images it is the other way round: they decide nothing.
-        return Operating(threshold, macs=100 - macs, val_macs=macs, val_accuracy=accuracy, test_accuracy=1 - accuracy)
+        return OperatingPoint(
+            threshold, macs=100 - macs, val_macs=macs, val_accuracy=accuracy, test_accuracy=1 - accuracy
+        )
 
     points = [point(0.1, 10, 0.5), point(0.2, 20, 0.7), point(0.3, 30, 0.7), point(0.4, 40, 0.9)]
     assert [threshold_for(points, macs) for macs in (10, 19, 20, 39, 40, 99)] == [0.1, 0.1, 0.2, 0.2, 0.4, 0.4]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -17,17 +16,16 @@ from nat2.data.dataset import read_dataset
 from nat2.data.settings import Augmentation
 from nat2.data.transform import Pipeline
 from nat2.deploy import export, load
-from nat2.deploy import predict as predict_module
 from nat2.deploy.anytime import confidence, running_answers
 from nat2.deploy.export import answer, file_sizes, open_session, write_program
-from nat2.deploy.predict import predict
+from nat2.deploy.predict import Classifier, predict
 from nat2.deploy.quantise import accuracy_of, quantise
 from nat2.errors import CheckpointError, ConfigError, DataError, Nat2Error
 from nat2.space import Arch, Macro
 from nat2.supernet import StaticNetwork, SuperNetwork, extract
 from tests.data.test_sources import write_images
-from tests.pixels import pixels_of
 from tests.deploy.networks import random_network
+from tests.pixels import pixels_of
 
 MACRO = Macro(classes=3, channels=3, width=0.25, stem_stride=1)
 ARCH = Arch.from_key("r12-w0.25-k5e4.k3e6.k7e3-k7e3.k5e6")
@@ -295,13 +293,13 @@ def test_the_first_exit_that_is_sure_enough_predicts(
     description = json.loads((folder / "arch.json").read_text())
     (folder / "arch.json").write_text(json.dumps(description | {"anytime": POINTS}))
     asked: list[float | None] = []
-    original = predict_module._answer
+    original = Classifier._shares
 
-    def recorded(model: Any, images: torch.Tensor, threshold: float | None) -> torch.Tensor:
-        asked.append(threshold)
-        return original(model, images, threshold)
+    def recorded(self: Classifier, images: torch.Tensor) -> torch.Tensor:
+        asked.append(self.threshold)
+        return original(self, images)
 
-    monkeypatch.setattr(predict_module, "_answer", recorded)
+    monkeypatch.setattr(Classifier, "_shares", recorded)
     image = tmp_path / "image.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(image)
 

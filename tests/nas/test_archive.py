@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 
 from nat2.errors import CheckpointError, RunError
-from nat2.nas.archive import Archive, Evaluation, EvaluationRecord, Generation
 from nat2.nas import archive as module
-from nat2.nas.archive import Archive, Evaluation, Generation, Row
+from nat2.nas.archive import Archive, Evaluation, EvaluationRecord, Generation
 from nat2.space import Arch, SearchSpace
 
 SPACE = SearchSpace(resolutions=(48, 56, 64))
@@ -173,11 +172,11 @@ def test_a_folder_that_does_not_exist_is_told(tmp_path: Path) -> None:
 
 
 def test_facts_about_a_run_are_kept_and_replaced(tmp_path: Path) -> None:
-    with Archive(tmp_path / "a.db") as archive:
+    with Archive[Arch](tmp_path / "a.db") as archive:
         assert archive.noted("box") is None
         archive.note("box", "[1]")
         archive.note("box", "[2]")
-    with Archive(tmp_path / "a.db") as archive:
+    with Archive[Arch](tmp_path / "a.db") as archive:
         assert archive.noted("box") == "[2]"
 
 
@@ -241,7 +240,7 @@ FACTS = {
 )
 def test_a_generation_tells_in_a_line_what_it_was_like(changes: dict[str, object], line: str) -> None:
     generation = Generation(2, tuple(ARCHS), 0.12345, FACTS | changes)
-    assert generation.told(5) == f"generation 2 of 5, hypervolume 0.1235{line}"
+    assert generation.summary(5) == f"generation 2 of 5, hypervolume 0.1235{line}"
 
 
 def test_a_generation_is_a_row_of_the_log() -> None:

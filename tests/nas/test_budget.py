@@ -11,13 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nat2.errors import ConfigError
-from nat2.nas.budget import format_bound, format_value, parse_budget
-from nat2.nas.feasible import check_budget
-from nat2.nas.objectives import Objective
-from nat2.space import CostTable, IntegerSpace, Macro, SearchSpace
 from nat2.errors import ConfigError, RunError
-from nat2.nas.budget import parse_budget, spelled, told
+from nat2.nas.budget import format_bound, format_value, parse_budget
 from nat2.nas.feasible import check_budget, exact
 from nat2.nas.objectives import Objective, Unit
 from nat2.space import CostTable, Genomes, IntegerSpace, Macro, SearchSpace
@@ -135,14 +130,14 @@ def test_contradicting_bounds_of_two_objectives_are_refused() -> None:
     ],
 )  # fmt: skip
 def test_values_are_written_as_people_write_them(value: float, unit: Unit, text: str) -> None:
-    assert spelled(value, unit) == text
+    assert format_value(value, unit) == text
 
 
 def test_a_window_is_told_by_both_of_its_ends() -> None:
     (window,) = parse_budget("params>=10k,params<=20k")
-    assert told(window) == "params <= 20,000, params >= 10,000"
+    assert format_bound(window) == "params <= 20,000, params >= 10,000"
     assert parse_budget("params<=30k,params<=20k,params>=5k,params>=10k") == (window,)
-    assert told(Objective(name="size")) == ""
+    assert format_bound(Objective(name="size")) == ""
 
 
 @pytest.mark.parametrize(
@@ -150,7 +145,7 @@ def test_a_window_is_told_by_both_of_its_ends() -> None:
     [
         (lambda genomes: [1.0] * (len(genomes) + 1), r"shape \(\d+,\); got shape \(\d+,\)"),
         (lambda genomes: np.full(len(genomes), np.inf), "got numbers that are not finite"),
-        (lambda genomes: {}["nothing"], r"fails \(KeyError: 'nothing'\)"),
+        (lambda genomes: dict[str, float]()["nothing"], r"fails \(KeyError: 'nothing'\)"),
     ],
 )
 def test_exact_quantities_that_cannot_be_computed_are_refused(measure: Callable[[Genomes], Any], message: str) -> None:

@@ -122,7 +122,8 @@ def test_two_objectives_need_no_reference_directions(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_of_two_networks_the_one_that_violates_less_is_better_whatever_its_objectives(count: int) -> None:
     def violated(genomes: np.ndarray) -> np.ndarray:
-        return np.maximum(0, genomes.sum(1) - 9).astype(float)
+        excess: np.ndarray = np.maximum(0, genomes.sum(1) - 9).astype(float)
+        return excess
 
     start = few(most=6)
     assert (start.sum(1) > 9).any()

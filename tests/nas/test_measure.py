@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from nat2.errors import ConfigError, Nat2Error, RunError
-from nat2.nas.archive import Archive, Evaluation, Row
+from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
 from nat2.nas.initialise import draw, initial_archive
 from nat2.nas.measure import check_failures, measure, succeeded
 from nat2.nas.objectives import Objective
-from nat2.nas.task import Search, check
+from nat2.nas.settings import SearchSettings
+from nat2.nas.task import Search
+from nat2.nas.task import check as check_search
 from nat2.progress import FoundDone
-from nat2.settings import SearchSettings
 from nat2.space import IntegerSpace
 
 SPACE = IntegerSpace((10, 10))
@@ -27,15 +28,15 @@ def task_of(
     evaluate: Callable[..., Any] = lambda arch: 0.5,
     objectives: Sequence[Objective] = (LOSS, SIZE),
     *,
-    also: Sequence[Objective] = (),
+    recorded: Sequence[Objective] = (),
     adapt: Any = None,
     space: IntegerSpace = SPACE,
     **options: Any,
 ) -> Search[Vector]:
-    names = [each.name for each in (*objectives, *also)]
+    names = [each.name for each in (*objectives, *recorded)]
     settings = SearchSettings(**{"predictor": "ridge", **options.pop("settings", {})})
     archive = Archive[Vector](None, names, key=space.key, parse=space.parse)
-    return Search(space, evaluate, tuple(objectives), tuple(also), settings, archive, adapt, 3, **options)
+    return Search(space, evaluate, tuple(objectives), tuple(recorded), settings, archive, adapt, 3, **options)
 
 
 def made(task: Search[Vector], archs: Sequence[Vector], **options: Any) -> list[Evaluation[Vector]]:
@@ -68,7 +69,7 @@ def test_how_an_evaluation_came_about_is_recorded() -> None:
     made(task, [(1, 2)], weights=2, generation=4, origin="candidate", share=0.25)
     ((evaluation, row),) = task.archive.evaluations()
     assert evaluation == Evaluation((1, 2), {"loss": 0.25, "size": 3})
-    assert row._replace(seconds=0) == Row(2, 4, "candidate", 0.25, 0, 3)
+    assert row._replace(seconds=0) == EvaluationRecord(2, 4, "candidate", 0.25, 0, 3)
     assert 0 < row.seconds < 5
 
 
@@ -86,7 +87,7 @@ def test_how_an_evaluation_came_about_is_recorded() -> None:
 )
 def test_an_evaluation_that_gives_no_numbers_fails_with_the_reason(given: object, failure: str) -> None:
     heat = Objective(name="heat")
-    (evaluation,) = made(task_of(lambda arch: given, [LOSS, SIZE], also=[heat]), [(1, 2)])
+    (evaluation,) = made(task_of(lambda arch: given, [LOSS, SIZE], recorded=[heat]), [(1, 2)])
     assert evaluation.failure == failure
     assert evaluation.values == ({} if failure else {"loss": 1e100, "heat": -1e100, "size": 3})
 
@@ -108,7 +109,7 @@ def test_a_network_is_measured_once_for_all_weights_and_fails_with_the_name_of_w
             raise ValueError("no sensor")
         return float("nan") if arch[1] == 8 else 2.5 * arch[0]
 
-    task = task_of(also=[Objective(name="watts", cost="measured", measure=watts)])
+    task = task_of(recorded=[Objective(name="watts", cost="measured", measure=watts)])
     archs = [(4, 0), (2, 9), (2, 8)]
     found = made(task, archs)
     assert [each.failure for each in found] == ["", "watts: ValueError: no sensor", "watts is nan"]
@@ -120,7 +121,7 @@ def test_a_network_is_measured_once_for_all_weights_and_fails_with_the_name_of_w
     def broken(arch: Vector) -> float:
         raise Nat2Error("the disk is full")
 
-    task = task_of(also=[Objective(name="watts", cost="measured", measure=broken)])
+    task = task_of(recorded=[Objective(name="watts", cost="measured", measure=broken)])
     with pytest.raises(Nat2Error, match="the disk is full"):
         made(task, [(1, 1)])
 
@@ -146,7 +147,10 @@ def members(*losses: float, sizes: Sequence[int] = ()) -> list[Evaluation[Vector
 
 def test_the_box_of_the_hypervolume_reaches_one_percent_behind_the_worst() -> None:
     task = task_of()
-    assert task.box(members(0.5, 0.2, sizes=[10, 30])) == ([0.0, 0.0], pytest.approx([0.505, 30.3]))
+    assert task.box(members(0.5, 0.2, sizes=[10, 30])) == (  # type: ignore[comparison-overlap]
+        [0.0, 0.0],
+        pytest.approx([0.505, 30.3]),
+    )
     # What is better the larger it is, or falls below 0, has no natural origin: it is as far off as the worst.
     gain = Objective(name="loss", direction="max")
     task = task_of(objectives=[LOSS, SIZE])
@@ -173,11 +177,11 @@ def test_the_box_is_of_what_keeps_the_budget_if_enough_does(within: int) -> None
 def test_a_search_knows_what_it_optimises_bounds_and_predicts() -> None:
     watts = Objective(name="watts", cost="measured", measure=len)
     bounded = Objective(name="heat", low=1)
-    task = task_of(objectives=[LOSS, SIZE], also=[watts, bounded])
+    task = task_of(objectives=[LOSS, SIZE], recorded=[watts, bounded])
     assert [each.name for each in task.quantities] == ["loss", "size", "watts", "heat"]
     assert [each.name for each in task.modelled] == ["loss", "heat"]
     assert [each.name for each in task.of_class("measured", "exact")] == ["size", "watts"]
-    assert (task.bounded, task_of(also=[watts]).bounded) == (True, False)
+    assert (task.bounded, task_of(recorded=[watts]).bounded) == (True, False)
     assert (task.version(3), task_of(adapt=print).version(3)) == (0, 3)
     assert task.values([]).shape == (0, 2)
     assert task.violations([]).shape == (0,)
@@ -209,6 +213,7 @@ def test_every_process_keeps_its_archive_and_the_first_writes_before_the_others(
 
 
 def test_halving_asks_whether_the_evaluation_takes_a_share() -> None:
+    check: Any = check_search
     halving = SearchSettings(preprocess="halving", predictor="ridge")
     check([LOSS], [], halving, lambda arch, *, share: 1.0)
     check([LOSS], [], halving, lambda arch, **options: 1.0)
@@ -268,7 +273,7 @@ def test_the_first_archive_is_of_the_best_and_the_ends_of_the_space() -> None:
     assert shares.count(0.25) == 30
     assert shares.count(1.0) == 8
     rows = [row._replace(seconds=0, share=0) for _, row in task.archive.evaluations()]
-    assert set(rows) == {Row(0, 0, "initial", 0, 0, 3)}
+    assert set(rows) == {EvaluationRecord(0, 0, "initial", 0, 0, 3)}
     assert said[0].startswith("initial archive: networks evaluated, 30 on 25 % of them in ")
     assert ", then 6 on all images in " in said[0]
     assert said[0].endswith("; as much as 16 on all images, for 8 to begin with")

@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 
 from nat2.errors import ConfigError
-from nat2.nas.predictors import PREDICTORS, Ensemble, check_predictor, fit_ensemble, quality
-from nat2.nas.settings import PredictorName
 from nat2.nas import predictors
 from nat2.nas.predictors import PREDICTORS, Ensemble, Fit, Predictor, check_predictor, fit_ensemble, quality
-from nat2.settings import PredictorName
+from nat2.nas.settings import PredictorName
 from nat2.space import CostTable, Macro, SearchSpace
 
 MACRO = Macro(classes=10)
@@ -128,7 +126,8 @@ def test_rank_correlation_of_equal_values_does_not_exist() -> None:
 def test_tiny_archives_are_predicted_by_their_mean() -> None:
     targets = np.array([0.1, 0.2, 0.6])
     found = fit_ensemble("lgb", np.eye(3), targets, seed=0)
-    assert (found.name, found.tau, found.rmse) == ("mean", 0.0, pytest.approx(targets.std()))
+    assert (found.name, found.tau) == ("mean", 0.0)
+    assert found.rmse == pytest.approx(targets.std())
     assert found.predict(np.eye(5)[:, :3]).tolist() == [pytest.approx(0.3)] * 5
     assert fit_ensemble("ridge", np.eye(4), np.arange(4.0), seed=0).name == "ridge"
 
@@ -183,7 +182,7 @@ def test_auto_averages_those_that_rank_as_well_as_the_best(
 
     monkeypatch.setattr(predictors, "_ensemble", made)
     found = fit_ensemble("auto", np.eye(6), np.arange(6.0), seed=0)
-    mean = np.mean([answers[name] for name in chosen.split("+")])
+    mean = np.mean([answers[name] for name in chosen.split("+")])  # type: ignore[index]
     assert (found.name, found.tau) == (chosen, max(taus))
     assert found.rmse == pytest.approx(1 - mean)
     assert found.predict(np.eye(6)[:2]).tolist() == [pytest.approx(mean)] * 2

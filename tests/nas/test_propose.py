@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from nat2.nas.archive import Archive, Evaluation, Row
+from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
 from nat2.nas.objectives import Objective
-from nat2.nas.propose import Model, candidates, choose, judged, learned, propose
+from nat2.nas.propose import Model, candidates, choose, prediction_quality, propose, training_set
+from nat2.nas.settings import SearchSettings
 from nat2.nas.task import Search
-from nat2.settings import SearchSettings
 from nat2.space import Genomes, IntegerSpace
 
 SPACE = IntegerSpace((10, 10))
@@ -22,13 +23,13 @@ Vector = tuple[int, ...]
 
 
 def task_of(
-    objectives: Sequence[Objective] = (LOSS, SIZE), *, also: Sequence[Objective] = (), **settings: Any
+    objectives: Sequence[Objective] = (LOSS, SIZE), *, recorded: Sequence[Objective] = (), **settings: Any
 ) -> Search[Vector]:
     """A search with the quickest predictor."""
-    names = [each.name for each in (*objectives, *also)]
+    names = [each.name for each in (*objectives, *recorded)]
     chosen = SearchSettings(**{"predictor": "ridge", "features": "integer", **settings})
     archive = Archive[Vector](None, names, key=SPACE.key, parse=SPACE.parse)
-    return Search(SPACE, lambda arch: 0.5, tuple(objectives), tuple(also), chosen, archive, None, 0)
+    return Search(SPACE, lambda arch: 0.5, tuple(objectives), tuple(recorded), chosen, archive, None, 0)
 
 
 def member(arch: Vector, loss: float, **more: float) -> Evaluation[Vector]:
@@ -38,7 +39,7 @@ def member(arch: Vector, loss: float, **more: float) -> Evaluation[Vector]:
 class Foretold:
     """A model whose predictions of the loss are known by genome."""
 
-    def __init__(self, losses: Mapping[Vector, float], doubt: float = 0.0, **more: Callable[[Genomes], Any]) -> None:
+    def __init__(self, losses: Mapping[Any, float], doubt: float = 0.0, **more: Callable[[Genomes], Any]) -> None:
         self.doubts = {"loss": doubt}
         self._losses, self._more = losses, more
 
@@ -72,7 +73,7 @@ def test_a_pool_that_is_not_larger_than_asked_for_is_evaluated_as_it_is() -> Non
 
 def test_for_one_objective_the_best_predicted_are_evaluated() -> None:
     losses = {(n, 0): abs(n - 6) / 10 for n in range(10)}
-    task = task_of([LOSS], also=[SIZE], candidates=3)
+    task = task_of([LOSS], recorded=[SIZE], candidates=3)
     assert set(chosen(task, [member((0, 0), 0.5)], Foretold(losses))) == {(5, 0), (6, 0), (7, 0)}
 
 
@@ -81,7 +82,10 @@ def test_networks_that_are_predicted_to_break_the_budget_are_evaluated_only_for_
     bounded = Objective(name="size", cost="exact", high=4, measure=SIZE.measure)
     found = {
         count: sorted(
-            map(sum, chosen(task_of([LOSS], also=[bounded], candidates=count), [member((0, 0), 1)], Foretold(losses)))
+            map(
+                sum,
+                chosen(task_of([LOSS], recorded=[bounded], candidates=count), [member((0, 0), 1)], Foretold(losses)),
+            )
         )
         for count in (3, 5, 7)
     }
@@ -92,7 +96,7 @@ def test_networks_that_are_predicted_to_break_the_budget_are_evaluated_only_for_
 def test_a_front_that_breaks_the_budget_is_no_reason_to_leave_out_what_keeps_it() -> None:
     """Members that break the budget beat every candidate, so beside them none would gain anything."""
     heat = Objective(name="heat", high=1.0)
-    task = task_of([LOSS, SIZE], also=[heat], candidates=1, optimism=0.0)
+    task = task_of([LOSS, SIZE], recorded=[heat], candidates=1, optimism=0.0)
     model = Foretold({(1, 0): 0.9, (2, 0): 0.7, (3, 0): 0.69}, heat=lambda genomes: np.zeros(len(genomes)))
     hot = [member((0, 0), 0.1, heat=2.0)]
     assert chosen(task, hot, model) == [(2, 0)]
@@ -120,8 +124,8 @@ WATTS = Objective(name="watts", cost="measured", measure=lambda arch: 0.0)
 @pytest.mark.parametrize("features", ["integer", "one-hot", "structure"])
 def test_a_model_knows_costs_and_predicts_what_is_optimised_or_bounded(features: str) -> None:
     bounded = Objective(name="watts", cost="measured", measure=WATTS.measure, high=9)
-    for also, predicted in (((), {"loss"}), ((WATTS,), {"loss"}), ((bounded,), {"loss", "watts"})):
-        model = Model(task_of(also=also, features=features), linear(), 1)
+    for recorded, predicted in (((), {"loss"}), ((WATTS,), {"loss"}), ((bounded,), {"loss", "watts"})):
+        model = Model(task_of(recorded=recorded, features=features), linear(), 1)
         genomes = SPACE.sample(30, np.random.default_rng(9))
         table = model(genomes)
         assert model.choices == dict.fromkeys(predicted, "ridge")
@@ -190,7 +194,7 @@ def test_the_inner_evolution_finds_the_predicted_front_and_keeps_the_budget() ->
 
 def test_candidates_are_new_and_how_they_were_found_is_told() -> None:
     bounded = Objective(name="size", cost="exact", high=9, measure=SIZE.measure)
-    task = task_of([LOSS, bounded], also=[WATTS], candidates=5, population=30, inner_generations=6)
+    task = task_of([LOSS, bounded], recorded=[WATTS], candidates=5, population=30, inner_generations=6)
     seen = {(0, b) for b in range(10)}
     genomes, table, facts = candidates(task, linear(), 1, lambda arch: arch in seen)
     assert len(genomes) == 5
@@ -212,17 +216,17 @@ def test_the_predictor_learns_from_the_archive_and_the_best_of_the_rest() -> Non
     task = task_of(learn_from=4)
     everything = [member((n, 0), 0.9 - 0.1 * n) for n in range(6)] + [member((n, 1), 0.95) for n in range(3, 7)]
     for number, evaluation in enumerate(everything):
-        task.archive.add(evaluation, Row(0 if number < 9 else 1, 0, "initial", 1.0, 0.1, 0))
+        task.archive.add(evaluation, EvaluationRecord(0 if number < 9 else 1, 0, "initial", 1.0, 0.1, 0))
     members = everything[:2]
-    taught = learned(task, members, 0)
+    taught = training_set(task, members, 0)
     assert taught[:2] == members
     assert len(taught) == 4
     assert {each.arch for each in taught[2:]} < {(n, 0) for n in range(2, 6)}  # the others are beaten
-    assert {each.arch for each in learned(task_of(learn_from=2), members, 0)} == {(0, 0), (1, 0)}
-    assert {each.arch for each in learned(task_of(learn_from=0), members, 0)} == {(0, 0), (1, 0)}
+    assert {each.arch for each in training_set(task_of(learn_from=2), members, 0)} == {(0, 0), (1, 0)}
+    assert {each.arch for each in training_set(task_of(learn_from=0), members, 0)} == {(0, 0), (1, 0)}
     task = Search(SPACE, task.evaluate, task.objectives, (), SearchSettings(learn_from=500), task.archive, None, 0)
-    assert learned(task, members, 0) == everything[:9]  # not what was evaluated with other weights
-    assert learned(task, everything[9:], 1) == everything[9:]
+    assert training_set(task, members, 0) == everything[:9]  # not what was evaluated with other weights
+    assert training_set(task, everything[9:], 1) == everything[9:]
 
 
 def test_predictions_are_compared_with_what_was_measured() -> None:
@@ -232,19 +236,19 @@ def test_predictions_are_compared_with_what_was_measured() -> None:
         member((0, 4), 0.3, watts=3.0),
     ]  # fmt: skip
     predicted = {"loss": np.array([0.5, 9.0, 0.3, 0.4]), "watts": np.array([5.0, 9.0, 1.0, 3.0])}
-    facts = judged(task, evaluated, predicted)
+    facts = prediction_quality(task, evaluated, predicted)
     assert facts["rmse"] == pytest.approx(0.1)
     assert facts["tau"] == facts["rho"] == pytest.approx(1)
     assert facts["watts_tau"] == facts["watts_rho"] == pytest.approx(-1)
     assert facts["watts_rmse"] == pytest.approx((32 / 3) ** 0.5)
     assert len(facts) == 6
-    assert judged(task, evaluated[1:2], {name: column[1:2] for name, column in predicted.items()}) == {}
+    assert prediction_quality(task, evaluated[1:2], {name: column[1:2] for name, column in predicted.items()}) == {}
 
 
 def test_the_share_of_proposals_within_the_budget_is_told() -> None:
     """Of those that were known as well; any violation counts, however small."""
     bounded = Objective(name="size", cost="exact", high=9, measure=SIZE.measure)
-    task = task_of([LOSS], also=[bounded], candidates=5, population=30, inner_generations=1, start="random")
+    task = task_of([LOSS], recorded=[bounded], candidates=5, population=30, inner_generations=1, start="random")
     pool: list[Vector] = []
 
     def known(arch: Vector) -> bool:
@@ -258,12 +262,17 @@ def test_the_share_of_proposals_within_the_budget_is_told() -> None:
     assert facts["duplicate"] == pytest.approx(np.mean([arch[0] == 0 for arch in pool]))
 
 
+def scaled(genomes: Genomes, *, lowest: int, unit: float) -> Any:
+    return (genomes.sum(1) + lowest) * unit
+
+
 @pytest.mark.parametrize("lowest", [0, 1])
 def test_units_of_costs_decide_nothing(lowest: int) -> None:
     """Bytes or megabytes; costs of which some are 0 have no logarithms."""
     predicted = []
     for unit in (1.0, 1e3):
-        cost = Objective(name="cost", cost="exact", measure=lambda genomes, unit=unit: (genomes.sum(1) + lowest) * unit)
+        measure = partial(scaled, lowest=lowest, unit=unit)
+        cost = Objective(name="cost", cost="exact", measure=measure)
         members = [
             Evaluation(each.arch, {"loss": each["loss"], "cost": (sum(each.arch) + lowest) * unit})
             for each in [*linear(), member((0, 0), 1.0)]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pymoo.indicators.hv import HV
 
 from nat2.nas import select
 from nat2.nas.select import (
@@ -206,7 +207,7 @@ def test_most_candidates_are_not_looked_at_again(monkeypatch: pytest.MonkeyPatch
     """What a candidate adds never grows, so what it added before bounds what it can add."""
     measured: list[int] = []
 
-    class Counted(select.HV):  # type: ignore[misc]
+    class Counted(HV):  # type: ignore[misc]
         def __call__(self, rows: np.ndarray) -> float:
             measured.append(len(rows))
             return float(super().__call__(rows))

@@ -24,11 +24,11 @@ from nat2.training.adapt import (
     sample_from,
     uniform_distributions,
 )
+from nat2.training.context import TrainingContext
 from nat2.training.distill import Teacher
+from nat2.training.optimise import ElasticEpoch
 from nat2.training.settings import AdaptSettings
 from tests.training.conftest import MACRO, SPACE, context_of, kill_after, same_weights, weights_of
-from nat2.training.optimise import ElasticEpoch
-from tests.training.conftest import MACRO, PIPELINE, SPACE, kill_after, same_weights, weights_of
 
 
 def genomes(count: int = 200, seed: int = 0) -> np.ndarray:
@@ -226,11 +226,15 @@ def epochs_of(
 ) -> list[tuple[ElasticEpoch, dict[str, Any]]]:
     """What each epoch of an adaptation over two generations is asked to train, and how; nothing is trained."""
     asked: list[tuple[ElasticEpoch, dict[str, Any]]] = []
-    monkeypatch.setattr(module, "train_epoch", lambda n, o, epoch, **options: asked.append((epoch, options)))
+
+    def recorded(n: object, o: object, epoch: ElasticEpoch, context: TrainingContext, **options: Any) -> None:
+        asked.append((epoch, {**options, "seed": context.seed}))
+
+    monkeypatch.setattr(module, "train_epoch", recorded)
     settings = AdaptSettings(**{"epochs": 2, "batch_size": 16, "lr": 0.02, **changes})
     task = Adaptation(
-        SuperNetworks([network]), SPACE, split, PIPELINE, Teacher(extract(network, SPACE.largest), "UNIF"), settings,
-        generations=2, state=folder / "s.safetensors", seed=7,
+        SuperNetworks([network]), SPACE, Teacher(extract(network, SPACE.largest), "UNIF"), settings,
+        context_of(split, folder / "s.safetensors", seed=7), generations=2,
     )  # fmt: skip
     for generation in (1, 2):
         task.advance(generation, genomes(20))

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nat2.settings import Ramp
 from nat2.supernet import StaticNetwork
 from nat2.training.distill import Teacher, distillation_loss, ensemble, exit_weights, joint_accuracy, joint_loss
+from nat2.training.settings import Ramp
 from tests.training.conftest import MACRO, SPACE
 
 

@@ -16,7 +16,7 @@ from nat2.data.dataset import Split
 from nat2.errors import ConfigError, RunError
 from nat2.supernet import StaticNetwork, SuperNetwork, calibrate, extract
 from nat2.training import finetune as module
-from nat2.training.distill import Teacher, exit_weights
+from nat2.training.distill import Teacher, exit_weights, joint_loss
 from nat2.training.finetune import Finetuned, finetune
 from nat2.training.optimise import set_learning_rate
 from nat2.training.settings import FinetuneSettings, Ramp
@@ -195,7 +195,7 @@ def test_labels_are_smoothed_and_the_teacher_weighs_as_asked_in_training_alone(
 ) -> None:
     """Validation losses choose the epoch, so they are of the labels as they are."""
     losses: list[tuple[bool, float, float, float]] = []
-    original = module.joint_loss
+    original = joint_loss
 
     def recorded(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, **options: Any) -> torch.Tensor:
         loss, targets, exits = original(logits, labels, weights, **options), options.get("targets"), logits.detach()

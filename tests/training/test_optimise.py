@@ -14,8 +14,6 @@ from nat2.data.dataset import Split
 from nat2.errors import CheckpointError, RunError
 from nat2.supernet import SuperNetwork
 from nat2.training.distill import distillation_loss
-from nat2.training.optimise import ElasticEpoch, Schedule, load_state, save_state, set_learning_rate, sgd, train_epoch
-from tests.training.conftest import SPACE, context_of, same_weights, weights_of
 from nat2.training.optimise import (
     ElasticEpoch,
     Schedule,
@@ -27,7 +25,7 @@ from nat2.training.optimise import (
     sgd,
     train_epoch,
 )
-from tests.training.conftest import PIPELINE, SPACE, same_weights, weights_of
+from tests.training.conftest import PIPELINE, SPACE, context_of, same_weights, weights_of
 
 
 def test_the_learning_rate_rises_then_falls_along_a_cosine() -> None:
@@ -235,7 +233,7 @@ def test_seed_and_purpose_decide_what_is_drawn(network: SuperNetwork, split: Spl
     def once(seed: int, purpose: str) -> list[int]:
         drawn.clear()
         train_epoch(
-            network, sgd(network, weight_decay=0), epoch(split, sample=sample, batch_size=48), seed=seed,
+            network, sgd(network, weight_decay=0), epoch(sample=sample, batch_size=48), context_of(split, seed=seed),
             purpose=(purpose,), schedule=Schedule(0.0, 6), first_step=0,
         )  # fmt: skip
         return list(drawn)

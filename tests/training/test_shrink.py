@@ -18,9 +18,9 @@ from nat2.space import Arch, Layer, Macro, SearchSpace
 from nat2.supernet import SuperNetwork, calibrate, normalize_by
 from nat2.supernet.static import channels_last
 from nat2.training import shrink as module
-from nat2.training.optimise import accuracy
-from nat2.training.settings import OFA, OFAV2, SHORT, Phase, ShrinkSettings
+from nat2.training.context import TrainingContext
 from nat2.training.optimise import ElasticEpoch, accuracy
+from nat2.training.settings import OFA, OFAV2, SHORT, Phase, ShrinkSettings
 from nat2.training.shrink import (
     PhaseOutcome,
     TeacherSource,
@@ -301,13 +301,15 @@ def epochs_of(
     """What each epoch of a training with these settings is asked to train, and how; nothing is trained."""
     asked: list[tuple[ElasticEpoch, dict[str, Any]]] = []
 
-    def recorded(network: object, optimizer: object, epoch: ElasticEpoch, **options: Any) -> float:
-        asked.append((epoch, options))
+    def recorded(
+        network: object, optimizer: object, epoch: ElasticEpoch, context: TrainingContext, **options: Any
+    ) -> float:
+        asked.append((epoch, {**options, "seed": context.seed}))
         return 0.5
 
     monkeypatch.setattr(module, "train_epoch", recorded)
     settings = dataclasses.replace(SETTINGS, **changes)
-    shrink(new_network(), SPACE, corners(96), PIPELINE, phases, settings, state=folder / "s.safetensors", seed=3)
+    shrink(new_network(), SPACE, phases, settings, context_of(corners(96), folder / "s.safetensors", seed=3))
     return asked
 
 
@@ -386,7 +388,7 @@ def test_the_mean_of_all_corner_networks_judges_an_epoch(tmp_path: Path, monkeyp
     settings = dataclasses.replace(SETTINGS, corners=3)
     space = dataclasses.replace(SPACE, kernels=(7,), expands=(6,), depths=(4,))
     shrink(
-        new_network(), space, corners(96), PIPELINE, PHASES[:1], settings, state=tmp_path / "s.safetensors", seed=0,
+        new_network(), space, PHASES[:1], settings, context_of(corners(96), tmp_path / "s.safetensors"),
         validate=validate, report=lambda outcome, _: outcomes.append(outcome),
     )  # fmt: skip
     assert len(set(asked[:3])) == 3
