@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nat2.environment import set_defaults
 
 set_defaults()  # before anything loads torch
+
+if TYPE_CHECKING:
+    from nat2.deploy.deployable import load
+    from nat2.deploy.latency import latency
+    from nat2.deploy.predict import predict
+    from nat2.nas.objectives import Objective, objective
+    from nat2.nas.settings import SearchSettings
+    from nat2.pipeline.api import finetune, run, search, train
+    from nat2.pipeline.export import export
+    from nat2.pipeline.profile import profile
+    from nat2.reports.report import report
+    from nat2.runs.config import RunConfig
+    from nat2.space.arch import Arch
+    from nat2.space.searchable import IntegerSpace
+    from nat2.space.space import SearchSpace
 
 __version__ = version("nat2")
 
