@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from nat2.data.dataset import Split
+from nat2.data.transform import Pipeline
 from nat2.errors import CheckpointError, RunError
 from nat2.supernet import SuperNetwork
 from nat2.training.distill import distillation_loss
@@ -62,11 +63,11 @@ def epoch(**changes: object) -> ElasticEpoch:
     )
 
 
-def train(network: SuperNetwork, split: Split, **changes: object) -> float:
+def train(network: SuperNetwork, split: Split, *, pipeline: Pipeline = PIPELINE, **changes: object) -> float:
     optimizer = sgd(network, weight_decay=0)
-    settings = epoch(**changes)
+    settings, context = epoch(**changes), context_of(split, pipeline=pipeline)
     return train_epoch(
-        network, optimizer, settings, context_of(split), purpose=("test",), schedule=Schedule(0.05, 6), first_step=0
+        network, optimizer, settings, context, purpose=("test",), schedule=Schedule(0.05, 6), first_step=0
     )
 
 

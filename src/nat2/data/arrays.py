@@ -263,7 +263,7 @@ def _numbered(
     every = np.unique(np.concatenate(list(labels.values())))
     if every.dtype.kind in "US":
         spelled = [unicodedata.normalize("NFC", _text(name)) for name in every]
-        classes = tuple(sorted(set(spelled)))
+        classes = tuple(dict.fromkeys(spelled))
         number = np.array([classes.index(name) for name in spelled])  # two Unicode forms of a name are one class
         return {split: number[np.searchsorted(every, values)] for split, values in labels.items()}, classes
     if every.dtype.kind not in "iu":
