@@ -33,8 +33,8 @@ POLICIES: dict[str, dict[str, str]] = {
 }
 
 
-def step_seconds(steps: int) -> tuple[float, float]:
-    """Median wall and processor seconds of a training step of the largest network."""
+def step_seconds(steps: int, *, protected: bool) -> tuple[float, float]:
+    """Median wall and processor seconds of a training step of the largest network, with what nat2 does or without."""
     import torch
     from torch.nn import functional as F
 
@@ -46,7 +46,8 @@ def step_seconds(steps: int) -> tuple[float, float]:
     from nat2.training.optimise import sgd
 
     keep_freed_memory()
-    connect(accelerator="cpu")
+    if protected:
+        connect(accelerator="cpu")
     macro = Macro(classes=10, channels=3, width=0.5, early_exits=True, dense_skips=True, stem_stride=1)
     largest = SearchSpace.of(macro, (32,)).largest
     network = channels_last(SuperNetwork(macro, generator=torch.Generator().manual_seed(0)))
@@ -68,7 +69,7 @@ def measure(policy: str, steps: int) -> tuple[float, float]:
     """`step_seconds` in a process of its own."""
     environment = {name: value for name, value in os.environ.items() if name not in (*WAITING, "OMP_NUM_THREADS")}
     ended = subprocess.run(
-        [sys.executable, __file__, "--step", str(steps)],
+        [sys.executable, __file__, "--step", str(steps), *(["--protected"] if policy.startswith("nat2") else [])],
         env=environment | POLICIES[policy],
         stdout=subprocess.PIPE,
         check=True,
@@ -104,13 +105,14 @@ def main() -> None:
     arguments = parser(__doc__ or "")
     arguments.add_argument("--repeats", type=int, default=5, help="processes of each setting")
     arguments.add_argument("--step", type=int, help="measure this many steps here and print seconds")
+    arguments.add_argument("--protected", action="store_true", help="with what nat2 does beside the spin count")
     arguments.add_argument("--spins", type=int, nargs="*", default=[], help="further spin counts to try")
     given = arguments.parse_args()
     if given.step:
-        print(json.dumps(step_seconds(given.step)))
+        print(json.dumps(step_seconds(given.step, protected=given.protected)))
         return
     for spins in given.spins:
-        POLICIES[f"{spins:,} spins"] = {"GOMP_SPINCOUNT": str(spins)}
+        POLICIES[f"nat2, {spins:,} spins"] = {"GOMP_SPINCOUNT": str(spins)}
     cores = available_cores()
     rows = []
     quiet = rounds(list(POLICIES), given.repeats, 20)

@@ -20,7 +20,8 @@ import torch
 
 _INTERVAL = 0.25  # seconds between two looks at the threads
 _BUSY = 0.2  # seconds per second that threads of this process have to wait for a core, all together
-_CALM = 10.0  # seconds without that after which threads spin again
+_LOOKS = 2  # one after the other that find it so: at first two threads may share a core until the system spreads them
+_CALM = 5.0  # seconds without that after which threads spin again
 _PARALLEL = 1 << 20  # values of a tensor that is summed by several threads
 _THREADS = Path("/proc/self/task")
 
@@ -53,12 +54,13 @@ def delays() -> dict[str, float]:
 
 
 def _watch() -> None:
-    idle, before, moment, busy_at = IdleThreads(), delays(), time.monotonic(), -math.inf
+    idle, before, moment, busy_at, looks = IdleThreads(), delays(), time.monotonic(), -math.inf, 0
     while True:
         time.sleep(_INTERVAL)
         now, current = time.monotonic(), delays()
         waited = sum(seconds - before[name] for name, seconds in current.items() if name in before)
-        if waited > _BUSY * (now - moment):
+        looks = looks + 1 if waited > _BUSY * (now - moment) else 0
+        if looks >= _LOOKS:
             busy_at = now
             idle.add()
         elif now - busy_at > _CALM:

@@ -9,8 +9,8 @@ from typing import Literal
 Accelerator = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "32-true", "bf16-mixed"]
 
-SPIN_COUNT = 20_000
-"""How often a waiting OpenMP thread looks for work before it sleeps, about half a millisecond.
+SPIN_COUNT = 50_000
+"""How often a waiting OpenMP thread looks for work before it sleeps, about a millisecond.
 
 GNU OpenMP's own default, 300,000, keeps cores busy for nothing whenever another process holds back one of the threads.
 Sleeping at once (``OMP_WAIT_POLICY=PASSIVE``) costs more than half on an idle machine, because the layers are small.
