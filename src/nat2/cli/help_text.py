@@ -79,7 +79,6 @@ common. The table of references has the columns name and accuracy, and any of pa
   nat2 predict runs/photos/networks/1a2b3c4d-ee cat.jpg --threshold 0.9
 
 Classify images, and folders of them, with an exported network, and print the most probable classes or write them to
-files. Of a network with several exits the first
-may answer that is sure enough.
+files. Of a network with several exits the first may answer that is sure enough.
 """,
 }
