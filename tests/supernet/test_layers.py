@@ -19,7 +19,7 @@ def test_the_joint_batch_is_normalised_as_a_batch_of_one_process(mean: float, de
         x = mean + deviation * torch.randn(8, 4, 5, 5, generator=generator.manual_seed(1))
         x.requires_grad_(True)
         norm.zero_grad()
-        y = normalize(norm, x)
+        y = normalize(norm, x, norm.weight[:4], norm.bias[:4])
         (y * torch.randn(y.shape, generator=generator.manual_seed(2))).sum().backward()  # type: ignore[no-untyped-call]
         results.append((y.detach(), x.grad, norm.weight.grad[:4], norm.bias.grad[:4]))  # type: ignore[index]
     weight, bias = norm.weight[:4].double(), norm.bias[:4].double()

@@ -127,12 +127,17 @@ def test_super_networks_side_by_side_answer_by_width() -> None:
             assert torch.equal(both(images(), arch), both[arch.width](images(), arch))
 
 
+def kernel(layer: ElasticDepthwise, size: int, channels: int) -> torch.Tensor:
+    weight, index = layer.slice_for(size, channels)
+    return layer.kernel(size, weight[index])
+
+
 def test_smaller_kernels_begin_as_the_centre_of_the_larger() -> None:
     layer = ElasticDepthwise(6, 1)
     torch.nn.init.normal_(layer.weight)
-    torch.testing.assert_close(layer.kernel(7, 4), layer.weight[:4])
-    torch.testing.assert_close(layer.kernel(5, 4), layer.weight[:4, :, 1:-1, 1:-1])
-    torch.testing.assert_close(layer.kernel(3, 6), layer.weight[:, :, 2:-2, 2:-2])
+    torch.testing.assert_close(kernel(layer, 7, 4), layer.weight[:4])
+    torch.testing.assert_close(kernel(layer, 5, 4), layer.weight[:4, :, 1:-1, 1:-1])
+    torch.testing.assert_close(kernel(layer, 3, 6), layer.weight[:, :, 2:-2, 2:-2])
 
 
 def test_kernel_transforms_are_applied_in_a_chain() -> None:
@@ -141,8 +146,8 @@ def test_kernel_transforms_are_applied_in_a_chain() -> None:
         torch.nn.init.normal_(parameter)
     five = (layer.matrix_7to5 @ layer.weight[1, 0, 1:-1, 1:-1].reshape(25)).view(5, 5)
     three = (layer.matrix_5to3 @ five[1:-1, 1:-1].reshape(9)).view(3, 3)
-    torch.testing.assert_close(layer.kernel(5, 2)[1, 0], five)
-    torch.testing.assert_close(layer.kernel(3, 2)[1, 0], three)
+    torch.testing.assert_close(kernel(layer, 5, 2)[1, 0], five)
+    torch.testing.assert_close(kernel(layer, 3, 2)[1, 0], three)
 
 
 def test_dense_skips_add_what_the_residual_has_not_brought() -> None:

@@ -41,11 +41,11 @@ def calibrate(
         if size < 2:
             raise ConfigError("calibration needs batches of at least two images; one has no batch statistics")
 
-        def record(norm: ElasticBatchNorm, x: Tensor, size: int = size) -> Tensor:
+        def record(norm: ElasticBatchNorm, x: Tensor, weight: Tensor, bias: Tensor, *, size: int = size) -> Tensor:
             c = x.shape[1]
             mean, var = torch.zeros_like(norm.running_mean[:c]), torch.zeros_like(norm.running_var[:c])
             # With momentum 1 torch writes the batch's own mean and unbiased variance, in the pass it makes anyway.
-            y = F.batch_norm(x, mean, var, norm.weight[:c], norm.bias[:c], training=True, momentum=1.0, eps=EPSILON)
+            y = F.batch_norm(x, mean, var, weight, bias, training=True, momentum=1.0, eps=EPSILON)
             values = x.numel() // c
             var.mul_((values - 1) / values)
             if norm.path in sums:

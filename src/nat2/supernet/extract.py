@@ -27,7 +27,9 @@ def extract(
         statistics: What `calibrate` measured, for the same exits; by default the stored statistics are copied.
         exits: Exits to keep (counted from 1, none beyond the architecture's), if not its own alone.
     """
-    static = StaticNetwork(network.macro, arch, exits=exits)
+    device = next(network.parameters()).device
+    with device:
+        static = StaticNetwork(network.macro, arch, exits=exits)
     shared = network.state_dict()
     modules = dict(network.named_modules())
     weights: dict[str, Tensor] = {}
@@ -37,11 +39,12 @@ def extract(
         if field == "num_batches_tracked":
             weights[name] = target
         elif isinstance(module, ElasticDepthwise):
-            weights[name] = module.kernel(target.shape[-1], len(target))
+            weight, index = module.slice_for(target.shape[-1], len(target))
+            weights[name] = module.kernel(target.shape[-1], weight[index])
         elif statistics is not None and field in ("running_mean", "running_var"):
             weights[name] = statistics[path][field == "running_var"]
         else:
             leading = tuple(slice(0, size) for size in target.shape)
             weights[name] = shared[name][leading]
     static.load_state_dict(weights)
-    return channels_last(static, next(network.parameters()).device).eval()
+    return channels_last(static, device).eval()

@@ -5,7 +5,7 @@ Nothing here remembers which choice is active: kernel size and expand ratio come
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -24,6 +24,8 @@ from nat2.space.macro import (
     squeeze_channels,
 )
 from nat2.supernet.depthwise import depthwise
+from nat2.supernet.pointwise import pointwise
+from nat2.supernet.slices import Index, first, sliced
 from nat2.supernet.static import ACTIVATIONS, SqueezeExcite, pool
 
 EPSILON = 1e-5
@@ -50,22 +52,21 @@ class ElasticBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
 
-Normalize = Callable[[ElasticBatchNorm, Tensor], Tensor]
-"""How a forward pass normalises: takes the batch norm and its input, gives its output."""
+Normalize = Callable[[ElasticBatchNorm, Tensor, Tensor, Tensor], Tensor]
+"""How a forward pass normalises: takes the batch norm, its input, and the scale and shift of the input's channels, and
+gives its output."""
 
 
-def normalize_by_batch(norm: ElasticBatchNorm, x: Tensor) -> Tensor:
+def normalize_by_batch(norm: ElasticBatchNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Use the batch's own statistics, as in training; stores nothing."""
-    c = x.shape[1]
-    return F.batch_norm(x, None, None, norm.weight[:c], norm.bias[:c], training=True, eps=EPSILON)
+    return F.batch_norm(x, None, None, weight, bias, training=True, eps=EPSILON)
 
 
 def normalize_by_joint_batch(add: Callable[[Tensor], Tensor]) -> Normalize:
     """Use the statistics of a batch that is divided among processes, as if it were not; `add` sums over them."""
 
-    def normalize(norm: ElasticBatchNorm, x: Tensor) -> Tensor:
-        c = x.shape[1]
-        y: Tensor = _JointBatchNorm.apply(x, norm.weight[:c], norm.bias[:c], add)  # type: ignore[no-untyped-call]
+    def normalize(norm: ElasticBatchNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y: Tensor = _JointBatchNorm.apply(x, weight, bias, add)  # type: ignore[no-untyped-call]
         return y
 
     return normalize
@@ -100,22 +101,25 @@ class _JointBatchNorm(torch.autograd.Function):
         return by_x.to(x.dtype), by_weight, by_bias, None
 
 
-def normalize_by_stored(norm: ElasticBatchNorm, x: Tensor) -> Tensor:
+def normalize_by_stored(norm: ElasticBatchNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Use the leading slice of the statistics that came with the weights."""
     c = x.shape[1]
-    mean, var = norm.running_mean[:c], norm.running_var[:c]
-    return F.batch_norm(x, mean, var, norm.weight[:c], norm.bias[:c], eps=EPSILON)
+    return F.batch_norm(x, norm.running_mean[:c], norm.running_var[:c], weight, bias, eps=EPSILON)
 
 
 def normalize_by(statistics: Statistics) -> Normalize:
     """Use the given statistics, those of `calibrate`."""
 
-    def normalize(norm: ElasticBatchNorm, x: Tensor) -> Tensor:
+    def normalize(norm: ElasticBatchNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         mean, var = statistics[norm.path]
-        c = x.shape[1]
-        return F.batch_norm(x, mean, var, norm.weight[:c], norm.bias[:c], eps=EPSILON)
+        return F.batch_norm(x, mean, var, weight, bias, eps=EPSILON)
 
     return normalize
+
+
+def whole(normalize: Normalize, norm: ElasticBatchNorm, x: Tensor) -> Tensor:
+    """Normalise all channels of a batch norm."""
+    return normalize(norm, x, norm.weight, norm.bias)
 
 
 class ElasticDepthwise(nn.Module):
@@ -133,33 +137,46 @@ class ElasticDepthwise(nn.Module):
         self.matrix_7to5 = nn.Parameter(torch.eye(25))
         self.matrix_5to3 = nn.Parameter(torch.eye(9))
 
-    def kernel(self, size: int, channels: int) -> Tensor:
-        """The kernels of a size for the leading channels, shape (channels, 1, size, size)."""
+    def slice_for(self, size: int, channels: int) -> tuple[Tensor, Index]:
+        """The part of the weights that kernels of a size are made of: all of it, or its centre."""
         if size == MAX_KERNEL:
-            return self.weight[:channels]
+            return self.weight, first(channels)
+        return self.weight, (slice(channels), 0, slice(1, -1), slice(1, -1))
+
+    def kernel(self, size: int, part: Tensor) -> Tensor:
+        """The kernels of a size, shape (channels, 1, size, size), made of the part that `slice_for` names."""
+        if size == MAX_KERNEL:
+            return part
         matrix: Tensor = self.matrix_7to5
         if size == 3:  # one map in place of two: the rows of the first that the second reads
             matrix = self.matrix_5to3 @ matrix.view(5, 5, 25)[1:-1, 1:-1].reshape(9, 25)
-        centre = self.weight[:channels, 0, 1:-1, 1:-1].reshape(channels, 25)
-        return F.linear(centre, matrix).view(channels, 1, size, size)
+        return F.linear(part.reshape(len(part), 25), matrix).view(len(part), 1, size, size)
 
-    def forward(self, x: Tensor, size: int) -> Tensor:
+    def forward(self, x: Tensor, size: int, part: Tensor) -> Tensor:
         """Convolve (N, C, H, W) with kernels of `size`."""
-        return depthwise(x, self.kernel(size, x.shape[1]), stride=self.stride)
+        return depthwise(x, self.kernel(size, part), stride=self.stride)
 
 
 class ElasticSqueezeExcite(SqueezeExcite):
     """Squeeze-and-excite on the leading channels, with as many hidden units as they ask for."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Gate `x`, shape (N, C, H, W)."""
-        c = x.shape[1]
-        s = squeeze_channels(c)
+    def slices(self, channels: int) -> list[tuple[Tensor, Index]]:
+        """The parts of the weights that so many channels use, in the order in which `gate` takes them."""
+        hidden = squeeze_channels(channels)
         assert self.reduce.bias is not None
         assert self.expand.bias is not None
-        hidden = F.conv2d(x.mean((2, 3), keepdim=True), self.reduce.weight[:s, :c], self.reduce.bias[:s])
-        gate = F.conv2d(F.relu(hidden), self.expand.weight[:c, :s], self.expand.bias[:c])
-        return x * F.hardsigmoid(gate)
+        return [
+            (self.reduce.weight, first(hidden, channels)),
+            (self.reduce.bias, first(hidden)),
+            (self.expand.weight, first(channels, hidden)),
+            (self.expand.bias, first(channels)),
+        ]
+
+    def gate(self, x: Tensor, parts: Sequence[Tensor]) -> Tensor:
+        """Gate `x`, shape (N, C, H, W)."""
+        reduce, reduce_bias, expand, expand_bias = parts
+        hidden = F.relu(pointwise(x.mean((2, 3), keepdim=True), reduce, reduce_bias))
+        return x * F.hardsigmoid(pointwise(hidden, expand, expand_bias))
 
 
 class ElasticMBConv(nn.Module):
@@ -182,11 +199,24 @@ class ElasticMBConv(nn.Module):
         """Map (N, in, H, W) to (N, out, H / stride, W / stride) by the chosen kernel and expand ratio."""
         mid = self.shape.mid_channels(layer.expand)
         activate = ACTIVATIONS[self.shape.activation]
-        y = activate(normalize(self.expand_bn, F.conv2d(x, self.expand.weight[:mid])))
-        y = activate(normalize(self.depthwise_bn, self.depthwise(y, layer.kernel)))
+        expand, scale, shift, depthwise_part, depthwise_scale, depthwise_shift, project, *gate = sliced(
+            [
+                (self.expand.weight, first(mid)),
+                (self.expand_bn.weight, first(mid)),
+                (self.expand_bn.bias, first(mid)),
+                self.depthwise.slice_for(layer.kernel, mid),
+                (self.depthwise_bn.weight, first(mid)),
+                (self.depthwise_bn.bias, first(mid)),
+                (self.project.weight, (slice(None), slice(mid))),
+                *(self.se.slices(mid) if self.se is not None else []),
+            ]
+        )
+        y = activate(normalize(self.expand_bn, pointwise(x, expand), scale, shift))
+        y = self.depthwise(y, layer.kernel, depthwise_part)
+        y = activate(normalize(self.depthwise_bn, y, depthwise_scale, depthwise_shift))
         if self.se is not None:
-            y = self.se(y)
-        y = normalize(self.project_bn, F.conv2d(y, self.project.weight[:, :mid]))
+            y = self.se.gate(y, gate)
+        y = whole(normalize, self.project_bn, pointwise(y, project))
         return x + y if self.shape.residual else y
 
 
@@ -213,9 +243,9 @@ class ElasticParallelBlocks(nn.Module):
         if layer.blocks & MBCONV:
             yield self.mbconv(x, layer, normalize)
         if layer.blocks & CONVOLUTION:
-            yield activate(normalize(self.conv_bn, self.conv(x)))
+            yield activate(whole(normalize, self.conv_bn, self.conv(x)))
         if layer.blocks & TRANSFORMATION:
-            yield activate(normalize(self.transform_bn, self.transform(pool(x, self.shape.stride))))
+            yield activate(whole(normalize, self.transform_bn, self.transform(pool(x, self.shape.stride))))
 
 
 class FirstBlock(nn.Module):
@@ -233,8 +263,8 @@ class FirstBlock(nn.Module):
 
     def forward(self, x: Tensor, normalize: Normalize) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
-        y = ACTIVATIONS[self.activation](normalize(self.depthwise_bn, self.depthwise(x)))
-        return x + normalize(self.project_bn, self.project(y))
+        y = ACTIVATIONS[self.activation](whole(normalize, self.depthwise_bn, self.depthwise(x)))
+        return x + whole(normalize, self.project_bn, pointwise(y, self.project.weight))
 
 
 class ElasticStem(nn.Module):
@@ -249,7 +279,7 @@ class ElasticStem(nn.Module):
 
     def forward(self, images: Tensor, normalize: Normalize) -> Tensor:
         """Map images (N, channels, R, R) to features."""
-        features: Tensor = self.block(F.hardswish(normalize(self.bn, self.conv(images))), normalize)
+        features: Tensor = self.block(F.hardswish(whole(normalize, self.bn, self.conv(images))), normalize)
         return features
 
 
@@ -267,7 +297,7 @@ class ElasticExit(nn.Module):
 
     def forward(self, x: Tensor, normalize: Normalize) -> Tensor:
         """Map features (N, C, H, W) to logits (N, classes)."""
-        y = F.hardswish(normalize(self.expand_bn, self.expand(x)))
+        y = F.hardswish(whole(normalize, self.expand_bn, pointwise(x, self.expand.weight)))
         y = F.hardswish(self.mix(y.mean((2, 3))))
         logits: Tensor = self.classifier(F.dropout(y, self.dropout, self.training))
         return logits
