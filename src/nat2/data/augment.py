@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nat2.data.settings import Augmentation
+from nat2.data.transfer import to_device
 
 DEFAULT_CROP = 0.75
 _GREY = 0.5  # what comes in from outside when an image is turned or moved (AutoAugment)
@@ -56,13 +57,13 @@ def draw(count: int, augmentation: Augmentation, generator: torch.Generator) -> 
 def augment(images: Tensor, augmentation: Augmentation, draws: Draws) -> Tensor:
     """Crop, mirror and change images (n, 1 or 3, side, side) of values 0..1, as was drawn."""
     if augmentation.crop_scale == 1:
-        mirrored = (draws.mirror < 0).view(-1, 1, 1, 1).to(images.device)
+        mirrored = to_device((draws.mirror < 0).view(-1, 1, 1, 1), images.device)
         images = torch.where(mirrored, images.flip(3), images) if augmentation.flip else images
     else:
         side, right, down = draws.crop.unbind(1)
         zero = torch.zeros_like(side)
         matrix = torch.stack([side * draws.mirror, zero, right, zero, side, down], dim=1).view(-1, 2, 3)
-        grid = F.affine_grid(matrix.to(images.device), list(images.shape), align_corners=False)
+        grid = F.affine_grid(to_device(matrix, images.device), list(images.shape), align_corners=False)
         images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     for operations, magnitudes in zip(draws.operations.unbind(1), draws.magnitudes.unbind(1), strict=True):
         images = apply(images, operations, magnitudes)
@@ -75,7 +76,9 @@ def cut_out(inputs: Tensor, augmentation: Augmentation, draws: Draws) -> Tensor:
         return inputs
     side = inputs.shape[-1]
     places = (torch.arange(side, device=inputs.device) + 0.5) / side
-    down, right = ((places - centre[:, None]).abs() < augmentation.cutout / 2 for centre in draws.hole.to(inputs).T)
+    down, right = (
+        (places - centre[:, None]).abs() < augmentation.cutout / 2 for centre in to_device(draws.hole, inputs.device).T
+    )
     return inputs.masked_fill((down[:, :, None] & right[:, None, :])[:, None], 0.0)
 
 
@@ -84,10 +87,10 @@ def apply(images: Tensor, operations: Tensor, magnitudes: Tensor) -> Tensor:
     result = images.clone()
     for number in sorted(set(operations.tolist())):
         chosen = (operations == number).nonzero()[:, 0]
-        place = chosen.to(images.device)
+        place = to_device(chosen, images.device)
         name = NAMES[number]
         if name != "Identity":
-            values = magnitudes[chosen].to(images)
+            values = to_device(magnitudes[chosen], images.device)
             result[place] = OPERATIONS[name](images[place], values)
     return result
 

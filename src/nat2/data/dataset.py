@@ -21,6 +21,7 @@ from nat2.data.listing import Listing, list_folder, list_tiny_imagenet
 from nat2.data.sources import Opened, Source, digits, open_listing
 from nat2.data.splits import stratified
 from nat2.data.stream import StreamedPixels
+from nat2.data.transfer import to_device
 from nat2.errors import ConfigError, DataError
 from nat2.seeds import numpy_generator
 from nat2.wording import counted
@@ -43,7 +44,9 @@ class Split:
     def batches(self, order: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels of each batch of an order, given by indices."""
         if isinstance(self.pixels, Tensor):
-            yield from ((self.pixels[indices], self.labels[indices]) for indices in order)
+            for indices in order:
+                chosen = to_device(indices, self.pixels.device)
+                yield self.pixels[chosen], self.labels[chosen]
         else:
             listed = list(order)
             yield from zip(self.pixels.batches(listed), (self.labels[indices] for indices in listed), strict=True)
@@ -53,11 +56,20 @@ class Split:
         names = [self.names[number] for number in indices.tolist()] if self.names else ()
         return Split(self.pixels[indices], self.labels[indices], names)
 
+    def resident(self, device: torch.device) -> Split:
+        """With the images in a GPU's memory, if `device` is one and they take at most a quarter of what is free."""
+        if device.type != "cuda" or not isinstance(self.pixels, Tensor) or self.pixels.device.type == "cuda":
+            return self
+        if self.pixels.nbytes > _GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+            return self
+        return Split(self.pixels.to(device), self.labels.to(device), self.names)
+
     def joined(self, other: Split) -> Split:
         """The images of both."""
-        labels, names = torch.cat([self.labels, other.labels]), [*self.names, *other.names]
+        labels = torch.cat([self.labels, other.labels.to(self.labels.device)])
+        names = [*self.names, *other.names]
         if isinstance(self.pixels, Tensor) and isinstance(other.pixels, Tensor):
-            return Split(torch.cat([self.pixels, other.pixels]), labels, names)
+            return Split(torch.cat([self.pixels, other.pixels.to(self.pixels.device)]), labels, names)
         assert isinstance(self.pixels, StreamedPixels)
         assert isinstance(other.pixels, StreamedPixels)
         return Split(self.pixels.joined(other.pixels), labels, names)
@@ -100,6 +112,7 @@ class Dataset:
 
 DEFAULT_VAL = 0.2
 _CHUNK = 1024  # images that are looked at together
+_GPU_SHARE = 0.25  # of a GPU's free memory that a split may take
 _UNEQUAL = 3  # times as many images as another class has
 _FEW = 10  # training images of a class
 _LEAKS = (("train", "val"), ("train", "test"), ("val", "test"))  # what is learned from or chosen by, what is measured

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from nat2.data.augment import augment, cut_out, draw
 from nat2.data.dataset import Split
 from nat2.data.depth import ValueRange
 from nat2.data.settings import Augmentation
+from nat2.data.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Pipeline:
 
     def prepared(self, pixels: Tensor, resolution: int) -> Tensor:
         """The same without normalisation: what an exported network takes."""
-        return resize(scale(central(pixels, self.center).to(self.device)), resolution)
+        return resize(scale(to_device(central(pixels, self.center), self.device)), resolution)
 
     def shipped(self, split: Split, resolution: int, *, batch_size: int = 256) -> Iterator[Tensor]:
         """A split's images in order, in batches, as an exported network takes them: values 0..1."""
@@ -62,14 +64,19 @@ class Pipeline:
             part: Which part.
         """
         draws = draw(count or len(pixels), self.augmentation, generator)[part]
-        images = augment(scale(pixels.to(self.device)), self.augmentation, draws)
+        images = augment(scale(to_device(pixels, self.device)), self.augmentation, draws)
         return cut_out(self.normalize(resize(images, resolution)), self.augmentation, draws)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Subtract the training images' mean and divide by their deviation."""
-        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
+        mean, std = _by_channel(self.mean, images.device), _by_channel(self.std, images.device)
         return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+@cache
+def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """One value per channel, kept on the device: copying it there for every batch would stop the program each time."""
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 def scale(pixels: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ class RunContext:
             unit: What its steps are called in the progress.
         """
         return TrainingContext(
-            split=self.dataset.train,
+            split=self.dataset.train.resident(self.pipeline.device),
             pipeline=self.pipeline,
             state=state,
             seed=self.config.seed,

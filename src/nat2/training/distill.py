@@ -75,7 +75,8 @@ class Teacher:
     def __init__(self, network: StaticNetwork, ramp: Ramp) -> None:
         """Wrap a calibrated network."""
         self.network = network.eval().requires_grad_(False)
-        self._weights = exit_weights(ramp, len(network.exit_numbers))[1]
+        device = next(network.parameters()).device
+        self._weights = exit_weights(ramp, len(network.exit_numbers))[1].to(device)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nat2.data.dataset import Split
+from nat2.data.transfer import to_device
 from nat2.data.transform import Pipeline, ResizedImages, shuffled_batches, steps_per_epoch
 from nat2.errors import RunError
 from nat2.files import load_tensors, save_tensors
@@ -222,14 +223,14 @@ def _train(
     exits = network.exit_numbers if len(network.exit_numbers) > 1 else ()
     purpose: tuple[str | int, ...] = ("finetune", network.arch.key, *exits, epoch)
     crops = torch_generator(lesson.seed, *purpose)
-    weights = exit_weights(settings.ramp, len(network.exit_numbers))[0]
+    weights = exit_weights(settings.ramp, len(network.exit_numbers))[0].to(pipeline.device)
     network.train()
-    total = 0.0
+    total = torch.zeros((), device=pipeline.device)
     order = shuffled_batches(len(split), settings.batch_size, crops)
     choices = numpy_generator(lesson.seed, *purpose)
     for step, (pixels, labels) in enumerate(split.batches(order)):
         images = pipeline.augmented(pixels, network.arch.resolution, crops)
-        labels = labels.to(pipeline.device)
+        labels = to_device(labels, pipeline.device)
         images, kept, others = mix(images, labels, pipeline.augmentation.mixup, choices)
         loss_of = partial(
             joint_loss,
@@ -244,10 +245,10 @@ def _train(
         loss.backward()  # type: ignore[no-untyped-call]
         set_learning_rate(optimizer, schedule(epoch % settings.epochs * steps + step))
         optimizer.step()
-        total += float(loss.detach())
+        total += loss.detach()
     network.eval()
-    if not math.isfinite(total) or not is_finite(network):
-        raise RunError(f"fine-tuning {network.arch.id} diverged (loss {total / steps}); try a smaller --finetune.lr")
+    if not math.isfinite(mean := float(total) / steps) or not is_finite(network):
+        raise RunError(f"fine-tuning {network.arch.id} diverged (loss {mean}); try a smaller --finetune.lr")
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nat2.data.augment import neighbours
+from nat2.data.transfer import to_device
 from nat2.data.transform import shuffled_batches
 from nat2.errors import CheckpointError, RunError
 from nat2.files import load_tensors, save_tensors
@@ -124,7 +125,7 @@ def train_epoch(
     for pixels, labels in context.split.batches(indices[mine] for indices in order):
         resolution = int(choices.choice(epoch.resolutions))
         images = pipeline.augmented(pixels, resolution, crops, count=epoch.batch_size, part=mine)
-        labels = labels.to(device)
+        labels = to_device(labels, device)
         share = len(labels) / epoch.batch_size
         images, kept, others = mix(images, labels, pipeline.augmentation.mixup, choices)
         with processes.autocast():
@@ -184,7 +185,7 @@ def mixed_loss(loss: Callable[[Tensor], Tensor], labels: Tensor, others: Tensor,
 
 def is_finite(network: nn.Module) -> bool:
     """Whether every weight is a finite number."""
-    return all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters())
+    return bool(torch.stack([torch.isfinite(parameter).all() for parameter in network.parameters()]).all())
 
 
 def save_state(

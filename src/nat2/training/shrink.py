@@ -304,7 +304,7 @@ def _epoch_of(
     teacher: Teacher | None,
 ) -> ElasticEpoch:
     exits = opened.largest.exit if phase.joint and opened.early_exits else None
-    losses, _ = exit_weights(settings.ramp, exits or 1)
+    losses = exit_weights(settings.ramp, exits or 1)[0].to(context.pipeline.device)
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         if exits is not None:
