@@ -67,12 +67,17 @@ def show(title: str, rows: Sequence[Row], file: Path | None) -> None:
         table.add_row(name, f"{_number(row.value)} {row.unit}".strip(), target, met)
     Console(width=max(100, Console().width)).print(table)
     if file is not None:
-        result = {"title": title, **provenance(), "rows": [asdict(row) for row in rows]}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write(title, rows, file)
         Console(stderr=True).print(
             f"wrote {file}; compare it with: python benchmarks/compare.py OLD {file}", style="dim"
         )
+
+
+def write(title: str, rows: Sequence[Row], file: Path) -> None:
+    """Write the rows with the machine and the versions they depend on."""
+    result = {"title": title, **provenance(), "rows": [asdict(row) for row in rows]}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def provenance() -> dict[str, Any]:

@@ -136,3 +136,20 @@ def test_kept_results_are_those_of_a_benchmark(compare: ModuleType, file: Path) 
     kept = compare.read_result(file)
     assert (BENCHMARKS / f"{file.stem.partition('-')[0]}.py").exists()
     assert len({each["name"] for each in kept["rows"]}) == len(kept["rows"])
+
+
+def test_the_short_form_of_the_gpu_benchmark_runs_anywhere(
+    table: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = importlib.import_module("gpu")
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
+    sections = ["correctness", "training", "plain", "repetition"]
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--json", str(tmp_path / "gpu.json"), "--sections", *sections])
+    gpu.main()
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert [each["name"] for each in rows if each["met"] is False] == []
+    assert {
+        "weights after the same steps twice, relative difference",
+        "extracted network beside the super-network",
+    } <= {each["name"] for each in rows}
+    assert any(each["name"].startswith("training step") for each in rows)
