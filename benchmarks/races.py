@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits
 from worlds import Values, World
 
 from nat2.nas.archive import Archive, Generation
+from nat2.nas.functions import SearchFunctions
 from nat2.nas.nat import search
 from nat2.nas.settings import SearchSettings
 from nat2.seeds import numpy_generator
@@ -66,6 +67,9 @@ class Nat:
 
     def __call__(self, recorder: Recorder, cost: str, seed: int, evaluations: int) -> None:
         space, objectives = recorder.world.space, recorder.world.objectives(cost)
+        functions = SearchFunctions[Any](
+            lambda arch: float(recorder(space.encode(arch)[None])[0]), exact={cost: recorder.world.costs[cost]}
+        )
         archive: Archive[Any] = Archive(None, [each.name for each in objectives], key=space.key, parse=space.parse)
         for until, settings in self.phases:
             limit = min(until, evaluations)
@@ -79,10 +83,7 @@ class Nat:
             needed = math.ceil(max(0, limit - len(recorder.seen)) / settings.candidates)
             settings = replace(settings, generations=made + needed)
             with suppress(_EnoughError):
-                search(
-                    space, lambda arch: float(recorder(space.encode(arch)[None])[0]), objectives, settings=settings,
-                    archive=archive, seed=seed, report=stop,
-                )  # fmt: skip
+                search(space, functions, objectives, settings=settings, archive=archive, seed=seed, report=stop)
             if len(recorder.seen) >= evaluations:
                 return
 

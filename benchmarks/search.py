@@ -28,6 +28,7 @@ from scipy.stats import kendalltau
 from table import Row, parser, show
 from worlds import Box, Known, Values, World
 
+from nat2.nas.functions import SearchFunctions
 from nat2.nas.nat import search
 from nat2.nas.objectives import Objective
 from nat2.nas.predictors import AUTO, fit_ensemble
@@ -331,10 +332,8 @@ def cost(given: Any) -> list[Row]:
         noise = numpy_generator(0, space.key(arch)).normal()  # of some thousand images, so that no predictor is perfect
         return float(0.05 + 0.1 * params**-0.1 * macs**-0.2 + 0.005 * noise)
 
-    objectives = (
-        Objective(name="error"),
-        Objective(name="params", cost="exact", measure=lambda genomes: table(genomes)[:, 0].astype(np.float64)),
-    )
+    objectives = (Objective(name="error"), Objective(name="params", cost="exact"))
+    functions = SearchFunctions[Any](error, exact={"params": lambda genomes: table(genomes)[:, 0]})
     one_thread()
     rows = []
     sizes = {"archive": 300, "candidates": 25, "population": 100, "inner_generations": 20, "generations": 3}
@@ -343,7 +342,7 @@ def cost(given: Any) -> list[Row]:
         (500, {"learn_from": 500, "preprocess": "oversample", "oversample": 2}, None),
     ):
         settings = SearchSettings.of("default", **sizes, **changes)
-        facts = [each.facts for each in search(space, error, objectives, settings=settings).generations[1:]]
+        facts = [each.facts for each in search(space, functions, objectives, settings=settings).generations[1:]]
         parts = {part: [float(each[f"{part}_seconds"]) for each in facts] for part in ("predict", "evolve", "select")}
         sums = [float(each["seconds"] - each["evaluate_seconds"]) for each in facts]
         rest = [whole - sum(parts[part][n] for part in parts) for n, whole in enumerate(sums)]

@@ -74,7 +74,7 @@ class World:
 
     def objectives(self, cost: str) -> tuple[Objective, Objective]:
         """What a search optimises."""
-        return Objective(name="error"), Objective(name=cost, cost="exact", measure=self.costs[cost])
+        return Objective(name="error"), Objective(name=cost, cost="exact")
 
     def values(self, genomes: Genomes, cost: str) -> Values:
         """True error and cost, shape (n, 2)."""

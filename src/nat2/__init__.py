@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nat2.deploy.deployable import load
     from nat2.deploy.latency import latency
     from nat2.deploy.predict import predict
+    from nat2.nas.functions import SearchFunctions
     from nat2.nas.objectives import Objective, objective
     from nat2.nas.settings import SearchSettings
     from nat2.pipeline.api import finetune, run, search, train
@@ -32,6 +33,7 @@ _PUBLIC = {
     "IntegerSpace": "nat2.space.searchable",
     "Objective": "nat2.nas.objectives",
     "RunConfig": "nat2.runs.config",
+    "SearchFunctions": "nat2.nas.functions",
     "SearchSettings": "nat2.nas.settings",
     "SearchSpace": "nat2.space.space",
     "export": "nat2.pipeline.export",
@@ -51,6 +53,7 @@ __all__ = [
     "IntegerSpace",
     "Objective",
     "RunConfig",
+    "SearchFunctions",
     "SearchSettings",
     "SearchSpace",
     "__version__",

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from nat2.errors import ConfigError, RunError
 from nat2.nas.budget import format_bound, format_value, parse_budget
 from nat2.nas.feasible import check_budget, exact
+from nat2.nas.functions import ExactCost
 from nat2.nas.objectives import Objective, Unit
 from nat2.space import CostTable, Genomes, IntegerSpace, Macro, SearchSpace
 
@@ -89,12 +90,21 @@ TABLE = CostTable(SPACE, {1.0: MACRO})
 
 
 def params(**bounds: float) -> Objective:
-    return Objective(name="params", cost="exact", measure=lambda genomes: TABLE(genomes)[:, 0], **bounds)  # type: ignore[arg-type]
+    return Objective(name="params", cost="exact", **bounds)  # type: ignore[arg-type]
+
+
+COSTS: dict[str, ExactCost] = {
+    "params": lambda genomes: TABLE(genomes)[:, 0],
+    "first": lambda genomes: genomes[:, 0],
+    "both": lambda genomes: list(genomes.sum(1)),
+    "memory": lambda genomes: genomes[:, 0] * 1e3,
+    "wait": lambda genomes: 3.0 + genomes[:, 0],
+}
 
 
 @pytest.mark.parametrize("high", [1e9, 60_000, 43_000])
 def test_networks_that_keep_a_budget_are_found(high: float) -> None:
-    kept = check_budget(SPACE, [params(high=high)])
+    kept = check_budget(SPACE, [params(high=high)], COSTS)
     assert len(kept)
     assert TABLE(kept)[:, 0].max() <= high
 
@@ -103,22 +113,22 @@ def test_a_narrow_window_is_found_by_evolution() -> None:
     low, high = 2_000_000.0, 2_000_400.0
     drawn = TABLE(SPACE.sample(1000, np.random.default_rng(5)))[:, 0]
     assert not ((drawn >= low) & (drawn <= high)).any()
-    kept = TABLE(check_budget(SPACE, [params(low=low, high=high)]))[:, 0]
+    kept = TABLE(check_budget(SPACE, [params(low=low, high=high)], COSTS))[:, 0]
     assert low <= kept.min() <= kept.max() <= high
 
 
 def test_an_impossible_budget_names_the_nearest_value() -> None:
     smallest = int(TABLE(SPACE.lower[None])[0, 0])
     with pytest.raises(ConfigError, match=f"params <= 10,000.*the nearest has params {smallest:,}"):
-        check_budget(SPACE, [params(high=10_000)])
+        check_budget(SPACE, [params(high=10_000)], COSTS)
 
 
 def test_contradicting_bounds_of_two_objectives_are_refused() -> None:
     space = IntegerSpace((10, 10))
-    first = Objective(name="first", cost="exact", measure=lambda genomes: genomes[:, 0], low=8)
-    both = Objective(name="both", cost="exact", measure=lambda genomes: genomes.sum(1), high=5)
+    first = Objective(name="first", cost="exact", low=8)
+    both = Objective(name="both", cost="exact", high=5)
     with pytest.raises(ConfigError, match="no network of the space keeps"):
-        check_budget(space, [first, both])
+        check_budget(space, [first, both], COSTS)
 
 
 @pytest.mark.parametrize(
@@ -150,37 +160,34 @@ def test_a_window_is_told_by_both_of_its_ends() -> None:
 )
 def test_exact_quantities_that_cannot_be_computed_are_refused(measure: Callable[[Genomes], Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        exact([Objective(name="size", cost="exact", measure=measure)], np.zeros((3, 2), dtype=np.int64))
+        exact([Objective(name="size", cost="exact")], {"size": measure}, np.zeros((3, 2), dtype=np.int64))
 
 
 def test_exact_quantities_are_columns_in_their_order() -> None:
-    first, both = (
-        Objective(name="first", cost="exact", measure=lambda genomes: genomes[:, 0]),
-        Objective(name="both", cost="exact", measure=lambda genomes: list(genomes.sum(1))),
-    )
+    first, both = Objective(name="first", cost="exact"), Objective(name="both", cost="exact")
     genomes = np.array([[1, 2], [3, 4]])
-    assert exact([both, first], genomes).tolist() == [[3.0, 1.0], [7.0, 3.0]]
-    assert exact([], genomes).shape == (2, 0)
+    assert exact([both, first], COSTS, genomes).tolist() == [[3.0, 1.0], [7.0, 3.0]]
+    assert exact([], COSTS, genomes).shape == (2, 0)
 
     def broken(genomes: Genomes) -> Genomes:
         raise RunError("the disk is full")
 
     with pytest.raises(RunError, match="the disk is full"):
-        exact([Objective(name="size", cost="exact", measure=broken)], genomes)
+        exact([Objective(name="size", cost="exact")], {"size": broken}, genomes)
 
 
 def test_what_is_not_exact_does_not_decide_whether_a_budget_can_be_kept() -> None:
     space = IntegerSpace((4, 4))
-    size = Objective(name="size", cost="exact", measure=lambda genomes: genomes.sum(1), low=6)
-    kept = check_budget(space, [Objective(name="error", high=-1.0), size])
+    both = Objective(name="both", cost="exact", low=6)
+    kept = check_budget(space, [Objective(name="error", high=-1.0), both], COSTS)
     assert kept.tolist() == [[3, 3]]
 
 
 def test_an_impossible_budget_names_what_comes_nearest_in_each_of_its_units() -> None:
     space = IntegerSpace((10, 10))
-    memory = Objective(name="memory", cost="exact", measure=lambda genomes: genomes[:, 0] * 1e3, low=7e3, unit="bytes")
-    wait = Objective(name="wait", cost="exact", measure=lambda genomes: 3.0 + genomes[:, 0], high=8, unit="ms")
+    memory = Objective(name="memory", cost="exact", low=7e3, unit="bytes")
+    wait = Objective(name="wait", cost="exact", high=8, unit="ms")
     with pytest.raises(ConfigError, match=r"the nearest has memory \d\.0 kB, wait \d+ ms"):
-        check_budget(space, [memory, wait])
-    first, again = (check_budget(SPACE, [params(low=2e6, high=2_000_400.0)], seed=3) for _ in range(2))
+        check_budget(space, [memory, wait], COSTS)
+    first, again = (check_budget(SPACE, [params(low=2e6, high=2_000_400.0)], COSTS, seed=3) for _ in range(2))
     np.testing.assert_array_equal(first, again)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from nat2.errors import ConfigError, Nat2Error, RunError
 from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
+from nat2.nas.functions import Adapt, ExactCost, Measurement, SearchFunctions
 from nat2.nas.initialise import draw, initial_archive
 from nat2.nas.measure import check_failures, measure, succeeded
 from nat2.nas.objectives import Objective
@@ -20,8 +21,9 @@ from nat2.space import IntegerSpace
 
 SPACE = IntegerSpace((10, 10))
 LOSS = Objective(name="loss")
-SIZE = Objective(name="size", cost="exact", measure=lambda genomes: genomes.sum(1))
+SIZE = Objective(name="size", cost="exact")
 Vector = tuple[int, ...]
+EXACT: dict[str, ExactCost] = {"size": lambda genomes: genomes.sum(1)}
 
 
 def task_of(
@@ -29,14 +31,17 @@ def task_of(
     objectives: Sequence[Objective] = (LOSS, SIZE),
     *,
     recorded: Sequence[Objective] = (),
-    adapt: Any = None,
+    exact: Mapping[str, ExactCost] = EXACT,
+    measured: Mapping[str, Measurement[Vector]] | None = None,
+    adapt: Adapt | None = None,
     space: IntegerSpace = SPACE,
     **options: Any,
 ) -> Search[Vector]:
     names = [each.name for each in (*objectives, *recorded)]
     settings = SearchSettings(**{"predictor": "ridge", **options.pop("settings", {})})
     archive = Archive[Vector](None, names, key=space.key, parse=space.parse)
-    return Search(space, evaluate, tuple(objectives), tuple(recorded), settings, archive, adapt, 3, **options)
+    functions = SearchFunctions(evaluate, exact, measured or {}, adapt)
+    return Search(space, functions, tuple(objectives), tuple(recorded), settings, archive, 3, **options)
 
 
 def made(task: Search[Vector], archs: Sequence[Vector], **options: Any) -> list[Evaluation[Vector]]:
@@ -94,8 +99,9 @@ def test_an_evaluation_that_gives_no_numbers_fails_with_the_reason(given: object
 
 def test_whole_numbers_stay_whole_as_far_as_they_are_known() -> None:
     values = {0: 7.0, 1: 7.5, 2: 2.0**53 - 1, 3: 2.0**53, 4: -(2.0**60)}
-    cost = Objective(name="cost", cost="exact", measure=lambda genomes: [values[gene] for gene in genomes[:, 0]])
-    found = [each["cost"] for each in made(task_of(objectives=[LOSS, cost]), [(n, 0) for n in range(5)])]
+    cost = Objective(name="cost", cost="exact")
+    task = task_of(objectives=[LOSS, cost], exact={"cost": lambda genomes: [values[gene] for gene in genomes[:, 0]]})
+    found = [each["cost"] for each in made(task, [(n, 0) for n in range(5)])]
     assert found == list(values.values())
     assert [type(value) for value in found] == [int, float, int, float, float]
 
@@ -109,7 +115,7 @@ def test_a_network_is_measured_once_for_all_weights_and_fails_with_the_name_of_w
             raise ValueError("no sensor")
         return float("nan") if arch[1] == 8 else 2.5 * arch[0]
 
-    task = task_of(recorded=[Objective(name="watts", cost="measured", measure=watts)])
+    task = task_of(recorded=[Objective(name="watts", cost="measured")], measured={"watts": watts})
     archs = [(4, 0), (2, 9), (2, 8)]
     found = made(task, archs)
     assert [each.failure for each in found] == ["", "watts: ValueError: no sensor", "watts is nan"]
@@ -121,7 +127,7 @@ def test_a_network_is_measured_once_for_all_weights_and_fails_with_the_name_of_w
     def broken(arch: Vector) -> float:
         raise Nat2Error("the disk is full")
 
-    task = task_of(recorded=[Objective(name="watts", cost="measured", measure=broken)])
+    task = task_of(recorded=[Objective(name="watts", cost="measured")], measured={"watts": broken})
     with pytest.raises(Nat2Error, match="the disk is full"):
         made(task, [(1, 1)])
 
@@ -165,7 +171,7 @@ def test_the_box_of_the_hypervolume_reaches_one_percent_behind_the_worst() -> No
 
 @pytest.mark.parametrize("within", [7, 8])
 def test_the_box_is_of_what_keeps_the_budget_if_enough_does(within: int) -> None:
-    bounded = Objective(name="size", cost="exact", high=10, measure=SIZE.measure)
+    bounded = Objective(name="size", cost="exact", high=10)
     task = task_of(objectives=[LOSS, bounded])
     found = members(*[0.5] * within, 0.9, sizes=[10] * within + [15])
     assert task.box(found)[1] == pytest.approx([0.505, 10.1] if within == 8 else [0.909, 15.15])
@@ -175,7 +181,7 @@ def test_the_box_is_of_what_keeps_the_budget_if_enough_does(within: int) -> None
 
 
 def test_a_search_knows_what_it_optimises_bounds_and_predicts() -> None:
-    watts = Objective(name="watts", cost="measured", measure=len)
+    watts = Objective(name="watts", cost="measured")
     bounded = Objective(name="heat", low=1)
     task = task_of(objectives=[LOSS, SIZE], recorded=[watts, bounded])
     assert [each.name for each in task.quantities] == ["loss", "size", "watts", "heat"]
@@ -215,16 +221,20 @@ def test_every_process_keeps_its_archive_and_the_first_writes_before_the_others(
 def test_halving_asks_whether_the_evaluation_takes_a_share() -> None:
     check: Any = check_search
     halving = SearchSettings(preprocess="halving", predictor="ridge")
-    check([LOSS], [], halving, lambda arch, *, share: 1.0)
-    check([LOSS], [], halving, lambda arch, **options: 1.0)
-    check([LOSS], [], halving, min)  # it does not say
-    with pytest.raises(ConfigError, match="loss is predicted, so it is given by evaluating and takes no `measure`"):
-        check([Objective(name="loss", measure=len)], [], halving, min)
-    with pytest.raises(ConfigError, match="size is exact, so it needs a `measure`"):
-        check([LOSS], [Objective(name="size", cost="exact")], halving, min)
+    functions: Any = SearchFunctions
+    check([LOSS], [], halving, functions(lambda arch, *, share: 1.0))
+    check([LOSS], [], halving, functions(lambda arch, **options: 1.0))
+    check([LOSS], [], halving, functions(min))  # it does not say
+    with pytest.raises(
+        ConfigError, match="loss is predicted, so it takes no function in `measured` of SearchFunctions"
+    ):
+        check([LOSS], [], halving, functions(min, measured={"loss": len}))
+    with pytest.raises(ConfigError, match="size is exact, so it needs a function in `exact`"):
+        check([LOSS], [SIZE], halving, functions(min))
+    check([LOSS], [], halving, functions(min, EXACT))  # which may serve other searches
     with pytest.raises(ConfigError, match="must take `share`"):
-        check([LOSS], [], halving, lambda arch, part=1.0: 1.0)
-    check([LOSS], [], SearchSettings(predictor="ridge"), lambda arch: 1.0)
+        check([LOSS], [], halving, functions(lambda arch, part=1.0: 1.0))
+    check([LOSS], [], SearchSettings(predictor="ridge"), functions(lambda arch: 1.0))
 
 
 def test_networks_are_drawn_once_each_without_those_that_are_there() -> None:
@@ -237,7 +247,7 @@ def test_networks_are_drawn_once_each_without_those_that_are_there() -> None:
 
 
 def test_networks_within_the_budget_are_drawn_before_others() -> None:
-    bounded = Objective(name="size", cost="exact", high=4, measure=SIZE.measure)
+    bounded = Objective(name="size", cost="exact", high=4)
     task = task_of(objectives=[LOSS, bounded])
     within = draw(task, 14, exclude=[(0, 0)])
     assert {sum(arch) for arch in within} == {1, 2, 3, 4}
@@ -250,7 +260,7 @@ def test_networks_within_the_budget_are_drawn_before_others() -> None:
 def test_a_budget_that_few_networks_keep_is_filled_with_their_relatives() -> None:
     """One in a million keeps it, too few to be drawn by chance; what differs in a gene or two keeps it too."""
     space = IntegerSpace((10,) * 9)
-    bounded = Objective(name="size", cost="exact", high=4, measure=SIZE.measure)
+    bounded = Objective(name="size", cost="exact", high=4)
     task = task_of(objectives=[LOSS, bounded], space=space)
     drawn = draw(task, 60, exclude=[space.decode(space.lower)])
     assert len(set(drawn)) == 60

@@ -12,6 +12,7 @@ import pytest
 
 from nat2.errors import ConfigError, Nat2Error, RunError
 from nat2.nas.archive import Archive, Evaluation, Generation
+from nat2.nas.functions import ExactCost, SearchFunctions
 from nat2.nas.nat import search
 from nat2.nas.objectives import Objective
 from nat2.nas.propose import Model
@@ -30,8 +31,12 @@ SETTINGS = SearchSettings(
 )  # fmt: skip
 TABLE = CostTable(SPACE, {1.0: MACRO})
 COSTS = {
-    "params": Objective(name="params", cost="exact", measure=lambda genomes: TABLE(genomes)[:, 0]),
-    "macs": Objective(name="macs", cost="exact", measure=lambda genomes: TABLE(genomes)[:, 1]),
+    "params": Objective(name="params", cost="exact"),
+    "macs": Objective(name="macs", cost="exact"),
+}
+EXACT: dict[str, ExactCost] = {
+    "params": lambda genomes: TABLE(genomes)[:, 0],
+    "macs": lambda genomes: TABLE(genomes)[:, 1],
 }
 
 
@@ -89,12 +94,11 @@ def look_for(
     names = objectives.split(",")
     return search(
         SPACE,
-        world.measure,
+        SearchFunctions(world.measure, EXACT, adapt=world.adapt if adapts else None),
         [named[name] for name in names],
         recorded=recorded or [cost for name, cost in COSTS.items() if name not in names],
         settings=dataclasses.replace(SETTINGS, **changes),  # type: ignore[arg-type]
         archive=archive,
-        adapt=world.adapt if adapts else None,
         processes=processes,
         report=report,
         say=say,
@@ -237,7 +241,7 @@ def test_a_budget_on_what_is_predicted_is_learned(archive: Archive[Arch]) -> Non
 
     heat = Objective(name="heat", high=8.0)
     found = search(
-        SPACE, evaluate, [Objective(name="error"), COSTS["params"]], recorded=[heat],
+        SPACE, SearchFunctions(evaluate, EXACT), [Objective(name="error"), COSTS["params"]], recorded=[heat],
         settings=SearchSettings(archive=40, generations=5, candidates=10, predictor="bayesian"),
     )  # fmt: skip
     assert found.feasible
@@ -249,7 +253,7 @@ def test_a_budget_on_what_is_predicted_is_learned(archive: Archive[Arch]) -> Non
 def test_an_unreachable_bound_returns_the_nearest_and_says_so(archive: Archive[Arch]) -> None:
     world = World()
     error = Objective(name="error", high=1e-6)
-    found = search(SPACE, world.error, [error, COSTS["params"]], settings=SETTINGS)
+    found = search(SPACE, SearchFunctions(world.error, EXACT), [error, COSTS["params"]], settings=SETTINGS)
     assert not found.feasible
     errors = [evaluation["error"] for evaluation in found.members]
     assert [evaluation["error"] for evaluation in found.front] == [min(errors)]
@@ -258,7 +262,10 @@ def test_an_unreachable_bound_returns_the_nearest_and_says_so(archive: Archive[A
 def test_an_impossible_exact_budget_is_refused_before_anything_is_evaluated() -> None:
     world = World()
     with pytest.raises(ConfigError, match="nearest has params"):
-        search(SPACE, world.measure, [Objective(name="error"), dataclasses.replace(COSTS["params"], high=100)])
+        search(
+            SPACE, SearchFunctions(world.measure, EXACT),
+            [Objective(name="error"), dataclasses.replace(COSTS["params"], high=100)],
+        )  # fmt: skip
     assert not world.measured
 
 
@@ -274,7 +281,7 @@ def test_halving_spends_less_than_oversampling_and_says_what(archive: Archive[Ar
 def test_halving_needs_an_evaluation_that_takes_a_part_of_the_images() -> None:
     settings = SearchSettings(preprocess="halving")
     with pytest.raises(ConfigError, match="must take `share`"):
-        search(SPACE, lambda arch: 0.5, [Objective(name="error"), COSTS["params"]], settings=settings)
+        search(SPACE, lambda arch: 0.5, [Objective(name="error")], settings=settings)
 
 
 def test_failed_evaluations_are_kept_and_never_learned_from(archive: Archive[Arch]) -> None:
@@ -286,8 +293,8 @@ def test_failed_evaluations_are_kept_and_never_learned_from(archive: Archive[Arc
         return float("nan") if arch.exit == 5 and arch.resolution == 48 else world.error(arch)
 
     found = search(
-        SPACE, evaluate, [Objective(name="error"), COSTS["params"]], recorded=[COSTS["macs"]], settings=SETTINGS,
-        archive=archive,
+        SPACE, SearchFunctions(evaluate, EXACT), [Objective(name="error"), COSTS["params"]], recorded=[COSTS["macs"]],
+        settings=SETTINGS, archive=archive,
     )  # fmt: skip
     failures = {evaluation.failure for evaluation, _ in archive.evaluations()}
     assert failures == {"", "RuntimeError: out of memory", "error is nan"}
@@ -300,7 +307,7 @@ def test_a_search_whose_evaluations_all_fail_stops_with_the_reason() -> None:
         raise ValueError("no such layer")
 
     with pytest.raises(RunError, match=r"evaluations failed, the first, .* with: ValueError: no such layer"):
-        search(SPACE, evaluate, [Objective(name="error"), COSTS["params"]], settings=SETTINGS)
+        search(SPACE, evaluate, [Objective(name="error")], settings=SETTINGS)
 
 
 def test_mistakes_of_the_user_stop_the_search() -> None:
@@ -308,7 +315,7 @@ def test_mistakes_of_the_user_stop_the_search() -> None:
         raise Nat2Error("the disk is full")
 
     with pytest.raises(Nat2Error, match="the disk is full"):
-        search(SPACE, evaluate, [Objective(name="error"), COSTS["params"]], settings=SETTINGS)
+        search(SPACE, evaluate, [Objective(name="error")], settings=SETTINGS)
 
 
 def test_what_is_measured_of_a_network_is_measured_once(archive: Archive[Arch]) -> None:
@@ -319,8 +326,8 @@ def test_what_is_measured_of_a_network_is_measured_once(archive: Archive[Arch]) 
         return float(arch.resolution * sum(arch.depths))
 
     found = search(
-        SPACE, world.measure, [Objective(name="error"), Objective(name="watts", cost="measured", measure=watts)],
-        settings=SETTINGS, adapt=world.adapt,
+        SPACE, SearchFunctions(world.measure, measured={"watts": watts}, adapt=world.adapt),
+        [Objective(name="error"), Objective(name="watts", cost="measured")], settings=SETTINGS,
     )  # fmt: skip
     assert len(set(asked)) == len(asked) > 0
     assert found.generations[-1].facts["watts_tau"] is not None
@@ -372,7 +379,12 @@ def test_the_predictor_learns_from_more_than_the_archive() -> None:
     errors = {}
     for learn_from in (0, 500):
         settings = dataclasses.replace(SETTINGS, archive=12, oversample=6, generations=6, learn_from=learn_from)
-        found = search(SPACE, World().measure, [Objective(name="error"), COSTS["params"]], settings=settings)
+        found = search(
+            SPACE,
+            SearchFunctions(World().measure, EXACT),
+            [Objective(name="error"), COSTS["params"]],
+            settings=settings,
+        )
         errors[learn_from] = np.mean([generation.facts["rmse"] for generation in found.generations[1:]])
     assert errors[500] < errors[0]
 
@@ -387,8 +399,9 @@ def test_an_archive_of_another_search_is_refused(tmp_path: Path) -> None:
     objectives[1] = dataclasses.replace(objectives[1], low=3)
     with pytest.raises(RunError, match="gain differ"):
         search(space, counting, objectives, settings=settings, archive=path)
+    adapting = SearchFunctions(counting, adapt=lambda number, good: None)
     with pytest.raises(RunError, match="adapts, gain differ"):
-        search(space, counting, objectives, settings=settings, archive=path, adapt=lambda number, good: None)
+        search(space, adapting, objectives, settings=settings, archive=path)
     with pytest.raises(RunError, match="space, gain differ"):
         search(IntegerSpace((9,) * 3), counting, objectives, settings=settings, archive=path)
 
@@ -399,13 +412,18 @@ def test_an_archive_of_another_search_is_refused(tmp_path: Path) -> None:
         ([], "cost class predicted"),
         ([COSTS["params"]], "cost class predicted"),
         ([Objective(name="error"), Objective(name="error")], "different names"),
-        ([Objective(name="error"), Objective(name="size", cost="exact")], "needs a `measure`"),
-        ([Objective(name="error", measure=len)], "takes no `measure`"),
+        ([Objective(name="error"), Objective(name="size", cost="exact")], "needs a function in `exact`"),
+        ([Objective(name="error"), Objective(name="watts", cost="measured")], "needs a function in `measured`"),
+        (
+            [Objective(name="error"), Objective(name="macs", cost="measured")],
+            "macs is measured, so it takes no .*`exact`",
+        ),
+        ([Objective(name="params")], "params is predicted, so it takes no function in `exact`"),
     ],
 )
 def test_objectives_that_contradict_each_other_are_refused(objectives: list[Objective], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        search(SPACE, lambda arch: 0.5, objectives)
+        search(SPACE, SearchFunctions(lambda arch: 0.5, EXACT), objectives)
 
 
 @pytest.mark.parametrize("preset", ["default", "nat2", "nat"])
@@ -460,23 +478,26 @@ def test_exact_objectives_that_do_not_work_are_refused_before_anything_is_evalua
         asked.append(arch)
         return 0.5
 
-    objectives = [Objective(name="loss"), Objective(name="size", cost="exact", measure=measure, high=1e9)]
+    objectives = [Objective(name="loss"), Objective(name="size", cost="exact", high=1e9)]
     with pytest.raises(ConfigError, match=f"size.*({message})"):
-        search(IntegerSpace((4, 4)), evaluate, objectives)
+        search(IntegerSpace((4, 4)), SearchFunctions[tuple[int, ...]](evaluate, {"size": measure}), objectives)
     assert not asked
 
 
 def test_costs_of_nothing_are_no_harder_to_learn_from() -> None:
     """What a predictor sees of a network does not depend on which others it sees."""
     space = IntegerSpace((6, 6, 6))
-    size = Objective(name="size", cost="exact", measure=lambda genomes: genomes.sum(1))
+    size = Objective(name="size", cost="exact")
+    functions = SearchFunctions[tuple[int, ...]](
+        lambda arch: 1 / (1 + sum(arch)), {"size": lambda genomes: genomes.sum(1)}
+    )
     found = search(
-        space, lambda arch: 1 / (1 + sum(arch)), [Objective(name="loss"), size],
+        space, functions, [Objective(name="loss"), size],
         settings=SearchSettings(archive=20, generations=1, predictor="bayesian"),
     )  # fmt: skip
     task = Search(
-        space, lambda arch: 0.5, (Objective(name="loss"), size), (), SearchSettings(predictor="bayesian"),
-        Archive(None, ("loss", "size"), key=space.key, parse=space.parse), None, 0,
+        space, functions, (Objective(name="loss"), size), (), SearchSettings(predictor="bayesian"),
+        Archive(None, ("loss", "size"), key=space.key, parse=space.parse), 0,
     )  # fmt: skip
     model = Model(task, found.members, 1)
     genomes = space.sample(20, np.random.default_rng(0)) + 0
@@ -499,9 +520,10 @@ def test_progress_shows_under_a_tight_budget() -> None:
 def test_the_best_is_looked_for_beyond_the_front() -> None:
     """The front is of what is optimised; a budget may bound what is only recorded."""
     space = IntegerSpace((8,) * 3)
-    last = Objective(name="last", cost="exact", measure=lambda genomes: genomes[:, 2])
+    last = Objective(name="last", cost="exact")
+    functions = SearchFunctions[tuple[int, ...]](lambda arch: 1 - arch[2] / 10, {"last": lambda genomes: genomes[:, 2]})
     settings = SearchSettings(archive=30, generations=2, candidates=8)
-    found = search(space, lambda arch: 1 - arch[2] / 10, [Objective(name="loss")], recorded=[last], settings=settings)
+    found = search(space, functions, [Objective(name="loss")], recorded=[last], settings=settings)
     assert found.best("last<=2")["last"] <= 2
     assert found.best()["last"] == 7
 

@@ -43,8 +43,8 @@ def test_a_function_in_a_file_is_an_objective(tmp_path: Path) -> None:
     file = write(tmp_path / "energy.py", "def joules(network):\n    return 3.0\n")
     found = parse_objectives(f"error,{file}:joules")[1]
     assert (found.name, found.direction, found.cost) == ("joules", "min", "measured")
-    assert found.measure is not None
-    assert found.measure(None) == 3.0
+    assert found.function is not None
+    assert found.function(None) == 3.0
 
 
 def test_a_function_can_say_what_kind_it_is(tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ def test_a_file_may_import_its_neighbours_and_hold_dataclasses(tmp_path: Path) -
         "def four(network): return Kept().value\n"
     )
     found = parse_objectives(f"error,{write(tmp_path / 'kept_objective.py', text)}:four")[1]
-    assert found.measure is not None
-    assert found.measure(None) == 4.0
+    assert found.function is not None
+    assert found.function(None) == 4.0
 
 
 def test_a_file_that_leaves_the_program_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
+from nat2.nas.functions import ExactCost, SearchFunctions
 from nat2.nas.objectives import Objective
 from nat2.nas.propose import Model, candidates, choose, prediction_quality, propose, training_set
 from nat2.nas.settings import SearchSettings
@@ -18,18 +20,24 @@ from nat2.space import Genomes, IntegerSpace
 
 SPACE = IntegerSpace((10, 10))
 LOSS = Objective(name="loss")
-SIZE = Objective(name="size", cost="exact", measure=lambda genomes: genomes.sum(1))
+SIZE = Objective(name="size", cost="exact")
+EXACT: dict[str, ExactCost] = {"size": lambda genomes: genomes.sum(1)}
 Vector = tuple[int, ...]
 
 
 def task_of(
-    objectives: Sequence[Objective] = (LOSS, SIZE), *, recorded: Sequence[Objective] = (), **settings: Any
+    objectives: Sequence[Objective] = (LOSS, SIZE),
+    *,
+    recorded: Sequence[Objective] = (),
+    exact: Mapping[str, ExactCost] = EXACT,
+    **settings: Any,
 ) -> Search[Vector]:
     """A search with the quickest predictor."""
     names = [each.name for each in (*objectives, *recorded)]
     chosen = SearchSettings(**{"predictor": "ridge", "features": "integer", **settings})
     archive = Archive[Vector](None, names, key=SPACE.key, parse=SPACE.parse)
-    return Search(SPACE, lambda arch: 0.5, tuple(objectives), tuple(recorded), chosen, archive, None, 0)
+    functions = SearchFunctions[Vector](lambda arch: 0.5, exact, {"watts": lambda arch: 0.0})
+    return Search(SPACE, functions, tuple(objectives), tuple(recorded), chosen, archive, 0)
 
 
 def member(arch: Vector, loss: float, **more: float) -> Evaluation[Vector]:
@@ -79,7 +87,7 @@ def test_for_one_objective_the_best_predicted_are_evaluated() -> None:
 
 def test_networks_that_are_predicted_to_break_the_budget_are_evaluated_only_for_want_of_others() -> None:
     losses = {(n, 0): 0.9 - 0.1 * n for n in range(9)}  # the larger the better
-    bounded = Objective(name="size", cost="exact", high=4, measure=SIZE.measure)
+    bounded = Objective(name="size", cost="exact", high=4)
     found = {
         count: sorted(
             map(
@@ -118,12 +126,12 @@ def linear(count: int = 40, seed: int = 0) -> list[Evaluation[Vector]]:
     return [member(arch, 1 - sum(arch) / 20, watts=sum(arch) + 3.0) for arch in dict.fromkeys(map(SPACE.decode, drawn))]
 
 
-WATTS = Objective(name="watts", cost="measured", measure=lambda arch: 0.0)
+WATTS = Objective(name="watts", cost="measured")
 
 
 @pytest.mark.parametrize("features", ["integer", "one-hot", "structure"])
 def test_a_model_knows_costs_and_predicts_what_is_optimised_or_bounded(features: str) -> None:
-    bounded = Objective(name="watts", cost="measured", measure=WATTS.measure, high=9)
+    bounded = Objective(name="watts", cost="measured", high=9)
     for recorded, predicted in (((), {"loss"}), ((WATTS,), {"loss"}), ((bounded,), {"loss", "watts"})):
         model = Model(task_of(recorded=recorded, features=features), linear(), 1)
         genomes = SPACE.sample(30, np.random.default_rng(9))
@@ -142,8 +150,11 @@ def test_a_model_knows_costs_and_predicts_what_is_optimised_or_bounded(features:
 
 def test_structure_sees_costs_by_their_logarithms() -> None:
     """A loss that falls with the logarithm of a cost over five orders of magnitude is linear in what is seen."""
-    cost = Objective(name="cost", cost="exact", measure=lambda genomes: 10.0 ** (genomes.sum(1) / 3))
-    zero = Objective(name="zero", cost="exact", measure=lambda genomes: np.maximum(genomes.sum(1) - 9.0, 0))
+    cost, zero = Objective(name="cost", cost="exact"), Objective(name="zero", cost="exact")
+    exact: dict[str, ExactCost] = {
+        "cost": lambda genomes: 10.0 ** (genomes.sum(1) / 3),
+        "zero": lambda genomes: np.maximum(genomes.sum(1) - 9.0, 0),
+    }
     drawn = list(dict.fromkeys(map(SPACE.decode, SPACE.sample(40, np.random.default_rng(0)))))
     members = [
         Evaluation(
@@ -151,7 +162,7 @@ def test_structure_sees_costs_by_their_logarithms() -> None:
         )
         for arch in drawn
     ]
-    model = Model(task_of([LOSS, cost, zero], features="structure"), members, 1)
+    model = Model(task_of([LOSS, cost, zero], exact=exact, features="structure"), members, 1)
     genomes = SPACE.sample(30, np.random.default_rng(9))
     np.testing.assert_allclose(model(genomes)["loss"], (9 - genomes.sum(1)) ** 2 / 100, atol=0.05)
 
@@ -181,7 +192,7 @@ def test_the_inner_evolution_finds_the_predicted_front_and_keeps_the_budget() ->
     found = propose(task_of(population=40, inner_generations=15), linear(), model, 1)  # type: ignore[arg-type]
     best = {(0, b) for b in range(10)} | {(a, 9) for a in range(10)}  # the second gene is worth more and costs as much
     assert len(decoded(found) & best) >= 15
-    bounded = Objective(name="size", cost="exact", low=3, high=12, measure=SIZE.measure)
+    bounded = Objective(name="size", cost="exact", low=3, high=12)
     task = task_of([LOSS, bounded], population=20, inner_generations=15)
     kept = propose(task, linear(), model, 1)  # type: ignore[arg-type]
     assert ((kept.sum(1) >= 3) & (kept.sum(1) <= 12)).all()
@@ -193,7 +204,7 @@ def test_the_inner_evolution_finds_the_predicted_front_and_keeps_the_budget() ->
 
 
 def test_candidates_are_new_and_how_they_were_found_is_told() -> None:
-    bounded = Objective(name="size", cost="exact", high=9, measure=SIZE.measure)
+    bounded = Objective(name="size", cost="exact", high=9)
     task = task_of([LOSS, bounded], recorded=[WATTS], candidates=5, population=30, inner_generations=6)
     seen = {(0, b) for b in range(10)}
     genomes, table, facts = candidates(task, linear(), 1, lambda arch: arch in seen)
@@ -224,7 +235,7 @@ def test_the_predictor_learns_from_the_archive_and_the_best_of_the_rest() -> Non
     assert {each.arch for each in taught[2:]} < {(n, 0) for n in range(2, 6)}  # the others are beaten
     assert {each.arch for each in training_set(task_of(learn_from=2), members, 0)} == {(0, 0), (1, 0)}
     assert {each.arch for each in training_set(task_of(learn_from=0), members, 0)} == {(0, 0), (1, 0)}
-    task = Search(SPACE, task.evaluate, task.objectives, (), SearchSettings(learn_from=500), task.archive, None, 0)
+    task = dataclasses.replace(task, settings=SearchSettings(learn_from=500), recorded=())
     assert training_set(task, members, 0) == everything[:9]  # not what was evaluated with other weights
     assert training_set(task, everything[9:], 1) == everything[9:]
 
@@ -247,7 +258,7 @@ def test_predictions_are_compared_with_what_was_measured() -> None:
 
 def test_the_share_of_proposals_within_the_budget_is_told() -> None:
     """Of those that were known as well; any violation counts, however small."""
-    bounded = Objective(name="size", cost="exact", high=9, measure=SIZE.measure)
+    bounded = Objective(name="size", cost="exact", high=9)
     task = task_of([LOSS], recorded=[bounded], candidates=5, population=30, inner_generations=1, start="random")
     pool: list[Vector] = []
 
@@ -271,12 +282,12 @@ def test_units_of_costs_decide_nothing(lowest: int) -> None:
     """Bytes or megabytes; costs of which some are 0 have no logarithms."""
     predicted = []
     for unit in (1.0, 1e3):
-        measure = partial(scaled, lowest=lowest, unit=unit)
-        cost = Objective(name="cost", cost="exact", measure=measure)
+        exact: dict[str, ExactCost] = {"cost": partial(scaled, lowest=lowest, unit=unit)}
+        cost = Objective(name="cost", cost="exact")
         members = [
             Evaluation(each.arch, {"loss": each["loss"], "cost": (sum(each.arch) + lowest) * unit})
             for each in [*linear(), member((0, 0), 1.0)]
         ]
-        model = Model(task_of([LOSS, cost], features="structure"), members, 1)
+        model = Model(task_of([LOSS, cost], exact=exact, features="structure"), members, 1)
         predicted.append(model(SPACE.sample(10, np.random.default_rng(9)))["loss"])
     np.testing.assert_allclose(predicted[1], predicted[0])

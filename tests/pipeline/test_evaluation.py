@@ -14,7 +14,7 @@ from nat2.data.transform import Pipeline, ResizedImages
 from nat2.errors import ConfigError
 from nat2.nas.feasible import exact
 from nat2.nas.objectives import Objective
-from nat2.pipeline.evaluation import Evaluator, bind_costs, latency_of_ends, quantities, try_objectives
+from nat2.pipeline.evaluation import Evaluator, exact_costs, latency_of_ends, quantities, try_objectives
 from nat2.processes import ALONE
 from nat2.runs.config import RunConfig
 from nat2.space import Macro, SearchSpace, cost
@@ -60,9 +60,10 @@ def test_a_bounded_latency_is_measured_without_being_an_objective() -> None:
 
 def test_exact_objectives_are_those_of_single_networks() -> None:
     objectives, recorded = quantities(RunConfig(objectives="error,params,macs,memory"))
-    bind = bind_costs((*objectives, *recorded), SPACE, [MACRO])
+    costs = exact_costs((*objectives, *recorded), SPACE, [MACRO])
+    assert list(costs) == ["params", "macs", "memory"]
     genomes = SPACE.sample(20, np.random.default_rng(0))
-    values = exact(bind[1:], genomes)
+    values = exact(objectives[1:], costs, genomes)
     expected = [cost(MACRO, SPACE.decode(genome)) for genome in genomes]
     assert values.tolist() == [[each.params, each.macs, 4 * each.memory] for each in expected]
 
@@ -79,13 +80,13 @@ def test_functions_of_ones_own_get_architecture_or_network(
     )
     config = RunConfig(objectives=f"error,{file}:layers,{file}:sharpness,{file}:tensors")
     objectives, recorded = quantities(config)
-    bind = evaluator.bind(networks, bind_costs((*objectives, *recorded), SPACE, [MACRO]))
-    by_name = {each.name: each for each in bind}
+    costs = exact_costs((*objectives, *recorded), SPACE, [MACRO])
     genomes = SPACE.sample(5, np.random.default_rng(0))
-    assert exact([by_name["layers"]], genomes)[:, 0].tolist() == [sum(SPACE.decode(g).depths) for g in genomes]
-    assert by_name["tensors"].measure is not None
-    assert by_name["tensors"].measure(SPACE.largest) > by_name["tensors"].measure(SPACE.smallest)
-    assert by_name["sharpness"].measure is None
+    assert costs.keys() == {"layers", "params", "macs", "memory"}
+    assert exact([objectives[1]], costs, genomes)[:, 0].tolist() == [sum(SPACE.decode(g).depths) for g in genomes]
+    measurements = evaluator.measurements(networks, (*objectives, *recorded))
+    assert measurements.keys() == {"tensors"}
+    assert float(measurements["tensors"](SPACE.largest)) > float(measurements["tensors"](SPACE.smallest))
     values = evaluator.evaluate(networks, objectives)(SPACE.smallest)
     assert values.keys() == {"error", "sharpness"}
     assert values["sharpness"] == 2.0

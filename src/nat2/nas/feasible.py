@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,18 +10,22 @@ from numpy.typing import NDArray
 from nat2.errors import ConfigError, Nat2Error
 from nat2.nas.budget import format_bound, format_value
 from nat2.nas.evolve import evolve
+from nat2.nas.functions import ExactCost
 from nat2.nas.objectives import Objective, violation
 from nat2.seeds import derive, numpy_generator
 from nat2.space.searchable import A, Searchable
 from nat2.space.space import Genomes
 
 
-def check_budget(space: Searchable[A], quantities: Sequence[Objective], *, seed: int = 0) -> Genomes:
+def check_budget(
+    space: Searchable[A], quantities: Sequence[Objective], costs: Mapping[str, ExactCost], *, seed: int = 0
+) -> Genomes:
     """Networks that keep all bounds on exact quantities, at least one.
 
     Args:
         space: The search space.
         quantities: Those that may be bounded; other than exact ones are not looked at.
+        costs: The functions of the exact ones, by name.
         seed: Decides where the search for such networks begins.
 
     Returns:
@@ -35,7 +39,7 @@ def check_budget(space: Searchable[A], quantities: Sequence[Objective], *, seed:
     drawn = np.unique(np.concatenate([ends, space.sample(1000, numpy_generator(seed, "budget"))]), axis=0)
 
     def violated(genomes: Genomes) -> NDArray[np.float64]:
-        return violation(bounds, exact(bounds, genomes))
+        return violation(bounds, exact(bounds, costs, genomes))
 
     kept = drawn[violated(drawn) <= 0]
     if len(kept):
@@ -53,7 +57,7 @@ def check_budget(space: Searchable[A], quantities: Sequence[Objective], *, seed:
     excess = violated(last)
     if excess.min() <= 0:
         return last[excess <= 0]
-    closest = exact(bounds, last[[int(excess.argmin())]])[0]
+    closest = exact(bounds, costs, last[[int(excess.argmin())]])[0]
     values = ", ".join(
         f"{each.name} {format_value(float(value), each.unit)}" for each, value in zip(bounds, closest, strict=True)
     )
@@ -63,29 +67,28 @@ def check_budget(space: Searchable[A], quantities: Sequence[Objective], *, seed:
     )
 
 
-def exact(quantities: Sequence[Objective], genomes: Genomes) -> NDArray[np.float64]:
-    """Values of exact quantities, shape (n, quantities).
+def exact(quantities: Sequence[Objective], costs: Mapping[str, ExactCost], genomes: Genomes) -> NDArray[np.float64]:
+    """Values of exact quantities of canonical genomes, shape (n, quantities); `costs` has their functions by name.
 
     Raises:
         ConfigError: what computes one of them fails, or gives something else than a finite number for each network.
     """
     if not quantities:
         return np.zeros((len(genomes), 0))
-    return np.stack([_computed(each, genomes) for each in quantities], axis=1)
+    return np.stack([_computed(each.name, costs[each.name], genomes) for each in quantities], axis=1)
 
 
-def _computed(objective: Objective, genomes: Genomes) -> NDArray[np.float64]:
-    assert objective.measure is not None
+def _computed(name: str, cost: ExactCost, genomes: Genomes) -> NDArray[np.float64]:
     try:
-        values = np.asarray(objective.measure(genomes), dtype=np.float64)
+        values = np.asarray(cost(genomes), dtype=np.float64)
     except Nat2Error:
         raise
     except Exception as error:  # whatever the user's function does
-        raise ConfigError(f"the exact objective {objective.name} fails ({type(error).__name__}: {error})") from error
+        raise ConfigError(f"the exact objective {name} fails ({type(error).__name__}: {error})") from error
     if values.shape != (len(genomes),) or not np.isfinite(values).all():
         given = f"shape {values.shape}" if values.shape != (len(genomes),) else "numbers that are not finite"
         raise ConfigError(
-            f"the exact objective {objective.name} must give a finite number for each network, shape "
+            f"the exact objective {name} must give a finite number for each network, shape "
             f"({len(genomes)},); got {given}"
         )
     return values

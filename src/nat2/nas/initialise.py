@@ -66,7 +66,7 @@ def draw(task: Search[A], count: int, *, exclude: Sequence[A]) -> list[A]:
     generator = numpy_generator(task.seed, "initialise")
     kept = dict.fromkeys(exclude)
     aside: dict[A, None] = {}
-    seeds = check_budget(task.space, task.quantities, seed=task.seed)
+    seeds = check_budget(task.space, task.quantities, task.functions.exact, seed=task.seed)
     bounded = any(each.bounded for each in task.of_class("exact"))
     for _ in range(_ROUNDS):
         genomes = task.space.sample(

@@ -74,7 +74,8 @@ def _evaluate(task: Search[A], share: float, arch: A) -> dict[str, float] | str:
     """The predicted quantities of an architecture, or why there are none."""
     names = [each.name for each in task.of_class("predicted")]
     try:
-        given = task.evaluate(arch) if share == 1 else task.evaluate(arch, share=share)  # type: ignore[call-arg]
+        evaluate = task.functions.evaluate
+        given = evaluate(arch) if share == 1 else evaluate(arch, share=share)  # type: ignore[call-arg]
         values = given if isinstance(given, Mapping) else {names[0]: given} if len(names) == 1 else None
         if values is None:
             return f"the evaluation gave {given!r}, not a value for each of {', '.join(names)}"
@@ -89,10 +90,9 @@ def _of_network(task: Search[A], arch: A) -> dict[str, float] | str:
     """The measured quantities of an architecture, each measured once."""
     values = {}
     for each in task.of_class("measured"):
-        assert each.measure is not None
         known = task.archive.find_value(arch, each.name)
         try:
-            values[each.name] = float(each.measure(arch)) if known is None else known
+            values[each.name] = float(task.functions.measured[each.name](arch)) if known is None else known
         except Nat2Error:
             raise
         except Exception as error:  # as above

@@ -14,6 +14,7 @@ import numpy as np
 from nat2.errors import CheckpointError, RunError
 from nat2.nas.archive import Archive, Evaluation, Generation
 from nat2.nas.feasible import check_budget
+from nat2.nas.functions import Evaluate, SearchFunctions
 from nat2.nas.initialise import initial_archive
 from nat2.nas.measure import check_failures, measure, succeeded
 from nat2.nas.objectives import Objective
@@ -21,7 +22,7 @@ from nat2.nas.propose import Table, candidates, prediction_quality, training_set
 from nat2.nas.search_result import SearchResult
 from nat2.nas.select import survive
 from nat2.nas.settings import SearchSettings
-from nat2.nas.task import Evaluate, Search, check
+from nat2.nas.task import Search, check
 from nat2.processes import ALONE, Processes
 from nat2.progress import FoundDone
 from nat2.seeds import derive
@@ -31,13 +32,12 @@ from nat2.space.space import Genomes
 
 def search(
     space: Searchable[A],
-    evaluate: Evaluate[A],
+    evaluate: Evaluate[A] | SearchFunctions[A],
     objectives: Sequence[Objective],
     *,
     recorded: Sequence[Objective] = (),
     settings: SearchSettings | None = None,
     archive: Archive[A] | Path | str | None = None,
-    adapt: Callable[[int, Genomes], None] | None = None,
     seed: int = 0,
     processes: Processes = ALONE,
     tick: Callable[[int], None] = lambda count: None,
@@ -53,13 +53,12 @@ def search(
         space: What is searched: a `SearchSpace`, an `IntegerSpace`, or your own.
         evaluate: Takes an architecture; gives a value for each ``predicted`` objective by name, or the value of the
             only one. What it raises is recorded as the failure of that architecture. With successive halving it is also
-            called with ``share``, above 0 and below 1: the part of the images to look at.
+            called with ``share``, above 0 and below 1: the part of the images to look at. `SearchFunctions` adds what
+            computes ``exact`` and measures ``measured`` objectives, and what adapts the weights between generations.
         objectives: What is optimised, the first of cost class ``predicted``; bounds are kept.
         recorded: What is only recorded, or held within bounds.
         settings: Policies and sizes; ``SearchSettings.of("nat2")`` and ``of("nat")`` are the published ones.
         archive: Where evaluations are kept, and taken from; by default nowhere but in memory.
-        adapt: Takes the number of a generation and the genomes of good architectures, shape (n, genes), and changes
-            what `evaluate` works with; then all architectures of the archive are evaluated again.
         seed: Decides every random choice.
         processes: Those that share the work; all of them make the same search.
         tick: Told how many evaluations have been made or found.
@@ -73,14 +72,15 @@ def search(
     """
     settings = settings or SearchSettings()
     objectives, recorded = tuple(objectives), tuple(recorded)
-    check(objectives, recorded, settings, evaluate)
+    functions = SearchFunctions.of(evaluate)
+    check(objectives, recorded, settings, functions)
     if isinstance(archive, Archive):
         kept = archive
     else:
         names = [each.name for each in (*objectives, *recorded)]
         kept = Archive(None if archive is None else Path(archive), names, key=space.key, parse=space.parse)
-    task = Search(space, evaluate, objectives, recorded, settings, kept, adapt, seed, processes, tick, report, say)
-    check_budget(space, task.quantities, seed=seed)
+    task = Search(space, functions, objectives, recorded, settings, kept, seed, processes, tick, report, say)
+    check_budget(space, task.quantities, functions.exact, seed=seed)
     try:
         _claim(task)
         return _run(task)
@@ -95,8 +95,8 @@ def _run(task: Search[A]) -> SearchResult[A]:
     finished = task.archive.generations()
     for generation in finished:
         task.tick(FoundDone(generation.facts["evaluations"]))
-        if task.adapt is not None and "good" in generation.facts:  # made again if its checkpoint was lost
-            task.adapt(generation.number, np.array(generation.facts["good"]))
+        if task.functions.adapt is not None and "good" in generation.facts:  # made again if its checkpoint was lost
+            task.functions.adapt(generation.number, np.array(generation.facts["good"]))
         task.report(generation)
     if not finished:
         finished.append(_initialise(task))
@@ -109,7 +109,7 @@ def _claim(task: Search[A]) -> None:
     """Note what is searched for, or check that the archive is of the same search."""
     wanted = {
         "seed": task.seed,
-        "adapts": task.adapt is not None,
+        "adapts": task.functions.adapt is not None,
         "space": [task.space.lower.tolist(), task.space.upper.tolist()],
         **{each.name: [each.direction, each.cost, each.low, each.high] for each in task.quantities},
     }
@@ -150,11 +150,11 @@ def _generation(task: Search[A], number: int, before: Generation) -> Generation:
     )
     members = _replace(task, members + succeeded(evaluated), number)
     clock.append(time.monotonic())
-    if task.adapt is not None:
+    if task.functions.adapt is not None:
         good = _survivors(task, members, task.settings.top, "good", number)
         genomes = task.encode_all([members[index].arch for index in good])
         facts["good"] = genomes.tolist()
-        task.adapt(number, genomes)
+        task.functions.adapt(number, genomes)
         clock.append(time.monotonic())
         archs = [member.arch for member in members]
         again = measure(task, archs, weights=task.version(number), generation=number, origin="re-evaluation")

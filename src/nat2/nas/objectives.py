@@ -1,4 +1,4 @@
-"""What is optimised, what is only held within bounds, and how each is measured."""
+"""What is optimised and what is only held within bounds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal, SupportsFloat, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,8 @@ Values = NDArray[np.float64]
 Direction = Literal["min", "max"]
 CostClass = Literal["exact", "predicted", "measured"]
 Unit = Literal["", "share", "bytes", "ms"]
-F = TypeVar("F", bound=Callable[..., Any])
+UserFunction = Callable[..., SupportsFloat]
+F = TypeVar("F", bound=UserFunction)
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 RESERVED = (
@@ -48,11 +49,11 @@ class Objective:
     """The search keeps to networks with at least this."""
     high: float = math.inf
     """The search keeps to networks with at most this."""
-    measure: Callable[[Any], Any] | None = None
-    """``exact``: canonical genomes, shape (n, genes), to values, shape (n,); ``measured``: an architecture to its
-    value; ``predicted``: none, the evaluation gives it by name."""
     unit: Unit = ""
     """A count, a share (0..1), bytes or milliseconds."""
+    function: UserFunction | None = None
+    """The function that ``--objectives`` names, see `objective`; None for what is built in, and in a search of your
+    own, which is given its functions apart from the objectives (`SearchFunctions`)."""
 
     def __post_init__(self) -> None:
         """Check the name and the bounds.
@@ -107,7 +108,7 @@ OBJECTIVES = {
         Objective(name="latency", cost="measured", unit="ms"),
     )
 }
-"""The built-in ones, without their measures: share of misclassified validation images, trainable parameters,
+"""The built-in ones: share of misclassified validation images, trainable parameters,
 multiply-accumulates for one image, peak of the activations in float32, median time for one image on this machine."""
 
 
@@ -154,7 +155,7 @@ def _find(text: str) -> Objective:
         )
         if declared.name in OBJECTIVES or declared.name == "latency_spread":
             raise ConfigError(f"{text} is called like a built-in objective, {declared.name}; give it another name")
-        return replace(declared, measure=function)
+        return replace(declared, function=function)
     if text not in OBJECTIVES:
         raise ConfigError(
             f"--objectives must be among {', '.join(OBJECTIVES)}, separated by commas, or functions like "
@@ -174,7 +175,7 @@ def _absolute(text: str) -> str:
 
 
 @cache
-def _load(text: str) -> Callable[..., Any]:
+def _load(text: str) -> UserFunction:
     """The function that ``package.module:name`` or ``file.py:name`` stands for."""
     place, _, name = text.rpartition(":")
     try:

@@ -12,7 +12,6 @@ from threadpoolctl import threadpool_limits
 
 from nat2.nas.archive import Evaluation
 from nat2.nas.evolve import evolve
-from nat2.nas.feasible import exact
 from nat2.nas.objectives import violation
 from nat2.nas.predictors import Predictor, Values, fit_ensemble, quality
 from nat2.nas.select import gaining_subset, spread_subset, survive
@@ -34,7 +33,7 @@ class Model:
         genomes = task.encode_all([member.arch for member in members])
         self._centre, self._spread, self._logs = np.zeros(0), np.ones(0), np.zeros(0, dtype=bool)
         if task.settings.features == "structure":
-            values = exact(task.of_class("exact"), genomes)
+            values = task.exact_values(genomes)
             self._logs = values.min(axis=0) > 0
             costs = self._logarithms(values)
             self._centre, self._spread = costs.mean(axis=0), np.maximum(costs.std(axis=0), 1e-9)
@@ -62,7 +61,7 @@ class Model:
         features = self._task.space.features(genomes, self._task.settings.features)
         if not len(self._centre):
             return features
-        values = exact(self._task.of_class("exact"), genomes)
+        values = self._task.exact_values(genomes)
         costs = (self._logarithms(values) - self._centre) / self._spread
         return np.concatenate([features, costs, costs**2], axis=1)
 

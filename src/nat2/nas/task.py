@@ -1,11 +1,11 @@
-"""What a search works with: space, objectives, settings, and how a network is evaluated."""
+"""What a search works with: space, objectives, settings, and the functions that know the networks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from nat2.errors import ConfigError
 from nat2.nas.archive import Archive, Evaluation, Generation
 from nat2.nas.evolve import Objectives
 from nat2.nas.feasible import exact
+from nat2.nas.functions import Evaluate, SearchFunctions
 from nat2.nas.objectives import Objective, violation
 from nat2.nas.predictors import check_predictor
 from nat2.nas.select import front_of, hypervolume
@@ -22,16 +23,7 @@ from nat2.processes import ALONE, Processes
 from nat2.space.searchable import A, Searchable
 from nat2.space.space import Genomes
 
-Measured = Mapping[str, float] | float
 _ENOUGH = 8  # networks whose worst values mean something
-A_contra = TypeVar("A_contra", contravariant=True)
-
-
-class Evaluate(Protocol[A_contra]):
-    """Evaluates an architecture: a value for each predicted objective by name, or the value of the only one."""
-
-    def __call__(self, arch: A_contra, /) -> Measured:
-        """Measure. With successive halving it is also called with ``share``, the part of the images to look at."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +31,13 @@ class Search(Generic[A]):
     """What the loop works with."""
 
     space: Searchable[A]
-    evaluate: Evaluate[A]
+    functions: SearchFunctions[A]
     objectives: tuple[Objective, ...]
     """What is optimised, the first of them predicted."""
     recorded: tuple[Objective, ...]
     """What is only recorded, and held within its bounds."""
     settings: SearchSettings
     archive: Archive[A]
-    adapt: Callable[[int, Genomes], None] | None
-    """Brings the weights to the version of a generation, given good genomes; None if they are fixed."""
     seed: int
     processes: Processes = ALONE
     """Those that share the work; all of them make the same search."""
@@ -96,13 +86,16 @@ class Search(Generic[A]):
 
     def exact(self, genomes: Genomes) -> dict[str, NDArray[np.float64]]:
         """Exact quantities of canonical genomes, by name."""
-        quantities = self.of_class("exact")
-        return dict(zip([each.name for each in quantities], exact(quantities, genomes).T, strict=True))
+        names = [each.name for each in self.of_class("exact")]
+        return dict(zip(names, self.exact_values(genomes).T, strict=True))
+
+    def exact_values(self, genomes: Genomes) -> NDArray[np.float64]:
+        """Exact quantities of canonical genomes, shape (n, exact quantities)."""
+        return exact(self.of_class("exact"), self.functions.exact, genomes)
 
     def keeps_exact(self, genomes: Genomes) -> NDArray[np.bool_]:
         """Which genomes keep the bounds on exact quantities, shape (n,)."""
-        quantities = self.of_class("exact")
-        keeps: NDArray[np.bool_] = violation(quantities, exact(quantities, genomes)) <= 0
+        keeps: NDArray[np.bool_] = violation(self.of_class("exact"), self.exact_values(genomes)) <= 0
         return keeps
 
     def encode_all(self, archs: Sequence[A]) -> Genomes:
@@ -122,7 +115,7 @@ class Search(Generic[A]):
 
     def version(self, generation: int) -> int:
         """The version of the weights after a generation's adaptation."""
-        return generation if self.adapt is not None else 0
+        return generation if self.functions.adapt is not None else 0
 
     def box(self, members: Sequence[Evaluation[A]]) -> tuple[list[float], list[float]]:
         """Origin and reference of the hypervolume, from the initial archive (MSuNAS: 1.01 of the worst values).
@@ -145,7 +138,10 @@ class Search(Generic[A]):
 
 
 def check(
-    objectives: Sequence[Objective], recorded: Sequence[Objective], settings: SearchSettings, evaluate: Evaluate[A]
+    objectives: Sequence[Objective],
+    recorded: Sequence[Objective],
+    settings: SearchSettings,
+    functions: SearchFunctions[A],
 ) -> None:
     """Refuse what contradicts each other.
 
@@ -158,11 +154,12 @@ def check(
     if len(set(names)) < len(names):
         raise ConfigError(f"objectives must have different names; got {', '.join(names)}")
     for each in (*objectives, *recorded):
-        if (each.measure is None) != (each.cost == "predicted"):
-            rule = "is given by evaluating and takes no" if each.cost == "predicted" else "needs a"
-            raise ConfigError(f"the objective {each.name} is {each.cost}, so it {rule} `measure`")
+        for cost, given in (("exact", functions.exact), ("measured", functions.measured)):
+            if (each.cost == cost) != (each.name in given):
+                rule = f"needs a function in `{cost}`" if each.cost == cost else f"takes no function in `{cost}`"
+                raise ConfigError(f"the objective {each.name} is {each.cost}, so it {rule} of SearchFunctions")
     check_predictor(settings.predictor)
-    if settings.rungs[0][1] < 1 and not _takes_share(evaluate):
+    if settings.rungs[0][1] < 1 and not _takes_share(functions.evaluate):
         raise ConfigError(
             "successive halving evaluates on part of the images, so the evaluation must take `share`; choose "
             "`preprocess` none or oversample"

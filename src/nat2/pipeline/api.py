@@ -300,7 +300,7 @@ def finetune_and_report(
 
 def _try_measuring(context: RunContext, networks: SuperNetworks) -> None:
     """Refuse a latency that no network has, and functions that do not work, before hours of work."""
-    every = (*context.objectives, *context.recorded)
+    every = context.quantities
     try_objectives(context.evaluator, networks, context.space, every)
     for each in every:
         if each.name == "latency" and each.bounded:

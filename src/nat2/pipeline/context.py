@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nat2.data.dataset import Dataset, Split
 from nat2.data.transform import Pipeline, ResizedImages
 from nat2.nas.archive import Evaluation
+from nat2.nas.feasible import exact
+from nat2.nas.functions import ExactCost
 from nat2.nas.objectives import Objective
-from nat2.pipeline.evaluation import Evaluator, bind_costs, quantities
+from nat2.pipeline.evaluation import Evaluator, exact_costs, quantities
 from nat2.pipeline.prepare import introduction
 from nat2.processes import Processes
 from nat2.progress import Progress
@@ -40,6 +43,8 @@ class RunContext:
     """What is optimised, the error first."""
     recorded: tuple[Objective, ...]
     """What is recorded beside that, and held within the budget."""
+    costs: Mapping[str, ExactCost]
+    """The functions of exact objectives, by name."""
 
     @staticmethod
     def of(
@@ -79,8 +84,9 @@ class RunContext:
                 latency_threads=config.latency_threads,
             ),
             calibration=calibration,
-            objectives=bind_costs(objectives, space, macros),
-            recorded=bind_costs(recorded, space, macros),
+            objectives=objectives,
+            recorded=recorded,
+            costs=exact_costs((*objectives, *recorded), space, macros),
         )
 
     def training(self, state: Path, *, unit: str) -> TrainingContext:
@@ -103,17 +109,20 @@ class RunContext:
 
     def evaluated(self, networks: SuperNetworks, arch: Arch) -> Evaluation[Arch]:
         """What the search would record of a network with the present weights; measured objectives aside."""
-        exact = [
-            each for each in (*self.objectives, *self.recorded) if each.cost == "exact" and each.measure is not None
-        ]
-        genome = self.space.encode(arch)[None]
-        values = {each.name: float(each.measure(genome)[0]) for each in exact if each.measure is not None}
-        return Evaluation(arch, {"error": self.evaluator.error(networks[arch.width], arch), **values})
+        known = [each for each in self.quantities if each.cost == "exact"]
+        (values,) = exact(known, self.costs, self.space.encode(arch)[None])
+        computed = {each.name: float(value) for each, value in zip(known, values, strict=True)}
+        return Evaluation(arch, {"error": self.evaluator.error(networks[arch.width], arch), **computed})
+
+    @property
+    def quantities(self) -> tuple[Objective, ...]:
+        """Everything that is known of a network."""
+        return self.objectives + self.recorded
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of what is measured of a network."""
-        return tuple(each.name for each in (*self.objectives, *self.recorded))
+        return tuple(each.name for each in self.quantities)
 
     @property
     def introduction(self) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What a run measures of sub-networks: the objectives of its configuration, tied to its super-networks."""
+"""What a run measures of sub-networks: the objectives of its configuration, bound to its super-networks."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from functools import lru_cache, partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from nat2.data.transform import ResizedImages
 from nat2.deploy.latency import Latency, measure_latency
 from nat2.errors import ConfigError, Nat2Error
 from nat2.nas.budget import format_bound, parse_budget
-from nat2.nas.objectives import OBJECTIVES, Objective, parse_objectives
+from nat2.nas.functions import ExactCost, Measurement
+from nat2.nas.objectives import OBJECTIVES, Objective, UserFunction, parse_objectives
 from nat2.processes import Processes
 from nat2.runs.config import RunConfig
-from nat2.space import Arch, CostTable, Genomes, Macro, SearchSpace
+from nat2.space import Arch, CostTable, Macro, SearchSpace
 from nat2.supernet import (
     Normalize,
     StaticNetwork,
@@ -38,7 +38,7 @@ SPREAD = Objective(name="latency_spread", cost="measured", unit="ms")
 
 
 def quantities(config: RunConfig) -> tuple[tuple[Objective, ...], tuple[Objective, ...]]:
-    """What is optimised, and what is only recorded or bounded, by a configuration; not yet tied to networks.
+    """What is optimised, and what is only recorded or bounded, by a configuration.
 
     Raises:
         ConfigError: an objective or a bound is not written as it should be.
@@ -58,23 +58,21 @@ def quantities(config: RunConfig) -> tuple[tuple[Objective, ...], tuple[Objectiv
     return tuple(map(bounded, objectives)), tuple(map(bounded, unique.values()))
 
 
-def bind_costs(objectives: Sequence[Objective], space: SearchSpace, macros: Sequence[Macro]) -> tuple[Objective, ...]:
-    """Tie exact objectives to the closed-form costs of a space, or to the user's functions."""
+def exact_costs(objectives: Sequence[Objective], space: SearchSpace, macros: Sequence[Macro]) -> dict[str, ExactCost]:
+    """The functions of exact objectives, by name: the closed-form costs of a space, or the user's."""
     table = CostTable(space, {macro.width: macro for macro in macros})
     columns = {"params": (0, 1), "macs": (1, 1), "memory": (2, BYTES)}
 
-    def bind(each: Objective) -> Objective:
-        if each.cost != "exact":
-            return each
-        if each.measure is None:
-            column, factor = columns[each.name]
-            return replace(each, measure=lambda genomes: table(genomes)[:, column] * factor)
-        return replace(each, measure=_of_each(each.measure, space))
+    def cost_of(each: Objective) -> ExactCost:
+        if each.function is not None:
+            return _of_each(each.function, space)
+        column, factor = columns[each.name]
+        return lambda genomes: table(genomes)[:, column] * factor
 
-    return tuple(map(bind, objectives))
+    return {each.name: cost_of(each) for each in objectives if each.cost == "exact"}
 
 
-def _of_each(function: Callable[[Arch], float], space: SearchSpace) -> Callable[[Genomes], NDArray[np.float64]]:
+def _of_each(function: UserFunction, space: SearchSpace) -> ExactCost:
     """A function of an architecture as one of genomes; the same networks come back again and again."""
     remembered = lru_cache(100_000)(function)
     return lambda genomes: np.array([float(remembered(space.decode(genome))) for genome in genomes])
@@ -113,7 +111,7 @@ class Evaluator:
 
         It works with the weights that the super-networks have when it is called.
         """
-        functions = {each.name: each.measure for each in objectives if each.cost == "predicted" and each.measure}
+        functions = {each.name: each.function for each in objectives if each.cost == "predicted" and each.function}
 
         @torch.no_grad()
         def evaluate(arch: Arch, *, share: float = 1.0) -> dict[str, float]:
@@ -127,8 +125,8 @@ class Evaluator:
 
         return evaluate
 
-    def bind(self, networks: SuperNetworks, objectives: Sequence[Objective]) -> tuple[Objective, ...]:
-        """Tie measured objectives to the super-networks, and leave predicted ones to `evaluate`."""
+    def measurements(self, networks: SuperNetworks, objectives: Sequence[Objective]) -> dict[str, Measurement[Arch]]:
+        """The functions of measured objectives, by name; they extract the sub-network from its super-network."""
         spreads: dict[Arch, float] = {}
 
         def latency(arch: Arch) -> float:
@@ -136,21 +134,15 @@ class Evaluator:
             spreads[arch] = measured.upper - measured.lower
             return measured.median
 
-        def bind(each: Objective) -> Objective:
-            if each.cost == "predicted":
-                return replace(each, measure=None)
-            if each.name == "latency":
-                return replace(each, measure=latency)
-            if each.name == SPREAD.name:
-                return replace(each, measure=spreads.__getitem__)
-            if each.cost == "measured" and each.measure is not None:
-                function = each.measure
-                return replace(
-                    each, measure=torch.no_grad()(lambda arch: function(extract(networks[arch.width], arch)))
-                )
-            return each
+        def measurement(function: UserFunction) -> Measurement[Arch]:
+            return torch.no_grad()(lambda arch: function(extract(networks[arch.width], arch)))
 
-        return tuple(map(bind, objectives))
+        built_in: dict[str, Measurement[Arch]] = {"latency": latency, SPREAD.name: spreads.__getitem__}
+        return {
+            each.name: built_in[each.name] if each.function is None else measurement(each.function)
+            for each in objectives
+            if each.cost == "measured"
+        }
 
     def latency(self, network: StaticNetwork) -> Latency:
         """Of a sub-network on this machine."""
@@ -200,12 +192,12 @@ def try_objectives(
         ConfigError: a function fails, or gives no finite number.
     """
     for each in objectives:
-        if each.cost == "exact" or each.measure is None:
+        if each.cost == "exact" or each.function is None:
             continue
         for arch in (space.smallest, space.largest):
             network = networks[arch.width]
             try:
-                given = each.measure(extract(network, arch, evaluator.statistics(network, arch)))
+                given = each.function(extract(network, arch, evaluator.statistics(network, arch)))
                 value = float(given)
             except Nat2Error:
                 raise

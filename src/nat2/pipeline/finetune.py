@@ -51,7 +51,7 @@ def select_networks(context: RunContext, found: SearchResult[Arch]) -> list[Eval
     chosen = [front[index] for index in recommend(values, context.config.networks, noise=noise)]
     context.progress.say(f"fine-tune: {len(chosen)} of the {counted(len(front), 'network')} that no other beats")
     if not found.feasible:
-        bounds = [each for each in (*context.objectives, *context.recorded) if each.bounded]
+        bounds = [each for each in context.quantities if each.bounded]
         nearest = ", ".join(f"{each.name} {format_value(front[0][each.name], each.unit)}" for each in bounds)
         context.progress.say(
             f"no network that was evaluated keeps the budget ({', '.join(map(format_bound, bounds))}); the nearest are "
@@ -83,9 +83,7 @@ def finetune_networks(
         lap: Called after each network.
     """
     settings, config = context.config.finetune, context.config
-    unknown = [
-        each.name for each in (*context.objectives, *context.recorded) if each.bounded and each.name not in _OF_EXITS
-    ]
+    unknown = [each.name for each in context.quantities if each.bounded and each.name not in _OF_EXITS]
     if unknown:
         context.progress.say(f"networks with several exits are left out: nobody knows their {', '.join(unknown)}")
     works = [
@@ -233,7 +231,7 @@ def quantised(context: RunContext, folder: Path, resolution: int) -> float:
 
 def _within_budget(context: RunContext, network: SuperNetwork, arch: Arch) -> Callable[[tuple[int, ...]], bool]:
     """Whether a network with some of its exits keeps the bounds, as far as it keeps them with its own."""
-    bounds = [each for each in (*context.objectives, *context.recorded) if each.bounded and each.name in _OF_EXITS[1:]]
+    bounds = [each for each in context.quantities if each.bounded and each.name in _OF_EXITS[1:]]
 
     def keeps_exact(exits: tuple[int, ...]) -> bool:
         spent = cost(network.macro, arch, exits=exits)

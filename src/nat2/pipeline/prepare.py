@@ -15,7 +15,7 @@ from nat2.nas.budget import format_bound, parse_budget
 from nat2.nas.feasible import check_budget
 from nat2.nas.objectives import parse_objectives
 from nat2.nas.predictors import check_predictor
-from nat2.pipeline.evaluation import bind_costs, quantities
+from nat2.pipeline.evaluation import exact_costs, quantities
 from nat2.pipeline.pretrained import settle
 from nat2.processes import ALONE, Processes
 from nat2.progress import Progress
@@ -85,7 +85,8 @@ def prepare(
     space = SearchSpace.of(macros, sides)
     phases_for(space, settled.phases)
     objectives, recorded = quantities(settled)
-    check_budget(space, bind_costs((*objectives, *recorded), space, macros), seed=settled.seed)
+    every = (*objectives, *recorded)
+    check_budget(space, every, exact_costs(every, space, macros), seed=settled.seed)
     for size in (config.shrink.batch_size, config.adapt.batch_size):
         processes.check_batch(min(size, len(dataset.train)))
     share = config.search.rungs[0][1]

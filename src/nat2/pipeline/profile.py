@@ -77,10 +77,10 @@ def profile(
         context = RunContext.of(settled, dataset, macros, folder, silent, processes)
         say("drawing networks")
         drawn = context.space.sample(_DRAWN, numpy_generator(settled.seed, "profile"))
-        every = (*context.objectives, *context.recorded)
+        every = context.quantities
         known = [each for each in every if each.cost == "exact"]
-        values = exact(known, drawn)
-        spans = [_span(context.space, each, drawn, column) for each, column in zip(known, values.T, strict=True)]
+        values = exact(known, context.costs, drawn)
+        spans = [_span(context, each, drawn, column) for each, column in zip(known, values.T, strict=True)]
         networks = [_untrained(context, number) for number in range(len(macros))]
         try_objectives(context.evaluator, SuperNetworks(networks), context.space, every)
         if "latency" in {each.name for each in every}:
@@ -98,20 +98,20 @@ def profile(
     )
 
 
-def _span(space: SearchSpace, objective: Objective, drawn: Genomes, values: NDArray[np.float64]) -> Span:
+def _span(context: RunContext, objective: Objective, drawn: Genomes, values: NDArray[np.float64]) -> Span:
     """Least and most by evolution from the networks drawn, which seldom hold them."""
-    ends = []
+    space, ends = context.space, []
     for sign in (1, -1):
         best = drawn[np.argsort(sign * values, kind="stable")[:48]]
         start = np.concatenate([space.lower[None], space.upper[None], best])
-        signed = partial(_signed, objective, sign)
+        signed = partial(_signed, context, objective, sign)
         found = evolve(space, signed, n_objectives=1, population=50, generations=12, start=start, seed=0)
         ends.append(sign * float(signed(found).min()))
     return Span(objective, ends[0], float(np.median(values)), ends[1])
 
 
-def _signed(objective: Objective, sign: int, genomes: Genomes) -> NDArray[np.float64]:
-    return sign * exact([objective], genomes)
+def _signed(context: RunContext, objective: Objective, sign: int, genomes: Genomes) -> NDArray[np.float64]:
+    return sign * exact([objective], context.costs, genomes)
 
 
 def _latencies(context: RunContext, networks: SuperNetworks, every: Sequence[Objective]) -> Span:
@@ -210,15 +210,14 @@ def _evaluation_seconds(context: RunContext, networks: Sequence[SuperNetwork]) -
     for resolution in context.space.resolutions:  # inputs are prepared once
         for images in (context.evaluator.calibration, context.evaluator.validation):
             list(images.batches(resolution))
-    bind = context.evaluator.bind(by_width, (*context.objectives, *context.recorded))
-    measures = [each.measure for each in bind if each.cost == "measured" and each.measure is not None]
+    measurements = context.evaluator.measurements(by_width, context.quantities)
     evaluate = context.evaluator.evaluate(by_width, context.objectives)
     evaluating, measuring = [], []
     for arch in archs:
         began = time.perf_counter()
         evaluate(arch)
         evaluating.append(time.perf_counter() - began)
-        for measure in measures:
+        for measure in measurements.values():
             measure(arch)
         measuring.append(time.perf_counter() - began - evaluating[-1])
     return float(np.mean(evaluating)), float(np.mean(measuring))
@@ -249,7 +248,7 @@ def _finetuning_seconds(context: RunContext, network: SuperNetwork) -> list[floa
     genomes = context.space.sample(101, numpy_generator(context.config.seed, "finetune"))
     genomes[:, 1] = 0  # the narrowest width, whose network this is
     order = np.argsort(
-        exact([each for each in (*context.objectives, *context.recorded) if each.name == "macs"], genomes)[:, 0]
+        exact([each for each in context.quantities if each.name == "macs"], context.costs, genomes)[:, 0]
     )
     arch = context.space.decode(genomes[order[25]])  # what is returned is rather small
     return [

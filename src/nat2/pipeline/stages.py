@@ -12,6 +12,7 @@ from nat2.data.transform import steps_per_epoch
 from nat2.errors import ArchError, ConfigError, RunError
 from nat2.files import load_tensors, save_tensors, write_csv
 from nat2.nas.archive import Archive, Generation
+from nat2.nas.functions import SearchFunctions
 from nat2.nas.nat import search
 from nat2.nas.search_result import SearchResult
 from nat2.pipeline.context import RunContext
@@ -151,15 +152,19 @@ def search_networks(
 
     processes.once(lambda: _note_latency(context, archive))
     evaluator = context.evaluator
-    bind = evaluator.bind(networks, (*context.objectives, *context.recorded))
+    functions = SearchFunctions(
+        evaluator.evaluate(networks, context.objectives),
+        exact=context.costs,
+        measured=evaluator.measurements(networks, context.quantities),
+        adapt=adaptation.advance if adapts else None,
+    )
     found = search(
         context.space,
-        evaluator.evaluate(networks, context.objectives),
-        bind[: len(context.objectives)],
-        recorded=bind[len(context.objectives) :],
+        functions,
+        context.objectives,
+        recorded=context.recorded,
         settings=config.search,
         archive=archive,
-        adapt=adaptation.advance if adapts else None,
         seed=config.seed,
         processes=processes,
         tick=partial(context.progress.step, unit="evaluations"),
