@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,19 +22,16 @@ from rich.progress import track
 from threadpoolctl import threadpool_limits
 from worlds import Values, World
 
-from nat2.nas.archive import Archive, Generation
+from nat2.nas.archive import Archive
 from nat2.nas.functions import SearchFunctions
-from nat2.nas.nat import search
+from nat2.nas.nat import run_search
 from nat2.nas.settings import SearchSettings
+from nat2.nas.task import Search
 from nat2.seeds import numpy_generator
 from nat2.space import Genomes
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class _EnoughError(Exception):
-    """A search has made its evaluations."""
 
 
 class Recorder:
@@ -74,16 +70,13 @@ class Nat:
         for until, settings in self.phases:
             limit = min(until, evaluations)
 
-            def stop(generation: Generation, limit: float = limit) -> None:
-                if len(recorder.seen) >= limit:
-                    raise _EnoughError
-
             # Of a small space little is left to find in the end: no more generations than if each found all it may.
             made = max(0, len(archive.generations()) - 1)
             needed = math.ceil(max(0, limit - len(recorder.seen)) / settings.candidates)
             settings = replace(settings, generations=made + needed)
-            with suppress(_EnoughError):
-                search(space, functions, objectives, settings=settings, archive=archive, seed=seed, report=stop)
+            for _ in run_search(Search(space, functions, objectives, (), settings, archive, seed)):
+                if len(recorder.seen) >= limit:
+                    break
             if len(recorder.seen) >= evaluations:
                 return
 

@@ -105,7 +105,7 @@ def train(family: str, teacher: str, dataset: Dataset, folder: Path, options: di
     if (folder / "rows.json").exists():
         rows, seconds = json.loads((folder / "rows.json").read_text())
 
-    def report(outcome: PhaseOutcome, network: SuperNetwork) -> None:
+    def report(outcome: PhaseOutcome) -> None:
         nonlocal seconds, began
         seconds += time.monotonic() - began
         opened = opened_by(outcome.phase, space)
@@ -123,7 +123,8 @@ def train(family: str, teacher: str, dataset: Dataset, folder: Path, options: di
     phases = budget(SHORT, early_exits=macro.early_exits, factor=options["factor"])
     state = folder / "s.safetensors"
     context = TrainingContext(split=dataset.train, pipeline=pipeline, state=state, seed=seed)
-    shrink(network, space, phases, settings, context, report=report)
+    for outcome in shrink(network, space, phases, settings, context):
+        report(outcome)
     save_tensors(folder / "supernet.safetensors", network.state_dict())
     result = {"family": family, "teacher": teacher, "rows": rows, "seconds": seconds}
     write_json(done, result)

@@ -83,12 +83,11 @@ def phase_losses(processes: Processes, folder: Path, kind: str, mixup: float, cl
     """Losses of the phases of a short training, and whether all processes hold the same weights behind it."""
     pipeline = Pipeline((0.3,), (0.25,), Augmentation(flip=False, mixup=mixup))
     network = channels_last(SuperNetwork(MACRO, generator=torch.Generator().manual_seed(0)))
-    losses: list[float] = []
     settings = ShrinkSettings(batch_size=25, calibration_images=16, clip=clip)
     context = TrainingContext(
         split=images(), pipeline=pipeline, state=folder / kind / "s.safetensors", seed=0, processes=processes
     )
-    shrink(network, SPACE, PHASES, settings, context, report=lambda outcome, _: losses.append(outcome.loss))
+    losses = [outcome.loss for outcome in shrink(network, SPACE, PHASES, settings, context)]
     mine = torch.cat([parameter.detach().reshape(-1) for parameter in network.parameters()])
     first = torch.tensor(processes.once(lambda: mine.tolist()))
     same = processes.spread(lambda _: torch.equal(mine, first), (0, 1), costs=(1, 1))

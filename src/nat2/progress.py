@@ -59,6 +59,9 @@ class Reporter:
             unit: One of the stage's; the first by default.
         """
 
+    def rest(self) -> None:
+        """Report that the stage is over, and that no other follows at once."""
+
     def say(self, message: str) -> None:
         """Report a line that stays."""
 

@@ -18,6 +18,7 @@ from nat2.nas.task import Search
 from nat2.nas.task import check as check_search
 from nat2.progress import FoundDone
 from nat2.space import IntegerSpace
+from tests.calls import Calls
 
 SPACE = IntegerSpace((10, 10))
 LOSS = Objective(name="loss")
@@ -56,7 +57,7 @@ def test_what_the_archive_holds_is_not_measured_again() -> None:
         asked.append(arch)
         return arch[0] / 10
 
-    task = task_of(evaluate, tick=ticks.append)
+    task = task_of(evaluate, progress=Calls(tick=ticks.append))
     first = made(task, [(3, 0), (1, 0)])
     assert [each["loss"] for each in first] == [0.3, 0.1]  # in the order in which they were asked for
     again = made(task, [(1, 0), (2, 5), (3, 0)])
@@ -276,7 +277,7 @@ def test_the_first_archive_is_of_the_best_and_the_ends_of_the_space() -> None:
         return 1 - (2 * arch[0] + arch[1]) / 30
 
     settings = {"archive": 8, "preprocess": "halving", "oversample": 4}
-    task = task_of(evaluate, settings=settings, say=said.append)
+    task = task_of(evaluate, settings=settings, progress=Calls(say=said.append))
     found = initial_archive(task)
     assert len(found) == 8
     assert [each.arch for each in found[-2:]] == [(0, 0), (9, 9)]

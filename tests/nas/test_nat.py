@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from nat2.errors import ConfigError, Nat2Error, RunError
-from nat2.nas.archive import Archive, Evaluation, Generation
+from nat2.nas.archive import Archive, Evaluation
 from nat2.nas.functions import ExactCost, SearchFunctions
-from nat2.nas.nat import search
+from nat2.nas.nat import run_search, search
 from nat2.nas.objectives import Objective
 from nat2.nas.propose import Model
 from nat2.nas.search_result import SearchResult
@@ -21,7 +21,9 @@ from nat2.nas.select import hypervolume, non_dominated
 from nat2.nas.settings import SearchSettings
 from nat2.nas.task import Search
 from nat2.processes import ALONE, Processes
+from nat2.progress import SILENT, FoundDone, Reporter
 from nat2.space import Arch, CostTable, Genomes, IntegerSpace, Macro, SearchSpace, cost
+from tests.calls import Calls
 
 MACRO = Macro(classes=10)
 SPACE = SearchSpace.of(MACRO, (48, 56, 64))
@@ -83,8 +85,7 @@ def look_for(
     objectives: str = "error,params",
     *,
     adapts: bool = True,
-    report: Callable[[Generation], None] = lambda generation: None,
-    say: Callable[[str], None] = lambda line: None,
+    progress: Reporter = SILENT,
     processes: Processes = ALONE,
     recorded: tuple[Objective, ...] = (),
     **changes: object,
@@ -92,17 +93,18 @@ def look_for(
     """Search the world; `archive` has columns for the error, parameters and MACs."""
     named = {"error": Objective(name="error")} | COSTS
     names = objectives.split(",")
-    return search(
+    task = Search(
         SPACE,
         SearchFunctions(world.measure, EXACT, adapt=world.adapt if adapts else None),
-        [named[name] for name in names],
-        recorded=recorded or [cost for name, cost in COSTS.items() if name not in names],
-        settings=dataclasses.replace(SETTINGS, **changes),  # type: ignore[arg-type]
-        archive=archive,
+        tuple(named[name] for name in names),
+        recorded or tuple(cost for name, cost in COSTS.items() if name not in names),
+        dataclasses.replace(SETTINGS, **changes),  # type: ignore[arg-type]
+        archive,
+        seed=0,
         processes=processes,
-        report=report,
-        say=say,
+        progress=progress,
     )
+    return SearchResult.of(task, list(run_search(task)))
 
 
 def new_archive(path: Path) -> Archive[Arch]:
@@ -116,8 +118,8 @@ def archive(tmp_path: Path) -> Archive[Arch]:
 
 @pytest.mark.parametrize("objectives", ["error", "error,params", "error,params,macs"])
 def test_the_archive_keeps_its_size_and_gets_better(archive: Archive[Arch], objectives: str) -> None:
-    generations: list[Generation] = []
-    found = look_for(World(), archive, objectives, report=generations.append).members
+    result = look_for(World(), archive, objectives)
+    found, generations = result.members, result.generations
     assert [generation.number for generation in generations] == [0, 1, 2, 3, 4]
     assert {len(generation.members) for generation in generations} == {SETTINGS.archive}
     assert len({evaluation.arch for evaluation in found}) == SETTINGS.archive
@@ -125,8 +127,7 @@ def test_the_archive_keeps_its_size_and_gets_better(archive: Archive[Arch], obje
 
 
 def test_the_ends_of_the_space_are_in_the_first_archive(archive: Archive[Arch]) -> None:
-    generations: list[Generation] = []
-    look_for(World(), archive, generations=0, report=generations.append)
+    generations = look_for(World(), archive, generations=0).generations
     assert {SPACE.smallest, SPACE.largest} <= set(generations[0].members)
     assert len(archive.evaluations()) == SETTINGS.archive * SETTINGS.oversample
 
@@ -153,8 +154,7 @@ def test_with_fixed_weights_only_new_networks_are_measured(archive: Archive[Arch
 
 
 def test_predictions_are_judged_on_new_networks_only(archive: Archive[Arch]) -> None:
-    generations: list[Generation] = []
-    look_for(World(), archive, report=generations.append)
+    generations = look_for(World(), archive).generations
     for generation in generations[1:]:
         assert generation.facts["candidates"] == SETTINGS.candidates
         assert -1 <= generation.facts["tau"] <= 1
@@ -210,9 +210,8 @@ def test_impossible_settings_are_refused(change: dict[str, int]) -> None:
 
 
 def test_each_generation_says_what_it_did(archive: Archive[Arch]) -> None:
-    generations: list[Generation] = []
-    look_for(World(), archive, report=generations.append, recorded=(dataclasses.replace(COSTS["macs"], high=3e7),))
-    for generation in generations[1:]:
+    found = look_for(World(), archive, recorded=(dataclasses.replace(COSTS["macs"], high=3e7),))
+    for generation in found.generations[1:]:
         row = generation.row()
         assert row["predictor"] == "lgb"
         assert 0 < row["feasible"] <= 1  # type: ignore[operator]
@@ -271,7 +270,7 @@ def test_an_impossible_exact_budget_is_refused_before_anything_is_evaluated() ->
 
 def test_halving_spends_less_than_oversampling_and_says_what(archive: Archive[Arch]) -> None:
     world, said = World(), list[str]()
-    look_for(world, archive, preprocess="halving", oversample=9, generations=0, say=said.append)
+    look_for(world, archive, preprocess="halving", oversample=9, generations=0, progress=Calls(say=said.append))
     assert len(world.parts) == (216 - 2) + (72 - 2)
     assert {round(share, 6) for _, share in world.parts} == {round(1 / 9, 6), round(1 / 3, 6)}
     assert len(world.measured) == SETTINGS.archive
@@ -526,6 +525,39 @@ def test_the_best_is_looked_for_beyond_the_front() -> None:
     found = search(space, functions, [Objective(name="loss")], recorded=[last], settings=settings)
     assert found.best("last<=2")["last"] <= 2
     assert found.best()["last"] == 7
+
+
+def test_a_search_goes_on_as_long_as_its_generations_are_asked_for(tmp_path: Path) -> None:
+    space, objectives = IntegerSpace((4,) * 4), (Objective(name="loss"), Objective(name="gain", direction="max"))
+    settings = SearchSettings(archive=8, generations=3, candidates=3, population=12, predictor="bayesian")
+    whole = search(space, counting, objectives, settings=settings)
+    with Archive[tuple[int, ...]](tmp_path / "a.db", ("loss", "gain"), key=space.key, parse=space.parse) as archive:
+        task = Search(space, SearchFunctions(counting), objectives, (), settings, archive, 0)
+        for generation in run_search(task):
+            assert archive.generations()[-1] == generation  # it is kept before anybody hears of it
+            if generation.number == 1:
+                break
+        assert [generation.number for generation in archive.generations()] == [0, 1]
+        generations = list(run_search(task))
+        assert [generation.number for generation in generations] == [0, 1, 2, 3]
+        assert SearchResult.of(task, generations).front == whole.front
+
+
+def test_a_search_reports_its_stage_its_evaluations_and_its_generations() -> None:
+    class Shown(Calls):
+        def stage(self, name: str, **totals: int) -> None:
+            stages.append((name, totals))
+
+    stages, ticks, said = list[tuple[str, dict[str, int]]](), list[int](), list[str]()
+    objectives = [Objective(name="loss"), Objective(name="gain", direction="max")]
+    settings = SearchSettings(archive=8, oversample=1, generations=2, candidates=3, population=12, predictor="bayesian")
+    found = search(
+        IntegerSpace((6,) * 4), counting, objectives, settings=settings, progress=Shown(said.append, ticks.append)
+    )
+    assert stages == [("search", {"evaluations": 14})]
+    assert sum(tick for tick in ticks if not isinstance(tick, FoundDone)) == len(found.evaluated) == 14
+    assert said[0].startswith("initial archive")
+    assert [line.split(",")[0] for line in said[1:]] == [f"generation {number} of 2" for number in range(3)]
 
 
 class Killed(BaseException):

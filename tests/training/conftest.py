@@ -12,11 +12,11 @@ import torch
 from nat2.data.dataset import Split
 from nat2.data.settings import Augmentation
 from nat2.data.transform import Pipeline
-from nat2.progress import Reporter
 from nat2.space import Macro, SearchSpace
 from nat2.supernet import SuperNetwork
 from nat2.supernet.static import channels_last
 from nat2.training.context import TrainingContext
+from tests.calls import Calls
 
 MACRO = Macro(classes=4, channels=1, width=0.25, stem_stride=1)
 SPACE = SearchSpace.of(MACRO, (12, 16))
@@ -62,21 +62,6 @@ def weights_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-class Calls(Reporter):
-    """Passes on what a training loop reports."""
-
-    def __init__(self, say: Callable[[str], object] | None, tick: Callable[[int], object] | None) -> None:
-        self._say, self._tick = say, tick
-
-    def say(self, message: str) -> None:
-        if self._say is not None:
-            self._say(message)
-
-    def step(self, count: int = 1, *, unit: str = "") -> None:
-        if self._tick is not None:
-            self._tick(count)
 
 
 def context_of(

@@ -47,9 +47,9 @@ def new_network(macro: Macro = MACRO) -> SuperNetwork:
     return channels_last(SuperNetwork(macro, generator=torch.Generator().manual_seed(0))).eval()
 
 
-def run(network: SuperNetwork, split: Split, state: Path, **extra: object) -> None:
+def run(network: SuperNetwork, split: Split, state: Path, **extra: object) -> list[PhaseOutcome]:
     of_context = {name: extra.pop(name) for name in ("say", "tick", "interval", "processes") if name in extra}
-    shrink(network, SPACE, PHASES, SETTINGS, context_of(split, state, **of_context), **extra)  # type: ignore[arg-type]
+    return list(shrink(network, SPACE, PHASES, SETTINGS, context_of(split, state, **of_context), **extra))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +60,26 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     return weights_of(network)
 
 
+def test_phases_are_trained_as_their_outcomes_are_asked_for(
+    whole: dict[str, torch.Tensor], tmp_path: Path, split: Split
+) -> None:
+    network, context = new_network(), context_of(split, tmp_path / "s.safetensors")
+    outcomes = shrink(network, SPACE, PHASES, SETTINGS, context)
+    untrained = weights_of(network)
+    assert same_weights(weights_of(network), untrained)
+    assert next(outcomes).phase.name == "full"
+    behind_the_first = weights_of(network)
+    assert not same_weights(behind_the_first, untrained)
+    resumed = new_network()
+    rest = shrink(resumed, SPACE, PHASES, SETTINGS, context)
+    assert [outcome.phase.name for outcome in rest] == ["height", "expand"]
+    assert same_weights(weights_of(resumed), whole)
+    assert same_weights(weights_of(network), behind_the_first)
+
+
 def test_the_super_network_learns(tmp_path: Path, split: Split) -> None:
     network = new_network()
-    outcomes: list[PhaseOutcome] = []
-    run(network, split, tmp_path / "s.safetensors", report=lambda outcome, _: outcomes.append(outcome))
+    outcomes = run(network, split, tmp_path / "s.safetensors")
     assert [outcome.phase.name for outcome in outcomes] == ["full", "height", "expand"]
     assert [outcome.kept for outcome in outcomes] == [3, 2, 2]
     assert outcomes[0].learning_rate == pytest.approx(0.1 * 16 / 64)
@@ -121,7 +137,7 @@ def test_channels_are_sorted_before_expand_ratios_open(
     ]
     state = tmp_path / "s.safetensors"
     space = dataclasses.replace(SPACE, kernels=(7,), exits=(5,))
-    shrink(new_network(), space, phases, SETTINGS, context_of(split, state))
+    list(shrink(new_network(), space, phases, SETTINGS, context_of(split, state)))
     assert calls == [(6,), (4, 6)]
 
 
@@ -145,7 +161,7 @@ def test_single_exit_families_have_no_height_to_open(tmp_path: Path, split: Spli
     assert len(phases_for(fixed, again)) == 2  # a phase that repeats the one before is meant so
     network = new_network(macro)
     before = weights_of(network)
-    shrink(network, space, PHASES, SETTINGS, context_of(split, tmp_path / "s.safetensors"))
+    list(shrink(network, space, PHASES, SETTINGS, context_of(split, tmp_path / "s.safetensors")))
     assert not same_weights(before, weights_of(network))
 
 
@@ -191,11 +207,9 @@ def test_the_best_epoch_of_each_phase_goes_on(tmp_path: Path, split: Split, kill
         return scores.setdefault(weights, (0.2, 0.9, 0.4)[len(scores) % 3])
 
     def go(state: Path, **extra: object) -> tuple[dict[str, torch.Tensor], list[PhaseOutcome]]:
-        network, outcomes = new_network(), []
-        shrink(
-            network, space, phases, settings, context_of(split, state, interval=0.0, **extra),  # type: ignore[arg-type]
-            validate=validate, report=lambda outcome, _: outcomes.append(outcome),
-        )  # fmt: skip
+        network = new_network()
+        context = context_of(split, state, interval=0.0, **extra)  # type: ignore[arg-type]
+        outcomes = list(shrink(network, space, phases, settings, context, validate=validate))
         return weights_of(network), outcomes
 
     expected, outcomes = go(tmp_path / "whole.safetensors")
@@ -220,7 +234,7 @@ def test_the_sandwich_has_the_largest_and_the_smallest_in_each_step(
     monkeypatch.setattr(SuperNetwork, "forward", recorded)
     phases = [Phase(name="all", epochs=1, lr=0.01, kernels=KERNELS, depths=DEPTHS, exits=EXITS, expands=(3, 4, 6))]
     settings = dataclasses.replace(SETTINGS, sampling="sandwich")
-    shrink(new_network(), SPACE, phases, settings, context_of(split, tmp_path / "s.safetensors"))
+    list(shrink(new_network(), SPACE, phases, settings, context_of(split, tmp_path / "s.safetensors")))
     assert len(drawn) == 3 * 6
     for largest, smallest, between in zip(drawn[::3], drawn[1::3], drawn[2::3], strict=True):
         assert largest.stages == SPACE.largest.stages
@@ -242,7 +256,7 @@ def test_a_fixed_teacher_is_the_network_behind_the_first_phase(
         monkeypatch.setattr(module, "largest_as_teacher", recorded)
         settings = dataclasses.replace(SETTINGS, teacher=kind)  # type: ignore[arg-type]
         state = tmp_path / f"{kind}.safetensors"
-        shrink(new_network(), SPACE, PHASES, settings, context_of(split, state))
+        list(shrink(new_network(), SPACE, PHASES, settings, context_of(split, state)))
     assert same_weights(*teachers["fixed"])
     assert not same_weights(*teachers["progressive"])
 
@@ -260,12 +274,10 @@ def test_the_widest_network_teaches_all_widths(tmp_path: Path, split: Split, mon
     wide = dataclasses.replace(MACRO, width=0.3)
     state = tmp_path / "wide.safetensors"
     space = dataclasses.replace(SPACE, widths=(0.3,))
-    shrink(new_network(wide), space, PHASES, settings, context_of(split, state))
+    list(shrink(new_network(wide), space, PHASES, settings, context_of(split, state)))
     narrow = new_network()
-    shrink(
-        narrow, SPACE, PHASES, settings, context_of(split, tmp_path / "narrow.safetensors"),
-        teacher_of=TeacherSource(wide, teacher_file(state)),
-    )  # fmt: skip
+    context = context_of(split, tmp_path / "narrow.safetensors")
+    list(shrink(narrow, SPACE, PHASES, settings, context, teacher_of=TeacherSource(wide, teacher_file(state))))
     assert [width for width, _ in teachers] == [0.3] * 4
     assert all(same_weights(weights, teachers[0][1]) for _, weights in teachers)
 
@@ -277,7 +289,7 @@ def test_gradients_are_clipped_if_asked(tmp_path: Path, split: Split) -> None:
         network, state = new_network(), tmp_path / f"{clip}.safetensors"
         settings = dataclasses.replace(SETTINGS, clip=clip, weight_decay=0.0)
         before = weights_of(network)
-        shrink(network, space, PHASES[:1], settings, context_of(split, state))
+        list(shrink(network, space, PHASES[:1], settings, context_of(split, state)))
         ends.append(max(float((value - before[name]).abs().max()) for name, value in weights_of(network).items()))
     assert ends[1] < 1e-5 < ends[0]
 
@@ -309,7 +321,7 @@ def epochs_of(
 
     monkeypatch.setattr(module, "train_epoch", recorded)
     settings = dataclasses.replace(SETTINGS, **changes)
-    shrink(new_network(), SPACE, phases, settings, context_of(corners(96), folder / "s.safetensors", seed=3))
+    list(shrink(new_network(), SPACE, phases, settings, context_of(corners(96), folder / "s.safetensors", seed=3)))
     return asked
 
 
@@ -376,7 +388,7 @@ def test_an_epoch_is_asked_for_as_the_phase_and_the_settings_say(
 
 def test_the_mean_of_all_corner_networks_judges_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Better in one network and far worse in the others is not better."""
-    asked, outcomes = list[Arch](), list[PhaseOutcome]()
+    asked: list[Arch] = []
     monkeypatch.setattr(module, "train_epoch", lambda *arguments, **options: 0.5)
     scores = {0: (0.5, 0.5, 0.5), 1: (0.6, 0.6, 0.2), 2: (0.4, 0.4, 0.75)}
 
@@ -387,10 +399,8 @@ def test_the_mean_of_all_corner_networks_judges_an_epoch(tmp_path: Path, monkeyp
 
     settings = dataclasses.replace(SETTINGS, corners=3)
     space = dataclasses.replace(SPACE, kernels=(7,), expands=(6,), depths=(4,))
-    shrink(
-        new_network(), space, PHASES[:1], settings, context_of(corners(96), tmp_path / "s.safetensors"),
-        validate=validate, report=lambda outcome, _: outcomes.append(outcome),
-    )  # fmt: skip
+    context = context_of(corners(96), tmp_path / "s.safetensors")
+    outcomes = list(shrink(new_network(), space, PHASES[:1], settings, context, validate=validate))
     assert len(set(asked[:3])) == 3
     assert asked[:3] == asked[3:6] == asked[6:]
     assert [outcome.kept for outcome in outcomes] == [3]

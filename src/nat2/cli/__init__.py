@@ -221,7 +221,7 @@ def _profile(given: Namespace) -> None:
 
     config, _ = _settings(given, "profile")
     with Progress() as progress:
-        found = profile(config, say=progress.say, progress=progress)
+        found = profile(config, progress=progress)
         for part in profile_table(found):
             progress.show(part)
         progress.show(f"{'next':>18}: nat2 run with the same settings")

@@ -38,7 +38,7 @@ def initial_archive(task: Search[A]) -> list[Evaluation[A]]:
     if not evaluated:
         check_failures(task, extremes)
     cost = sum(count * share for count, share in settings.rungs)
-    task.say(
+    task.progress.say(
         f"initial archive: networks evaluated, {', then '.join(parts)}; as much as {cost:,.0f} on all images, for "
         f"{settings.archive} to begin with"
     )

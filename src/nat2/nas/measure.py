@@ -29,7 +29,7 @@ def measure(
     """
     known = {arch: task.archive.find(arch, weights=weights, share=share) for arch in archs}
     missing = [arch for arch, found in known.items() if found is None]
-    task.tick(FoundDone(len(known) - len(missing)))
+    task.progress.step(FoundDone(len(known) - len(missing)), unit="evaluations")
     table = task.exact(task.encode_all(missing)) if missing else {}
     facts = {arch: {name: _plain(column[n]) for name, column in table.items()} for n, arch in enumerate(missing)}
     efforts = [facts[arch].get("macs", 1.0) for arch in missing]
@@ -46,7 +46,7 @@ def measure(
         known[arch] = made
         row = EvaluationRecord(weights, generation, origin, share, seconds, task.seed)
         task.record(partial(task.archive.add, made, row))
-        task.tick(1)
+        task.progress.step(1, unit="evaluations")
     return [found for arch in archs if (found := known[arch]) is not None]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,7 @@ from nat2.nas.search_result import SearchResult
 from nat2.nas.select import survive
 from nat2.nas.settings import SearchSettings
 from nat2.nas.task import Search, check
-from nat2.processes import ALONE, Processes
-from nat2.progress import FoundDone
+from nat2.progress import SILENT, FoundDone, Reporter
 from nat2.seeds import derive
 from nat2.space.searchable import A, Searchable
 from nat2.space.space import Genomes
@@ -39,10 +38,7 @@ def search(
     settings: SearchSettings | None = None,
     archive: Archive[A] | Path | str | None = None,
     seed: int = 0,
-    processes: Processes = ALONE,
-    tick: Callable[[int], None] = lambda count: None,
-    report: Callable[[Generation], None] = lambda generation: None,
-    say: Callable[[str], None] = lambda line: None,
+    progress: Reporter = SILENT,
 ) -> SearchResult[A]:
     """Search a space for the architectures that no other beats, or continue a search (NAT2, algorithm).
 
@@ -60,49 +56,62 @@ def search(
         settings: Policies and sizes; ``SearchSettings.of("nat2")`` and ``of("nat")`` are the published ones.
         archive: Where evaluations are kept, and taken from; by default nowhere but in memory.
         seed: Decides every random choice.
-        processes: Those that share the work; all of them make the same search.
-        tick: Told how many evaluations have been made or found.
-        report: Told every generation when it is over.
-        say: Told what is worth a line beside that.
+        progress: Where evaluations and generations are reported, e.g. a `nat2.progress.Progress`.
 
     Raises:
         ConfigError: the arguments contradict each other, or no architecture keeps the bounds on exact objectives.
         CheckpointError: the archive is damaged.
         RunError: the archive cannot be written, or most of the first evaluations fail.
     """
-    settings = settings or SearchSettings()
+    settings, functions = settings or SearchSettings(), SearchFunctions.of(evaluate)
     objectives, recorded = tuple(objectives), tuple(recorded)
-    functions = SearchFunctions.of(evaluate)
-    check(objectives, recorded, settings, functions)
+    check(objectives, recorded, settings, functions)  # before there is a file
     if isinstance(archive, Archive):
         kept = archive
     else:
         names = [each.name for each in (*objectives, *recorded)]
         kept = Archive(None if archive is None else Path(archive), names, key=space.key, parse=space.parse)
-    task = Search(space, functions, objectives, recorded, settings, kept, seed, processes, tick, report, say)
-    check_budget(space, task.quantities, functions.exact, seed=seed)
+    task = Search(space, functions, objectives, recorded, settings, kept, seed, progress=progress)
+    progress.stage("search", evaluations=settings.evaluations(adapts=functions.adapt is not None))
     try:
-        _claim(task)
-        return _run(task)
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{kept.path} is damaged ({error}); begin again with --fresh") from error
+        finished = []
+        for generation in run_search(task):
+            progress.say(generation.summary(settings.generations))
+            finished.append(generation)
+        return SearchResult.of(task, finished)
     finally:
         if kept is not archive:
             kept.close()
 
 
-def _run(task: Search[A]) -> SearchResult[A]:
-    finished = task.archive.generations()
-    for generation in finished:
-        task.tick(FoundDone(generation.facts["evaluations"]))
-        if task.functions.adapt is not None and "good" in generation.facts:  # made again if its checkpoint was lost
-            task.functions.adapt(generation.number, np.array(generation.facts["good"]))
-        task.report(generation)
-    if not finished:
-        finished.append(_initialise(task))
-    for number in range(finished[-1].number + 1, task.settings.generations + 1):
-        finished.append(_generation(task, number, finished[-1]))
-    return SearchResult.of(task, finished)
+def run_search(task: Search[A]) -> Iterator[Generation]:
+    """The generations of a search, each when it is over and in the archive; those that the archive holds come first.
+
+    The search goes on while they are asked for: whoever stops asking stops it, and can continue it later.
+
+    Raises:
+        ConfigError: the arguments contradict each other, or no architecture keeps the bounds on exact objectives.
+        CheckpointError: the archive is damaged.
+        RunError: the archive cannot be written, or most of the first evaluations fail.
+    """
+    check(task.objectives, task.recorded, task.settings, task.functions)
+    check_budget(task.space, task.quantities, task.functions.exact, seed=task.seed)
+    try:
+        _claim(task)
+        last: Generation | None = None
+        for last in task.archive.generations():
+            task.progress.step(FoundDone(last.facts["evaluations"]), unit="evaluations")
+            if task.functions.adapt is not None and "good" in last.facts:  # made again if its checkpoint was lost
+                task.functions.adapt(last.number, np.array(last.facts["good"]))
+            yield last
+        if last is None:
+            last = _initialise(task)
+            yield last
+        while last.number < task.settings.generations:
+            last = _generation(task, last.number + 1, last)
+            yield last
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{task.archive.path} is damaged ({error}); begin again with --fresh") from error
 
 
 def _claim(task: Search[A]) -> None:
@@ -224,5 +233,4 @@ def _close(task: Search[A], number: int, members: Sequence[Evaluation[A]], facts
     box = json.loads(task.archive.noted("box") or "[[], []]")
     generation = Generation(number, tuple(member.arch for member in members), task.hypervolume(members, box), facts)
     task.record(partial(task.archive.close_generation, generation))
-    task.report(generation)
     return generation

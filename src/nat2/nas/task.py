@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nat2.errors import ConfigError
-from nat2.nas.archive import Archive, Evaluation, Generation
+from nat2.nas.archive import Archive, Evaluation
 from nat2.nas.evolve import Objectives
 from nat2.nas.feasible import exact
 from nat2.nas.functions import Evaluate, SearchFunctions
@@ -20,6 +20,7 @@ from nat2.nas.predictors import check_predictor
 from nat2.nas.select import front_of, hypervolume
 from nat2.nas.settings import SearchSettings
 from nat2.processes import ALONE, Processes
+from nat2.progress import SILENT, Reporter
 from nat2.space.searchable import A, Searchable
 from nat2.space.space import Genomes
 
@@ -41,9 +42,8 @@ class Search(Generic[A]):
     seed: int
     processes: Processes = ALONE
     """Those that share the work; all of them make the same search."""
-    tick: Callable[[int], None] = lambda count: None
-    report: Callable[[Generation], None] = lambda generation: None
-    say: Callable[[str], None] = lambda line: None
+    progress: Reporter = SILENT
+    """Where evaluations that are made or found are reported, as steps of the unit ``evaluations``."""
 
     @property
     def quantities(self) -> tuple[Objective, ...]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -187,7 +186,9 @@ def _work(order: _Order) -> _Outcome:
         notes: list[str] = []
         if config.pretrained and not begun:
             notes += remarks(given, config, dataset, macros)
-        networks = () if begun else tuple(new_supernet(config, macro, processes, notes.append) for macro in macros)
+        built = [] if begun else [new_supernet(config, macro, processes) for macro in macros]
+        networks = tuple(network for network, _ in built)
+        notes += [note for _, found in built for note in found]
         with _open_folder(out, order.fresh, config, dataset, processes) as folder:
             context = RunContext.of(config, dataset, macros, folder, progress, processes)
             finished = processes.once(lambda: folder.finished)
@@ -236,8 +237,8 @@ def _stages(context: RunContext, networks: tuple[SuperNetwork, ...], order: _Ord
     """One stage after the other, up to the one that was asked for."""
     outcome, searching = _Outcome(), context.processes.once(context.folder.archive.exists)
     wanted = context.processes.once(lambda: resolve_networks(context, order.networks))
-    with _timed(context, "train") as lap:
-        trained = train_supernets(context, networks, lap)
+    with context.clock.timed("train"):
+        trained = train_supernets(context, networks)
         if order.until == "train":
             outcome.supernets = [context.folder.supernet(macro.width) for macro in context.macros]
             if not searching:  # then they are the adapted ones
@@ -246,17 +247,17 @@ def _stages(context: RunContext, networks: tuple[SuperNetwork, ...], order: _Ord
     if not networks and not searching:  # objectives and budget may have been given only now
         context.processes.once(lambda: _try_measuring(context, trained))
     with open_archive(context) as archive:
-        with _timed(context, "search") as lap:
-            found = search_networks(context, trained, archive, lap)
+        with context.clock.timed("search"):
+            found = search_networks(context, trained, archive)
             outcome.supernets, outcome.front = save_supernets(context, trained), list(found.front)
         if order.until == "search":
             context.processes.once(lambda: report_networks(context.folder, []))
             return outcome
-        with _timed(context, "fine-tune and export") as lap:
+        with context.clock.timed("fine-tune and export"):
             chosen = context.processes.once(lambda: select_networks(context, found))
             known = {evaluation.arch for evaluation in chosen}
             further = [arch for arch in wanted if arch not in known]
-            outcome.results = finetune_and_report(context, trained, chosen, further, lap)
+            outcome.results = finetune_and_report(context, trained, chosen, further)
     context.processes.once(lambda: context.folder.finish(outcome.results))
     return outcome
 
@@ -264,8 +265,8 @@ def _stages(context: RunContext, networks: tuple[SuperNetwork, ...], order: _Ord
 def _add(context: RunContext, names: Sequence[str]) -> _Outcome:
     """Further networks of a finished run."""
     wanted = context.processes.once(lambda: resolve_networks(context, names))
-    with _timed(context, "fine-tune and export") as lap:
-        made = finetune_and_report(context, adapted(context), [], wanted, lap)
+    with context.clock.timed("fine-tune and export"):
+        made = finetune_and_report(context, adapted(context), [], wanted)
     context.processes.once(lambda: context.folder.finish(made))
     return _Outcome(results=made)
 
@@ -275,7 +276,6 @@ def finetune_and_report(
     networks: SuperNetworks,
     chosen: Sequence[Evaluation[Arch]],
     further: Sequence[Arch],
-    lap: Callable[[], None],
 ) -> list[Result]:
     """Polish what the search chose and what the user asked for beside, measure latencies, and report.
 
@@ -286,13 +286,13 @@ def finetune_and_report(
         ConfigError: there are none, because no network with several exits keeps the budget.
     """
     evaluations = [*chosen, *(context.evaluated(networks, arch) for arch in further)]
-    results = finetune_networks(context, networks, evaluations, lap)
+    results = finetune_networks(context, networks, evaluations)
     if not results:
         raise ConfigError(
             "no network with all its exits keeps the budget; choose --finetune.variant both or --finetune.prune true"
         )
     results = context.processes.once(context.folder.finished_networks)
-    lap()
+    context.clock.lap()
     context.processes.once(lambda: remeasure(context, results))
     context.processes.once(lambda: report_networks(context.folder, results))
     return results
@@ -317,21 +317,3 @@ def open_archive(context: RunContext) -> Archive[Arch]:
 
     content = context.processes.once(open_file)
     return opened[0] if opened else Archive.copy(content, context.columns)
-
-
-@contextmanager
-def _timed(context: RunContext, stage: str) -> Iterator[Callable[[], None]]:
-    """Add what a stage takes to the folder's account: at its end, however it ends, and at each call of the result."""
-    began = time.monotonic()
-
-    def lap() -> None:
-        nonlocal began
-        now = time.monotonic()
-        if context.processes.first:
-            context.folder.add_seconds(stage, now - began)
-        began = now
-
-    try:
-        yield lap
-    finally:
-        lap()

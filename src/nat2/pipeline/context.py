@@ -12,10 +12,11 @@ from nat2.nas.archive import Evaluation
 from nat2.nas.feasible import exact
 from nat2.nas.functions import ExactCost
 from nat2.nas.objectives import Objective
+from nat2.pipeline.clock import StageClock
 from nat2.pipeline.evaluation import Evaluator, exact_costs, quantities
 from nat2.pipeline.prepare import introduction
 from nat2.processes import Processes
-from nat2.progress import Progress
+from nat2.progress import Reporter
 from nat2.runs.config import RunConfig, parse_resolutions
 from nat2.runs.folder import RunFolder
 from nat2.space import Arch, Macro, SearchSpace
@@ -34,7 +35,7 @@ class RunContext:
     pipeline: Pipeline
     macros: tuple[Macro, ...]
     space: SearchSpace
-    progress: Progress
+    progress: Reporter
     processes: Processes
     evaluator: Evaluator
     calibration: Split
@@ -45,6 +46,7 @@ class RunContext:
     """What is recorded beside that, and held within the budget."""
     costs: Mapping[str, ExactCost]
     """The functions of exact objectives, by name."""
+    clock: StageClock
 
     @staticmethod
     def of(
@@ -52,7 +54,7 @@ class RunContext:
         dataset: Dataset,
         macros: tuple[Macro, ...],
         folder: RunFolder,
-        progress: Progress,
+        progress: Reporter,
         processes: Processes,
     ) -> RunContext:
         """The context of a settled configuration."""
@@ -87,6 +89,7 @@ class RunContext:
             objectives=objectives,
             recorded=recorded,
             costs=exact_costs((*objectives, *recorded), space, macros),
+            clock=StageClock(folder if processes.first else None),
         )
 
     def training(self, state: Path, *, unit: str) -> TrainingContext:

@@ -71,16 +71,13 @@ def variants(macro: Macro, arch: Arch, settings: FinetuneSettings) -> list[tuple
     return made
 
 
-def finetune_networks(
-    context: RunContext, networks: SuperNetworks, chosen: Sequence[Evaluation[Arch]], lap: Callable[[], None]
-) -> list[Result]:
+def finetune_networks(context: RunContext, networks: SuperNetworks, chosen: Sequence[Evaluation[Arch]]) -> list[Result]:
     """Stage 3: fine-tune, test and export networks, each by one process.
 
     Args:
         context: What the stages share.
         networks: With the adapted weights.
         chosen: What the search measured of them.
-        lap: Called after each network.
     """
     settings, config = context.config.finetune, context.config
     unknown = [each.name for each in context.quantities if each.bounded and each.name not in _OF_EXITS]
@@ -117,7 +114,7 @@ def finetune_networks(
                 f"exported {result.id}: {result.params:,} parameters, {result.tested.percent} % on the test "
                 f"images{chance}; ONNX Runtime agrees with torch to {difference:.0e}"
             )
-        lap()
+        context.clock.lap()
     return results
 
 

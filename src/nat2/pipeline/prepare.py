@@ -18,7 +18,7 @@ from nat2.nas.predictors import check_predictor
 from nat2.pipeline.evaluation import exact_costs, quantities
 from nat2.pipeline.pretrained import settle
 from nat2.processes import ALONE, Processes
-from nat2.progress import Progress
+from nat2.progress import SILENT, Reporter
 from nat2.reports.curves import check_curves
 from nat2.runs.config import RunConfig, absolute, macros_for, parse_resolutions, resolutions_for
 from nat2.space import Macro, SearchSpace, cost
@@ -31,7 +31,7 @@ _FEWEST = 32  # validation images that say something of a network
 
 
 def prepare(
-    config: RunConfig, processes: Processes = ALONE, *, progress: Progress | None = None
+    config: RunConfig, processes: Processes = ALONE, *, progress: Reporter = SILENT
 ) -> tuple[RunConfig, Dataset, tuple[Macro, ...]]:
     """Read the images and settle what the configuration leaves open; a macro-architecture for each width.
 
@@ -45,7 +45,6 @@ def prepare(
     check_predictor(config.search.predictor)
     source = open_source(config.data, skip_bad_images=config.skip_bad_images, memory=config.memory)
     sides = resolutions_for(source.side) if config.resolutions == "auto" else parse_resolutions(config.resolutions)
-    progress = progress or Progress(quiet=True)
     progress.stage("read", images=source.count)
     dataset = read_dataset(
         config.data,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from nat2.pipeline.finetune import variants
 from nat2.pipeline.prepare import prepare
 from nat2.pipeline.pretrained import remarks
 from nat2.processes import ALONE, connect
-from nat2.progress import Progress, Reporter
+from nat2.progress import SILENT, Reporter
 from nat2.runs.config import RunConfig
 from nat2.runs.folder import RunFolder
 from nat2.runs.profile import Profile, Span
@@ -46,15 +46,12 @@ _EXPORT_SECONDS, _PT2_SECONDS = 1.0, 3.0  # of a network; the former with its la
 _GENERATION_SECONDS = 2.0  # prediction and evolution; see benchmarks/search.py
 
 
-def profile(
-    config: RunConfig, *, say: Callable[[str], None] = lambda line: None, progress: Progress | None = None
-) -> Profile:
+def profile(config: RunConfig, *, progress: Reporter = SILENT) -> Profile:
     """Look at images and space, and train and evaluate a little to see how long the run will take.
 
     Args:
         config: What the run would do.
-        say: Told what is going on.
-        progress: Shows how many images have been read.
+        progress: Shows what is going on, and how many images have been read.
 
     Returns:
         What the run will be.
@@ -64,18 +61,14 @@ def profile(
     """
     keep_freed_memory()
     processes = connect(accelerator=config.accelerator, precision=config.precision)
-    say(f"reading {config.data}")
+    progress.say(f"reading {config.data}")
     began = time.monotonic()
     settled, dataset, macros = prepare(config, processes, progress=progress)
     reading = time.monotonic() - began
     notes = remarks(config, settled, dataset, macros) if config.pretrained else []
-    with (
-        tempfile.TemporaryDirectory() as temporary,
-        Progress(quiet=True) as silent,
-        RunFolder(Path(temporary)) as folder,
-    ):
-        context = RunContext.of(settled, dataset, macros, folder, silent, processes)
-        say("drawing networks")
+    with tempfile.TemporaryDirectory() as temporary, RunFolder(Path(temporary)) as folder:
+        context = RunContext.of(settled, dataset, macros, folder, SILENT, processes)
+        progress.say("drawing networks")
         drawn = context.space.sample(_DRAWN, numpy_generator(settled.seed, "profile"))
         every = context.quantities
         known = [each for each in every if each.cost == "exact"]
@@ -84,9 +77,9 @@ def profile(
         networks = [_untrained(context, number) for number in range(len(macros))]
         try_objectives(context.evaluator, SuperNetworks(networks), context.space, every)
         if "latency" in {each.name for each in every}:
-            say("measuring latencies")
+            progress.say("measuring latencies")
             spans.append(_latencies(context, SuperNetworks(networks), every))
-        say("training and evaluating a little")
+        progress.say("training and evaluating a little")
         seconds = {"read": reading, **_seconds(context, networks)}
     return Profile(
         facts=(*context.introduction, *(("weights", note) for note in notes)),
@@ -191,14 +184,10 @@ def _phase_seconds(context: RunContext, network: SuperNetwork, space: SearchSpac
     config = context.config
     phases = tuple(dataclasses.replace(phase, epochs=1, warmup_epochs=0) for phase in config.phases)
     watch = _Stopwatch()
-    shrink(
-        network,
-        space,
-        phases,
-        dataclasses.replace(config.shrink, corners=0, teacher="progressive"),
-        _few_steps(context, config.shrink.batch_size, f"profile-{network.macro.width}", watch),
-        report=lambda outcome, network: watch.lap(),
-    )
+    settings = dataclasses.replace(config.shrink, corners=0, teacher="progressive")
+    training = _few_steps(context, config.shrink.batch_size, f"profile-{network.macro.width}", watch)
+    for _ in shrink(network, space, phases, settings, training):
+        watch.lap()
     # The first step of all is what was found done.
     return [_lap_seconds(each) for each in (watch.laps[0][1:], *watch.laps[1:-1])]
 

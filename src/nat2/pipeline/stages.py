@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 from nat2.data.transform import steps_per_epoch
@@ -13,8 +12,9 @@ from nat2.errors import ArchError, ConfigError, RunError
 from nat2.files import load_tensors, save_tensors, write_csv
 from nat2.nas.archive import Archive, Generation
 from nat2.nas.functions import SearchFunctions
-from nat2.nas.nat import search
+from nat2.nas.nat import run_search
 from nat2.nas.search_result import SearchResult
+from nat2.nas.task import Search
 from nat2.pipeline.context import RunContext
 from nat2.pipeline.finetune import ENSEMBLE
 from nat2.pipeline.pretrained import begin_with, files_of
@@ -28,7 +28,7 @@ from nat2.runs.folder import RunFolder
 from nat2.runs.read import read_run
 from nat2.runs.results import Result
 from nat2.seeds import torch_generator
-from nat2.space import Arch, Macro
+from nat2.space import Arch, Macro, SearchSpace
 from nat2.supernet import SuperNetwork, SuperNetworks, store_statistics
 from nat2.supernet.checkpoint import load_weights
 from nat2.supernet.static import channels_last
@@ -44,13 +44,12 @@ from nat2.training.shrink import (
 from nat2.training.teacher import largest_as_teacher
 
 
-def train_supernets(context: RunContext, networks: Sequence[SuperNetwork], lap: Callable[[], None]) -> SuperNetworks:
+def train_supernets(context: RunContext, networks: Sequence[SuperNetwork]) -> SuperNetworks:
     """Stage 1: progressive shrinking of the super-network of each width; reads those that were trained before.
 
     Args:
         context: What the stages share.
         networks: Those to begin with, narrowest first; none if the run was begun before.
-        lap: Called after each phase.
     """
     config = context.config
     steps = steps_per_epoch(len(context.dataset.train), config.shrink.batch_size)
@@ -61,26 +60,22 @@ def train_supernets(context: RunContext, networks: Sequence[SuperNetwork], lap: 
     given: Sequence[SuperNetwork | None] = networks or [None] * len(context.macros)
     # The widest first: it may teach the others.
     pairs = list(zip(context.macros, given, strict=True))[::-1]
-    trained = [_train_supernet(context, macro, network, lap) for macro, network in pairs]
+    trained = [_train_supernet(context, macro, network) for macro, network in pairs]
     return SuperNetworks(trained[::-1])
 
 
-def new_supernet(
-    config: RunConfig, macro: Macro, processes: Processes, say: Callable[[str], None] = lambda line: None
-) -> SuperNetwork:
-    """The super-network of a width with random or given weights."""
+def new_supernet(config: RunConfig, macro: Macro, processes: Processes) -> tuple[SuperNetwork, list[str]]:
+    """The super-network of a width with random or given weights, and what of these was not taken as it is."""
     generator = torch_generator(config.seed, "weights")
     network = SuperNetwork(macro, dropout=config.dropout, generator=generator)
+    notes: list[str] = []
     if config.pretrained:
         path = files_of(config)[parse_widths(config.width).index(macro.width)]
-        for note in begin_with(network, path):
-            say(f"{path}: {note}")
-    return channels_last(network, processes.device)
+        notes = [f"{path}: {note}" for note in begin_with(network, path)]
+    return channels_last(network, processes.device), notes
 
 
-def _train_supernet(
-    context: RunContext, macro: Macro, network: SuperNetwork | None, lap: Callable[[], None]
-) -> SuperNetwork:
+def _train_supernet(context: RunContext, macro: Macro, network: SuperNetwork | None) -> SuperNetwork:
     config, processes = context.config, context.processes
     trained, state = context.folder.trained(macro.width), context.folder.shrinking(macro.width)
     if trained.exists():
@@ -89,28 +84,16 @@ def _train_supernet(
         return network.eval()
     if network is None:
         begun = dataclasses.replace(config, pretrained="") if has_state(state) else config
-        network = new_supernet(begun, macro, processes, context.progress.say)
+        network, notes = new_supernet(begun, macro, processes)
+        for note in notes:
+            context.progress.say(note)
     space = dataclasses.replace(context.space, widths=(macro.width,))
     title = "train" if len(context.macros) == 1 else f"train width {macro.width}"
     widest, teacher_of = context.macros[-1], None
     if config.shrink.teacher == "widest" and macro is not widest:
         teacher_of = TeacherSource(widest, teacher_file(context.folder.shrinking(widest.width)))
 
-    def report(outcome: PhaseOutcome, network: SuperNetwork) -> None:
-        ends = (space.largest, space.smallest)
-        measured = processes.spread(lambda arch: context.evaluator.error(network, arch), ends, costs=(1, 1))
-        counts = context.folder.images().get("val", ())
-        largest, smallest = (Accuracy.over(1 - error, counts) for _, error, _ in measured)
-        chance = "" if largest.beats_chance else ", no better than chance"
-        kept = f", epoch {outcome.kept} kept" if outcome.kept < outcome.phase.epochs else ""
-        context.progress.say(
-            f"{title}: {outcome.phase.name} done{kept}, learning rate {outcome.learning_rate:.3g}, loss "
-            f"{outcome.loss:.3f}, validation accuracy {largest.percent} % (largest network{chance}), "
-            f"{smallest.percent} % (smallest)"
-        )
-        lap()
-
-    shrink(
+    outcomes = shrink(
         network,
         space,
         config.phases,
@@ -119,15 +102,30 @@ def _train_supernet(
         supported=space.expands if config.pretrained else (),
         teacher_of=teacher_of,
         validate=lambda network, arch: 1 - context.evaluator.error(network, arch),
-        report=report,
     )
+    for outcome in outcomes:
+        context.progress.say(f"{title}: {_phase_summary(context, network, space, outcome)}")
+        context.clock.lap()
     processes.once(lambda: save_tensors(trained, network.state_dict()))
     return network.eval()
 
 
-def search_networks(
-    context: RunContext, networks: SuperNetworks, archive: Archive[Arch], lap: Callable[[], None]
-) -> SearchResult[Arch]:
+def _phase_summary(context: RunContext, network: SuperNetwork, space: SearchSpace, outcome: PhaseOutcome) -> str:
+    """What came of a phase, and how good the two ends of the space are now."""
+    ends = (space.largest, space.smallest)
+    measured = context.processes.spread(lambda arch: context.evaluator.error(network, arch), ends, costs=(1, 1))
+    counts = context.folder.images().get("val", ())
+    largest, smallest = (Accuracy.over(1 - error, counts) for _, error, _ in measured)
+    chance = "" if largest.beats_chance else ", no better than chance"
+    kept = f", epoch {outcome.kept} kept" if outcome.kept < outcome.phase.epochs else ""
+    return (
+        f"{outcome.phase.name} done{kept}, learning rate {outcome.learning_rate:.3g}, loss "
+        f"{outcome.loss:.3f}, validation accuracy {largest.percent} % (largest network{chance}), "
+        f"{smallest.percent} % (smallest)"
+    )
+
+
+def search_networks(context: RunContext, networks: SuperNetworks, archive: Archive[Arch]) -> SearchResult[Arch]:
     """Stage 2: NAT2's loop, with adaptation. The networks hold the adapted weights afterwards."""
     config, folder, processes = context.config, context.folder, context.processes
     widest = networks[context.space.largest.width]
@@ -144,12 +142,6 @@ def search_networks(
         context.training(folder.state / "adapt.safetensors", unit="steps"),
         generations=config.search.generations,
     )
-
-    def report(generation: Generation) -> None:
-        processes.once(lambda: _log(context, archive.generations()))
-        context.progress.say(f"search: {generation.summary(config.search.generations)}")
-        lap()
-
     processes.once(lambda: _note_latency(context, archive))
     evaluator = context.evaluator
     functions = SearchFunctions(
@@ -158,20 +150,24 @@ def search_networks(
         measured=evaluator.measurements(networks, context.quantities),
         adapt=adaptation.advance if adapts else None,
     )
-    found = search(
+    task = Search(
         context.space,
         functions,
         context.objectives,
-        recorded=context.recorded,
-        settings=config.search,
-        archive=archive,
-        seed=config.seed,
+        context.recorded,
+        config.search,
+        archive,
+        config.seed,
         processes=processes,
-        tick=partial(context.progress.step, unit="evaluations"),
-        report=report,
-        say=context.progress.say,
+        progress=context.progress,
     )
-    return found
+    generations = []
+    for generation in run_search(task):
+        generations.append(generation)
+        processes.once(lambda: _log(context, archive.generations()))
+        context.progress.say(f"search: {generation.summary(config.search.generations)}")
+        context.clock.lap()
+    return SearchResult.of(task, generations)
 
 
 def save_supernets(context: RunContext, networks: SuperNetworks) -> list[Path]:

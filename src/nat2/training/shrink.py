@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -99,9 +99,10 @@ def shrink(
     supported: tuple[int, ...] = (),
     teacher_of: TeacherSource | None = None,
     validate: Callable[[SuperNetwork, Arch], float] | None = None,
-    report: Callable[[PhaseOutcome, SuperNetwork], None] = lambda outcome, network: None,
-) -> None:
-    """Train a super-network by extended progressive shrinking (OFAv2), in place.
+) -> Iterator[PhaseOutcome]:
+    """Train a super-network by extended progressive shrinking (OFAv2), in place and phase by phase.
+
+    Training goes on while outcomes are asked for: ``for outcome in shrink(...)``, or ``list(shrink(...))``.
 
     Before each phase but the first, the largest network with all its exits is extracted with calibrated statistics
     and becomes the teacher; before phases that open expand ratios, channels are sorted by importance.
@@ -115,7 +116,9 @@ def shrink(
         supported: Expand ratios for which the network was trained before, if it was; their channels stay together.
         teacher_of: Where the network that teaches instead of this one's largest is found, if another does.
         validate: Accuracy of a sub-network on validation images; needed if `settings.corners` is not 0.
-        report: Called after each phase with what came of it, and the network.
+
+    Yields:
+        What came of each phase that was not done before, while the network holds the weights that the phase ends with.
     """
     phases = phases_for(space, phases)
     task = _Shrinking(
@@ -133,7 +136,7 @@ def shrink(
     for number, phase in enumerate(phases[first:], start=first):
         if done == 0:
             task.begin(number, phases)
-        report(task.train(number, phase, done), network)
+        yield task.train(number, phase, done)
         done = 0
 
 
