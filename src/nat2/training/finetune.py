@@ -6,9 +6,8 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,54 +85,50 @@ def finetune(
     progress = _Progress(context, inherited)
     images = ResizedImages(val, context.pipeline)
     lesson = _Lesson(context.pipeline, settings, context.seed, teacher if settings.kd_ratio else None)
-    if not progress.facts:
+    standing = progress.read()
+    if standing is None:
         answers = answers_of(inherited, images)
         loss, value = _measure(answers, images.labels, settings)
         progress.keep(answers)
-        progress.facts |= {"calibrated": value, "best": value, "best_loss": loss, "best_epoch": 0}
-        progress.facts |= {"phase": 1, "epochs": 0, "least_loss": float("inf"), "since": 0}
-    facts = progress.facts
-    if facts["phase"] == 1:
-        context.step(FoundDone(facts["epochs"]))
-        network, optimizer = progress.resume(settings)
-        while facts["epochs"] < settings.epochs and facts["since"] < settings.patience:
-            _train(network, optimizer, context.split, lesson, facts["epochs"], last=settings.epochs)
-            facts["epochs"] += 1
+        standing = _Standing(calibrated=value, best=value, best_loss=loss)
+    if standing.phase == 1:
+        context.step(FoundDone(standing.epochs))
+        network, optimizer = progress.resume(settings, standing)
+        while standing.epochs < settings.epochs and standing.since < settings.patience:
+            _train(network, optimizer, context.split, lesson, standing.epochs, last=settings.epochs)
             answers = answers_of(network, images)
-            loss, value = _measure(answers, images.labels, settings)
-            facts["since"] = 0 if loss < facts["least_loss"] else facts["since"] + 1
-            facts["least_loss"] = min(loss, facts["least_loss"])
-            if (value, -loss) > (facts["best"], -facts["best_loss"]):
-                facts |= {"best": value, "best_loss": loss, "best_epoch": facts["epochs"]}
+            standing = standing.after(*_measure(answers, images.labels, settings))
+            improved = standing.best_epoch == standing.epochs
+            if improved:
                 progress.keep(answers)
             # What was kept is never newer than the resume point by more than a moment.
-            progress.save(network, optimizer, now=facts["best_epoch"] == facts["epochs"])
+            progress.save(network, optimizer, standing, now=improved)
             context.step(1)
-        context.step(FoundDone(settings.epochs - facts["epochs"]))
-        facts |= {"phase": 2, "epochs": 0}
-        progress.restart()
+        context.step(FoundDone(settings.epochs - standing.epochs))
+        standing = replace(standing, phase=2, epochs=0)
+        progress.restart(standing)
     else:
         context.step(FoundDone(settings.epochs))
-    network, optimizer = progress.resume(settings)
-    context.step(FoundDone(facts["epochs"]))
+    network, optimizer = progress.resume(settings, standing)
+    context.step(FoundDone(standing.epochs))
     everything = context.split.joined(val)
-    last = facts["best_epoch"] if settings.anneal else settings.epochs
-    while facts["epochs"] < facts["best_epoch"]:
-        _train(network, optimizer, everything, lesson, settings.epochs + facts["epochs"], last=last)
-        facts["epochs"] += 1
-        progress.save(network, optimizer)
+    last = standing.best_epoch if settings.anneal else settings.epochs
+    while standing.epochs < standing.best_epoch:
+        _train(network, optimizer, everything, lesson, settings.epochs + standing.epochs, last=last)
+        standing = replace(standing, epochs=standing.epochs + 1)
+        progress.save(network, optimizer, standing)
         context.step(1)
-    context.step(FoundDone(settings.epochs - facts["best_epoch"]))
-    progress.save(network, optimizer, now=True)
+    context.step(FoundDone(settings.epochs - standing.best_epoch))
+    progress.save(network, optimizer, standing, now=True)
     answers = progress.kept().to(images.labels.device)
-    return _pruned(network.eval(), answers, images.labels, facts, settings, allowed)
+    return _pruned(network.eval(), answers, images.labels, standing, settings, allowed)
 
 
 def _pruned(
     network: StaticNetwork,
     answers: Tensor,
     labels: Tensor,
-    facts: dict[str, Any],
+    standing: _Standing,
     settings: FinetuneSettings,
     allowed: Callable[[tuple[int, ...]], bool],
 ) -> Finetuned:
@@ -146,15 +141,47 @@ def _pruned(
     return Finetuned(
         network=keep_exits(network, kept),
         weights=tuple(weights.tolist()),
-        calibrated_val_accuracy=facts["calibrated"],
+        calibrated_val_accuracy=standing.calibrated,
         val_accuracy=joint_accuracy(answers, labels, weights),
-        epochs=facts["best_epoch"],
+        epochs=standing.best_epoch,
         val_logits=answers,
     )
 
 
+@dataclass(frozen=True)
+class _Standing:
+    """Where the two phases stand."""
+
+    calibrated: float
+    """Validation accuracy of the inherited weights."""
+    best: float
+    """Validation accuracy of the best epoch so far."""
+    best_loss: float
+    best_epoch: int = 0
+    """Counted from 1; 0 are the inherited weights."""
+    phase: int = 1
+    epochs: int = 0
+    """Those of the phase that are done."""
+    least_loss: float = math.inf
+    """The least validation loss of an epoch so far."""
+    since: int = 0
+    """Epochs since that one."""
+
+    def after(self, loss: float, value: float) -> _Standing:
+        """Behind one more epoch of phase 1, given its loss and accuracy on the validation images."""
+        done = replace(
+            self,
+            epochs=self.epochs + 1,
+            least_loss=min(loss, self.least_loss),
+            since=0 if loss < self.least_loss else self.since + 1,
+        )
+        if (value, -loss) > (self.best, -self.best_loss):
+            return replace(done, best=value, best_loss=loss, best_epoch=done.epochs)
+        return done
+
+
 class _Progress:
-    """Where the two phases stand, on disk."""
+    """Weights and standing on disk."""
 
     def __init__(self, context: TrainingContext, inherited: StaticNetwork) -> None:
         self._context = context
@@ -163,7 +190,12 @@ class _Progress:
         self._answers = path.with_name(f"{path.stem}-answers{path.suffix}")
         self._inherited = inherited
         self._saved = time.monotonic()
-        self.facts: dict[str, Any] = read_state(path, progress=context.progress)[1] if has_state(path) else {}
+
+    def read(self) -> _Standing | None:
+        """Where a training that was interrupted stood; None if there was none."""
+        if not has_state(self._path):
+            return None
+        return _Standing(**read_state(self._path, progress=self._context.progress)[1])
 
     def keep(self, answers: Tensor) -> None:
         """Keep what the exits said of the validation images at the best epoch so far."""
@@ -173,11 +205,11 @@ class _Progress:
         """What `keep` was given last."""
         return load_tensors(self._answers)[0]["answers"]
 
-    def restart(self) -> None:
+    def restart(self, standing: _Standing) -> None:
         """Forget the weights: the next phase begins with the inherited ones."""
-        save_tensors(self._path, {}, self.facts)
+        save_tensors(self._path, {}, asdict(standing))
 
-    def resume(self, settings: FinetuneSettings) -> tuple[StaticNetwork, torch.optim.Optimizer]:
+    def resume(self, settings: FinetuneSettings, standing: _Standing) -> tuple[StaticNetwork, torch.optim.Optimizer]:
         """The network and optimiser to continue with."""
         network = copy.deepcopy(self._inherited).requires_grad_(True)
         parameters = network.parameters()
@@ -186,14 +218,16 @@ class _Progress:
             optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9, weight_decay=settings.decay)
         else:
             optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=settings.decay)
-        if has_state(self._path) and self.facts["epochs"]:
+        if has_state(self._path) and standing.epochs:
             load_state(self._path, network, optimizer)
         return network, optimizer
 
-    def save(self, network: nn.Module, optimizer: torch.optim.Optimizer, *, now: bool = False) -> None:
+    def save(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, standing: _Standing, *, now: bool = False
+    ) -> None:
         """Write the resume point, if the last one is old enough."""
         if now or self._context.is_due(self._saved):
-            save_state(self._path, network, optimizer, self.facts)
+            save_state(self._path, network, optimizer, asdict(standing))
             self._saved = time.monotonic()
 
 
