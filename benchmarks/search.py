@@ -343,8 +343,13 @@ def cost(given: Any) -> list[Row]:
     ):
         settings = SearchSettings.of("default", **sizes, **changes)
         facts = [each.facts for each in search(space, functions, objectives, settings=settings).generations[1:]]
-        parts = {part: [float(each[f"{part}_seconds"]) for each in facts] for part in ("predict", "evolve", "select")}
-        sums = [float(each["seconds"] - each["evaluate_seconds"]) for each in facts]
+        proposals = [each.proposal for each in facts if each.proposal is not None]
+        parts = {
+            "predict": [each.predict_seconds for each in proposals],
+            "evolve": [each.evolve_seconds for each in proposals],
+            "select": [each.select_seconds for each in proposals],
+        }
+        sums = [each.seconds - each.evaluate_seconds for each in facts]
         rest = [whole - sum(parts[part][n] for part in parts) for n, whole in enumerate(sums)]
         for part, seconds in (parts | {"the rest": rest}).items():
             rows.append(Row(f"learning from {learned}: {part}", statistics.median(seconds), unit="s"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import signal
 import sqlite3
@@ -9,13 +11,15 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from nat2.errors import CheckpointError, RunError
 from nat2.nas import archive as module
-from nat2.nas.archive import Archive, Evaluation, EvaluationRecord, Generation
+from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
+from nat2.nas.generation import Generation, GenerationFacts, Proposal, Quality
 from nat2.space import Arch, SearchSpace
 
 SPACE = SearchSpace(resolutions=(48, 56, 64))
@@ -78,7 +82,8 @@ def test_an_archive_of_other_objectives_is_refused(tmp_path: Path) -> None:
 
 
 def test_generations_are_kept_in_order(tmp_path: Path) -> None:
-    generations = [Generation(n, tuple(ARCHS[n:]), 0.1 * n, {"tau": None, "seconds": 1.5}) for n in range(3)]
+    facts = GenerationFacts(evaluations=5, failed=0, seconds=1.5)
+    generations = [Generation(n, tuple(ARCHS[n:]), 0.1 * n, facts) for n in range(3)]
     with Archive[Arch](tmp_path / "a.db") as archive:
         for generation in generations:
             archive.close_generation(generation)
@@ -222,24 +227,28 @@ def test_what_cannot_be_copied_is_told(tmp_path: Path) -> None:
         Archive.snapshot(tmp_path / "b.db")
 
 
-FACTS = {
-    "rmse": 0.1, "tau": 0.456, "rho": 0.5, "candidates": 6, "predictor": "lgb", "bounded": True, "feasible": 0.254,
-    "failed": 0, "evaluations": 30, "duplicate": 0.5, "predict_seconds": 1.23456, "seconds": 9.0,
-}  # fmt: skip
+PROPOSAL = Proposal(
+    predictor="lgb", predictors={"error": "lgb"}, bounded=True, feasible=0.254, duplicate=0.5, predict_seconds=1.23456,
+    evolve_seconds=0.5, select_seconds=0.25,
+)  # fmt: skip
+FREE = dataclasses.replace(PROPOSAL, bounded=False)
+FACTS = GenerationFacts(
+    evaluations=30, failed=0, seconds=9.0, candidates=6, proposal=PROPOSAL, quality=Quality(0.456, 0.5, 0.1)
+)
 
 
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
         ({}, ", 6 new networks predicted by lgb with tau 0.46, 25 % of proposals within the budget"),
-        ({"bounded": False, "tau": None}, ", 6 new networks predicted by lgb with tau -"),
-        ({"bounded": False, "failed": 2}, ", 6 new networks predicted by lgb with tau 0.46, 2 evaluations failed"),
-        ({"rmse": None, "failed": 1}, ", 1 evaluations failed"),
-        ({"rmse": None}, ""),
+        ({"proposal": FREE, "quality": Quality(None, None, 0.1)}, ", 6 new networks predicted by lgb with tau -"),
+        ({"proposal": FREE, "failed": 2}, ", 6 new networks predicted by lgb with tau 0.46, 2 evaluations failed"),
+        ({"quality": None, "failed": 1}, ", 1 evaluations failed"),
+        ({"quality": None}, ""),
     ],
 )
-def test_a_generation_tells_in_a_line_what_it_was_like(changes: dict[str, object], line: str) -> None:
-    generation = Generation(2, tuple(ARCHS), 0.12345, FACTS | changes)
+def test_a_generation_tells_in_a_line_what_it_was_like(changes: dict[str, Any], line: str) -> None:
+    generation = Generation(2, tuple(ARCHS), 0.12345, dataclasses.replace(FACTS, **changes))
     assert generation.summary(5) == f"generation 2 of 5, hypervolume 0.1235{line}"
 
 
@@ -248,9 +257,64 @@ def test_a_generation_is_a_row_of_the_log() -> None:
     assert row == {
         "generation": 2, "hypervolume": 0.25, "archive": 6, "evaluations": 30, "failed": 0, "candidates": 6,
         "predictor": "lgb", "tau": 0.456, "rho": 0.5, "rmse": 0.1, "feasible": 0.254, "duplicate": 0.5,
-        "predict_seconds": 1.235, "evolve_seconds": 0.0, "select_seconds": 0.0, "evaluate_seconds": 0.0,
+        "predict_seconds": 1.235, "evolve_seconds": 0.5, "select_seconds": 0.25, "evaluate_seconds": 0.0,
         "adapt_seconds": 0.0, "again_seconds": 0.0, "seconds": 9.0,
     }  # fmt: skip
+
+
+def test_a_first_generation_has_nothing_to_say_of_candidates() -> None:
+    first = Generation(0, tuple(ARCHS), 0.25, GenerationFacts(evaluations=30, failed=2, seconds=1.0))
+    assert first.summary(5) == "generation 0 of 5, hypervolume 0.2500, 2 evaluations failed"
+    row = first.row()
+    assert [row[name] for name in ("candidates", "predictor", "tau", "rho", "rmse", "feasible", "duplicate")] == [
+        None
+    ] * 7
+    assert row["predict_seconds"] == row["again_seconds"] == 0.0
+
+
+WRITTEN = (
+    {"evaluations": 16, "failed": 0, "seconds": 0.25},
+    {
+        "predictor": "lgb", "predictors": {"error": "lgb", "x_rmse": "svr"}, "bounded": True, "feasible": 0.5,
+        "duplicate": 0.25, "predict_seconds": 0.2, "evolve_seconds": 0.1, "select_seconds": 0.05, "candidates": 3,
+        "evaluations": 11, "tau": 0.5, "rho": None, "rmse": 0.125, "x_rmse_tau": None, "x_rmse_rho": 0.5,
+        "x_rmse_rmse": 2.0, "good": [[1, 0], [0, 2]], "failed": 1, "evaluate_seconds": 0.06, "adapt_seconds": 0.09,
+        "again_seconds": 0.11, "seconds": 0.5,
+    },
+)  # fmt: skip
+"""As 0.1.0 wrote it; an objective may be called like a part of its quality."""
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+def test_facts_of_a_generation_keep_their_form_on_disk(written: dict[str, object]) -> None:
+    facts = GenerationFacts.from_json(json.dumps(written))
+    assert json.loads(facts.to_json()) == written
+    assert facts.failed == written["failed"]
+    if "good" in written:
+        assert facts.quality == Quality(0.5, None, 0.125)
+        assert facts.quality_of == {"x_rmse": Quality(None, 0.5, 2.0)}
+        assert facts.good == [[1, 0], [0, 2]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{}",
+        "7",
+        "null",
+        '{"evaluations": 3}',
+        "{",
+        json.dumps({**WRITTEN[1], "tau": 1} | {"rmse": 1, "y_rmse": 2}),
+    ],
+)
+def test_facts_that_are_not_whole_are_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"whole|Expecting"):
+        GenerationFacts.from_json(text)
+    with Archive[Arch](tmp_path / "a.db", ("error",)) as archive:
+        archive._database.execute("INSERT INTO generations VALUES (0, '[]', 0.5, ?)", (text,))
+        with pytest.raises(CheckpointError, match="is not an archive or is damaged"):
+            archive.generations()
 
 
 def test_a_log_on_a_disk_that_cannot_be_written_is_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,9 +156,10 @@ def test_with_fixed_weights_only_new_networks_are_measured(archive: Archive[Arch
 def test_predictions_are_judged_on_new_networks_only(archive: Archive[Arch]) -> None:
     generations = look_for(World(), archive).generations
     for generation in generations[1:]:
-        assert generation.facts["candidates"] == SETTINGS.candidates
-        assert -1 <= generation.facts["tau"] <= 1
-        assert generation.facts["rmse"] > 0
+        assert generation.facts.candidates == SETTINGS.candidates
+        assert generation.facts.quality is not None
+        assert -1 <= (generation.facts.quality.tau or 0) <= 1
+        assert generation.facts.quality.rmse > 0
 
 
 OURS: dict[str, object] = {"preprocess": "halving", "oversample": 3, "predictor": "auto", "features": "structure"}
@@ -173,7 +174,7 @@ def test_an_interrupted_search_ends_like_an_uninterrupted_one(
 ) -> None:
     with new_archive(tmp_path / "whole.db") as archive:
         whole = look_for(World(), archive, **policies)
-        logged = [(g.members, g.hypervolume, g.facts.get("tau")) for g in archive.generations()]
+        logged = [(g.members, g.hypervolume, g.facts.quality) for g in archive.generations()]
     killed = World(stop_after=stop_after)
     with new_archive(tmp_path / "killed.db") as archive:
         with pytest.raises(KeyboardInterrupt):
@@ -183,7 +184,7 @@ def test_an_interrupted_search_ends_like_an_uninterrupted_one(
         resumed = World(version=killed.version)
         ended = look_for(resumed, archive, **policies)
         assert (ended.members, ended.front) == (whole.members, whole.front)
-        assert [(g.members, g.hypervolume, g.facts.get("tau")) for g in archive.generations()] == logged
+        assert [(g.members, g.hypervolume, g.facts.quality) for g in archive.generations()] == logged
         assert not set(resumed.measured) & set(killed.measured)
         assert not set(resumed.parts) & set(killed.parts)
 
@@ -245,8 +246,10 @@ def test_a_budget_on_what_is_predicted_is_learned(archive: Archive[Arch]) -> Non
     )  # fmt: skip
     assert found.feasible
     assert all(evaluation["heat"] <= 8 for evaluation in found.front)
-    assert found.generations[-1].facts["heat_rmse"] < 2  # of values from 2 to 50
-    assert found.generations[-1].facts["feasible"] > 0.8
+    facts = found.generations[-1].facts
+    assert facts.quality_of["heat"].rmse < 2  # of values from 2 to 50
+    assert facts.proposal is not None
+    assert facts.proposal.feasible > 0.8
 
 
 def test_an_unreachable_bound_returns_the_nearest_and_says_so(archive: Archive[Arch]) -> None:
@@ -298,7 +301,7 @@ def test_failed_evaluations_are_kept_and_never_learned_from(archive: Archive[Arc
     failures = {evaluation.failure for evaluation, _ in archive.evaluations()}
     assert failures == {"", "RuntimeError: out of memory", "error is nan"}
     assert all(e.arch.resolution != 56 and not e.failure for e in (*found.members, *found.front))
-    assert found.generations[0].facts["failed"] > 0
+    assert found.generations[0].facts.failed > 0
 
 
 def test_a_search_whose_evaluations_all_fail_stops_with_the_reason() -> None:
@@ -329,7 +332,7 @@ def test_what_is_measured_of_a_network_is_measured_once(archive: Archive[Arch]) 
         [Objective(name="error"), Objective(name="watts", cost="measured")], settings=SETTINGS,
     )  # fmt: skip
     assert len(set(asked)) == len(asked) > 0
-    assert found.generations[-1].facts["watts_tau"] is not None
+    assert found.generations[-1].facts.quality_of["watts"].tau is not None
     assert all(e["watts"] == e.arch.resolution * sum(e.arch.depths) for e in found.members)
 
 
@@ -384,7 +387,7 @@ def test_the_predictor_learns_from_more_than_the_archive() -> None:
             [Objective(name="error"), COSTS["params"]],
             settings=settings,
         )
-        errors[learn_from] = np.mean([generation.facts["rmse"] for generation in found.generations[1:]])
+        errors[learn_from] = np.mean([g.facts.quality.rmse for g in found.generations if g.facts.quality is not None])
     assert errors[500] < errors[0]
 
 

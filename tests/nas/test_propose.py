@@ -12,6 +12,7 @@ import pytest
 
 from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
 from nat2.nas.functions import ExactCost, SearchFunctions
+from nat2.nas.generation import Quality
 from nat2.nas.objectives import Objective
 from nat2.nas.propose import Model, candidates, choose, prediction_quality, propose, training_set
 from nat2.nas.settings import SearchSettings
@@ -213,14 +214,14 @@ def test_candidates_are_new_and_how_they_were_found_is_told() -> None:
     assert (genomes.sum(1) <= 9).all()
     assert table["size"].tolist() == genomes.sum(1).tolist()
     np.testing.assert_allclose(table["loss"], 1 - genomes.sum(1) / 20, atol=0.05)
-    assert (facts["predictor"], facts["predictors"], facts["bounded"]) == ("ridge", {"loss": "ridge"}, True)
-    assert facts["feasible"] == 1.0
-    assert 0 < facts["duplicate"] < 1
-    assert all(facts[f"{name}_seconds"] > 0 for name in ("predict", "evolve", "select"))
+    assert (facts.predictor, facts.predictors, facts.bounded) == ("ridge", {"loss": "ridge"}, True)
+    assert facts.feasible == 1.0
+    assert 0 < facts.duplicate < 1
+    assert min(facts.predict_seconds, facts.evolve_seconds, facts.select_seconds) > 0
     none, nothing, facts = candidates(task, linear(), 1, lambda arch: True)
-    assert (len(none), nothing, facts["duplicate"]) == (0, {}, 1.0)
+    assert (len(none), nothing, facts.duplicate) == (0, {}, 1.0)
     free = candidates(task_of(candidates=5, population=30, inner_generations=6), linear(), 1, lambda arch: False)[2]
-    assert (free["bounded"], free["feasible"], free["duplicate"]) == (False, 1.0, 0.0)
+    assert (free.bounded, free.feasible, free.duplicate) == (False, 1.0, 0.0)
 
 
 def test_the_predictor_learns_from_the_archive_and_the_best_of_the_rest() -> None:
@@ -247,12 +248,10 @@ def test_predictions_are_compared_with_what_was_measured() -> None:
         member((0, 4), 0.3, watts=3.0),
     ]  # fmt: skip
     predicted = {"loss": np.array([0.5, 9.0, 0.3, 0.4]), "watts": np.array([5.0, 9.0, 1.0, 3.0])}
-    facts = prediction_quality(task, evaluated, predicted)
-    assert facts["rmse"] == pytest.approx(0.1)
-    assert facts["tau"] == facts["rho"] == pytest.approx(1)
-    assert facts["watts_tau"] == facts["watts_rho"] == pytest.approx(-1)
-    assert facts["watts_rmse"] == pytest.approx((32 / 3) ** 0.5)
-    assert len(facts) == 6
+    found = prediction_quality(task, evaluated, predicted)
+    assert list(found) == ["loss", "watts"]
+    assert found["loss"] == pytest.approx(Quality(1, 1, 0.1))
+    assert found["watts"] == pytest.approx(Quality(-1, -1, (32 / 3) ** 0.5))
     assert prediction_quality(task, evaluated[1:2], {name: column[1:2] for name, column in predicted.items()}) == {}
 
 
@@ -267,10 +266,10 @@ def test_the_share_of_proposals_within_the_budget_is_told() -> None:
         return arch[0] == 0
 
     facts = candidates(task, linear(), 1, known)[2]
-    assert facts["feasible"] == pytest.approx(np.mean([sum(arch) <= 9 for arch in pool]))
-    assert 0 < facts["feasible"] < 1
+    assert facts.feasible == pytest.approx(np.mean([sum(arch) <= 9 for arch in pool]))
+    assert 0 < facts.feasible < 1
     assert any(9 < sum(arch) <= 18 for arch in pool)
-    assert facts["duplicate"] == pytest.approx(np.mean([arch[0] == 0 for arch in pool]))
+    assert facts.duplicate == pytest.approx(np.mean([arch[0] == 0 for arch in pool]))
 
 
 def scaled(genomes: Genomes, *, lowest: int, unit: float) -> Any:

@@ -12,7 +12,8 @@ import yaml
 
 from nat2.deploy.anytime import OperatingPoint
 from nat2.files import write_csv, write_json
-from nat2.nas.archive import Archive, Evaluation, EvaluationRecord, Generation
+from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
+from nat2.nas.generation import Generation, GenerationFacts, Proposal, Quality
 from nat2.runs.config import RunConfig
 from nat2.runs.results import Result
 from nat2.space import Arch, Macro, SearchSpace, cost
@@ -72,6 +73,12 @@ def early_exits(arch: Arch) -> Result:
     )
 
 
+PROPOSAL = Proposal(
+    predictor="lgb", predictors={"error": "lgb"}, bounded=False, feasible=1.0, duplicate=0.25, predict_seconds=0.5,
+    evolve_seconds=0.25, select_seconds=0.125,
+)  # fmt: skip
+
+
 def write_run(
     folder: Path,
     *,
@@ -110,8 +117,9 @@ def write_run(
                 origin = "re-evaluation" if number else "initial"
                 values = measured(arch, 0.05 * (number - done))
                 archive.add(Evaluation(arch, values), EvaluationRecord(number, number, origin, 1.0, 0.1, 0))  # type: ignore[arg-type]
-            facts: dict[str, Any] = {"evaluations": 10, "failed": 0, "predictor": "lgb"}
-            facts |= {"tau": 0.7, "rho": 0.8, "rmse": 0.02} if number else {}
+            facts = GenerationFacts(evaluations=10, failed=0, seconds=1.5)
+            if number:
+                facts = replace(facts, candidates=2, proposal=PROPOSAL, quality=Quality(0.7, 0.8, 0.02))
             archive.close_generation(Generation(number, tuple(archs[2 * number :][:8]), 0.5 + 0.1 * number, facts))
     if state != "finished":
         return []

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from nat2.errors import ConfigError
-from nat2.nas.archive import Generation
+from nat2.nas.generation import Generation, GenerationFacts, Quality
 from nat2.reports.curves import check_curves, write_curves
 
 
-def generation(number: int) -> Generation:
-    facts = {"evaluations": 5, "failed": 0, "tau": 0.5 * number, "predictor": "lgb", "seconds": 1.5}
+def generation(number: int) -> Generation[str]:
+    facts = GenerationFacts(evaluations=5, failed=0, seconds=1.5, quality=Quality(0.5 * number, None, 0.1))
     return Generation(number, (), 0.1 * number, facts)
 
 

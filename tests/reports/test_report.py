@@ -209,6 +209,7 @@ def test_hypervolumes_of_a_comparison_share_a_box(tmp_path: Path) -> None:
         write_run(tmp_path / name, seed=number)
     runs = [read_run(tmp_path / name) for name in ("a", "b")]
     common = page_data(runs, ())["common"]
+    assert common is not None
     assert common["objectives"] == ["error", "params"]
     values = [[np.array([[e["error"], e["params"]] for e in run.members(place)]) for place in range(3)] for run in runs]
     box = 1.01 * np.concatenate([each for cloud in values for each in cloud]).max(0)
@@ -219,7 +220,9 @@ def test_hypervolumes_of_a_comparison_share_a_box(tmp_path: Path) -> None:
 
 def test_runs_with_other_objectives_are_compared_in_error_and_parameters(run: RunReport) -> None:
     other = replace(run, objectives=(run.objectives[0], run.recorded[0]), recorded=(run.objectives[1], run.recorded[1]))
-    assert page_data([other, run], ())["common"]["objectives"] == ["error", "params"]
+    common = page_data([other, run], ())["common"]
+    assert common is not None
+    assert common["objectives"] == ["error", "params"]
 
 
 def test_what_is_not_a_report_is_left_alone(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple
 
 from nat2.errors import ArchError, CheckpointError, RunError
+from nat2.nas.generation import Generation, GenerationFacts
 from nat2.space.arch import Arch
 from nat2.space.searchable import A
 
@@ -68,45 +69,6 @@ class EvaluationRecord(NamedTuple):
     share: float
     seconds: float
     seed: int
-
-
-@dataclass(frozen=True)
-class Generation:
-    """The archive after a generation, and what the generation was like."""
-
-    number: int
-    members: tuple[Any, ...]
-    """Architectures."""
-    hypervolume: float
-    facts: Mapping[str, Any]
-
-    def summary(self, last: int) -> str:
-        """A line about it; `last` is the number of the last generation."""
-        facts = self.facts
-        line = f"generation {self.number} of {last}, hypervolume {self.hypervolume:.4f}"
-        if facts.get("rmse") is not None:
-            tau = "-" if facts["tau"] is None else f"{facts['tau']:.2f}"
-            line += f", {facts['candidates']} new networks predicted by {facts['predictor']} with tau {tau}"
-            line += f", {100 * facts['feasible']:.0f} % of proposals within the budget" if facts["bounded"] else ""
-        if facts.get("failed"):
-            line += f", {facts['failed']} evaluations failed"
-        return line
-
-    def row(self) -> dict[str, object]:
-        """A row of ``log.csv``."""
-        row: dict[str, object] = {"generation": self.number, "hypervolume": self.hypervolume}
-        row |= {"archive": len(self.members), "evaluations": self.facts["evaluations"], "failed": self.facts["failed"]}
-        row |= {name: self.facts.get(name) for name in FACTS}
-        return row | {name: round(self.facts.get(name, 0.0), 3) for name in SECONDS}
-
-
-FACTS = ("candidates", "predictor", "tau", "rho", "rmse", "feasible", "duplicate")
-SECONDS = (
-    "predict_seconds", "evolve_seconds", "select_seconds", "evaluate_seconds", "adapt_seconds", "again_seconds",
-    "seconds",
-)  # fmt: skip
-"""Fitting the predictor, evolving on it, choosing; evaluating the candidates; adapting, evaluating the archive again;
-all together."""
 
 
 class Archive(Generic[A]):
@@ -255,7 +217,7 @@ class Archive(Generic[A]):
                 f"SELECT failure, {self._names} FROM evaluations WHERE arch = ? AND weights = ? AND share = ?",
                 (self._key(arch), weights, share),
             ).fetchone()
-            return None if row is None else self._evaluation(arch, row)
+            return None if row is None else self._evaluation(arch, row[0], row[1:])
 
     def find_value(self, arch: A, name: str) -> float | None:
         """What was measured of an architecture with any version of the weights."""
@@ -274,7 +236,7 @@ class Archive(Generic[A]):
                 "WHERE weights = ? AND share = 1 AND failure = '' ORDER BY id",
                 (weights,),
             ).fetchall()
-            return [self._evaluation(self._parse(row[0]), row[1:]) for row in rows]
+            return [self._evaluation(self._parse(row[0]), row[1], row[2:]) for row in rows]
 
     def failed(self, arch: A) -> bool:
         """Whether an evaluation of an architecture failed, with any weights."""
@@ -299,33 +261,38 @@ class Archive(Generic[A]):
                 f"SELECT {', '.join(fields)}, arch, failure, {self._names} FROM evaluations ORDER BY id"
             ).fetchall()
             n = len(fields)
-            return [(self._evaluation(self._parse(row[n]), row[n + 1 :]), EvaluationRecord(*row[:n])) for row in rows]
+            made = [self._evaluation(self._parse(row[n]), row[n + 1], row[n + 2 :]) for row in rows]
+            return [(each, EvaluationRecord(*row[:n])) for each, row in zip(made, rows, strict=True)]
 
     @property
     def _names(self) -> str:
         return ", ".join(f'"{name}"' for name in self._columns)
 
-    def _evaluation(self, arch: A, row: Sequence[Any]) -> Evaluation[A]:
-        failure, *values = row
+    def _evaluation(self, arch: A, failure: str, values: Sequence[float]) -> Evaluation[A]:
         if not failure and not all(isinstance(value, int | float) for value in values):
             raise ValueError(f"what was measured of {arch} is no number")
         return Evaluation(arch, {} if failure else dict(zip(self._columns, values, strict=True)), failure)
 
-    def close_generation(self, generation: Generation) -> None:
+    def close_generation(self, generation: Generation[A]) -> None:
         """Commit the archive after a generation; the search continues from the last one."""
         members = json.dumps([self._key(arch) for arch in generation.members])
         with self._told():
             self._database.execute(
                 "INSERT INTO generations VALUES (?, ?, ?, ?)",
-                (generation.number, members, generation.hypervolume, json.dumps(dict(generation.facts))),
+                (generation.number, members, generation.hypervolume, generation.facts.to_json()),
             )
 
-    def generations(self) -> list[Generation]:
+    def generations(self) -> list[Generation[A]]:
         """All finished generations in order; number 0 is the initial archive."""
         with self._told():
             rows = self._database.execute("SELECT * FROM generations ORDER BY generation").fetchall()
             return [
-                Generation(number, tuple(self._parse(key) for key in json.loads(members)), volume, json.loads(facts))
+                Generation(
+                    number,
+                    tuple(self._parse(key) for key in json.loads(members)),
+                    volume,
+                    GenerationFacts.from_json(facts),
+                )
                 for number, members, volume, facts in rows
             ]
 

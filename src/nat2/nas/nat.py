@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nat2.errors import CheckpointError, RunError
-from nat2.nas.archive import Archive, Evaluation, Generation
+from nat2.nas.archive import Archive, Evaluation
 from nat2.nas.feasible import check_budget
 from nat2.nas.functions import Evaluate, SearchFunctions
+from nat2.nas.generation import Generation, GenerationFacts, Proposal
 from nat2.nas.initialise import initial_archive
 from nat2.nas.measure import check_failures, measure, succeeded
 from nat2.nas.objectives import Objective
@@ -84,7 +85,7 @@ def search(
             kept.close()
 
 
-def run_search(task: Search[A]) -> Iterator[Generation]:
+def run_search(task: Search[A]) -> Iterator[Generation[A]]:
     """The generations of a search, each when it is over and in the archive; those that the archive holds come first.
 
     The search goes on while they are asked for: whoever stops asking stops it, and can continue it later.
@@ -98,11 +99,11 @@ def run_search(task: Search[A]) -> Iterator[Generation]:
     check_budget(task.space, task.quantities, task.functions.exact, seed=task.seed)
     try:
         _claim(task)
-        last: Generation | None = None
+        last: Generation[A] | None = None
         for last in task.archive.generations():
-            task.progress.step(FoundDone(last.facts["evaluations"]), unit="evaluations")
-            if task.functions.adapt is not None and "good" in last.facts:  # made again if its checkpoint was lost
-                task.functions.adapt(last.number, np.array(last.facts["good"]))
+            task.progress.step(FoundDone(last.facts.evaluations), unit="evaluations")
+            if task.functions.adapt is not None and last.facts.good is not None:  # again if its checkpoint was lost
+                task.functions.adapt(last.number, np.array(last.facts.good))
             yield last
         if last is None:
             last = _initialise(task)
@@ -135,51 +136,60 @@ def _claim(task: Search[A]) -> None:
         )
 
 
-def _initialise(task: Search[A]) -> Generation:
+def _initialise(task: Search[A]) -> Generation[A]:
     """Generation 0."""
     began = time.monotonic()
     members = initial_archive(task)
     task.record(partial(task.archive.note, "box", json.dumps(task.box(members))))
     made = task.archive.evaluations()
-    facts = {"evaluations": len(made), "failed": sum(bool(evaluation.failure) for evaluation, _ in made)}
-    return _close(task, 0, members, {**facts, "seconds": time.monotonic() - began})
+    failed = sum(bool(evaluation.failure) for evaluation, _ in made)
+    facts = GenerationFacts(evaluations=len(made), failed=failed, seconds=time.monotonic() - began)
+    return _close(task, 0, members, facts)
 
 
-def _generation(task: Search[A], number: int, before: Generation) -> Generation:
+def _generation(task: Search[A], number: int, before: Generation[A]) -> Generation[A]:
     """Predict, evolve, choose, evaluate, replace; then adapt and evaluate the archive again."""
     clock = [time.monotonic()]
     weights = task.version(number - 1)
     members = _known(task, before.members, weights)
-    chosen, predicted, facts = _candidates(task, training_set(task, members, weights), number, weights)
+    chosen, predicted, proposal = _candidates(task, training_set(task, members, weights), number, weights)
     clock.append(time.monotonic())
     archs = task.decode_all(chosen)
     evaluated = measure(task, archs, weights=weights, generation=number, origin="candidate")
-    facts |= {"candidates": len(evaluated), "evaluations": len(evaluated)} | prediction_quality(
-        task, evaluated, predicted
-    )
+    quality = prediction_quality(task, evaluated, predicted)
     members = _replace(task, members + succeeded(evaluated), number)
     clock.append(time.monotonic())
+    genomes, again = None, []
     if task.functions.adapt is not None:
         good = _survivors(task, members, task.settings.top, "good", number)
         genomes = task.encode_all([members[index].arch for index in good])
-        facts["good"] = genomes.tolist()
         task.functions.adapt(number, genomes)
         clock.append(time.monotonic())
         archs = [member.arch for member in members]
         again = measure(task, archs, weights=task.version(number), generation=number, origin="re-evaluation")
         check_failures(task, again)
-        evaluated, members = evaluated + again, succeeded(again)
-        facts["evaluations"] += len(again)
+        members = succeeded(again)
         clock.append(time.monotonic())
-    facts["failed"] = sum(bool(evaluation.failure) for evaluation in evaluated)
-    parts = zip(("evaluate", "adapt", "again"), np.diff(clock)[1:], strict=False)
-    facts |= {f"{part}_seconds": float(seconds) for part, seconds in parts}
-    return _close(task, number, members, facts | {"seconds": clock[-1] - clock[0]})
+    _, evaluate_seconds, adapt_seconds, again_seconds, *_ = [*np.diff(clock).tolist(), 0.0, 0.0]
+    facts = GenerationFacts(
+        evaluations=len(evaluated) + len(again),
+        failed=sum(bool(evaluation.failure) for evaluation in evaluated + again),
+        seconds=clock[-1] - clock[0],
+        candidates=len(evaluated),
+        proposal=proposal,
+        quality=quality.pop(task.objectives[0].name, None),
+        quality_of=quality,
+        good=None if genomes is None else genomes.tolist(),
+        evaluate_seconds=evaluate_seconds,
+        adapt_seconds=adapt_seconds,
+        again_seconds=again_seconds,
+    )
+    return _close(task, number, members, facts)
 
 
 def _candidates(
     task: Search[A], known: list[Evaluation[A]], number: int, weights: int
-) -> tuple[Genomes, Table, dict[str, Any]]:
+) -> tuple[Genomes, Table, Proposal]:
     """The candidates of a generation, what was predicted of them, and how they were found.
 
     Decided once and noted: neither another process nor a later one, which may run on a machine that rounds
@@ -193,14 +203,15 @@ def _candidates(
             return task.archive.find(arch, weights=weights) is not None or task.archive.failed(arch)
 
         def decide() -> str:
-            genomes, table, facts = candidates(task, known, number, evaluated)
-            return json.dumps([genomes.tolist(), {name: column.tolist() for name, column in table.items()}, facts])
+            genomes, table, proposal = candidates(task, known, number, evaluated)
+            columns = {name: column.tolist() for name, column in table.items()}
+            return json.dumps([genomes.tolist(), columns, asdict(proposal)])
 
         noted = task.processes.once(decide)
         task.record(partial(task.archive.note, key, noted))
-    genomes, table, facts = json.loads(noted)
+    genomes, table, proposal = json.loads(noted)
     columns = {name: np.array(column) for name, column in table.items()}
-    return np.array(genomes, dtype=np.int64).reshape(len(genomes), len(task.space.lower)), columns, facts
+    return np.array(genomes, dtype=np.int64).reshape(len(genomes), len(task.space.lower)), columns, Proposal(**proposal)
 
 
 def _replace(task: Search[A], members: list[Evaluation[A]], number: int) -> list[Evaluation[A]]:
@@ -229,7 +240,7 @@ def _known(task: Search[A], archs: Sequence[A], weights: int) -> list[Evaluation
     return found
 
 
-def _close(task: Search[A], number: int, members: Sequence[Evaluation[A]], facts: dict[str, Any]) -> Generation:
+def _close(task: Search[A], number: int, members: Sequence[Evaluation[A]], facts: GenerationFacts) -> Generation[A]:
     box = json.loads(task.archive.noted("box") or "[[], []]")
     generation = Generation(number, tuple(member.arch for member in members), task.hypervolume(members, box), facts)
     task.record(partial(task.archive.close_generation, generation))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Protocol
 
 import numpy as np
 import scipy.stats
@@ -28,6 +28,7 @@ from sklearn.svm import SVR
 from sklearn.tree import DecisionTreeRegressor
 
 from nat2.errors import ConfigError
+from nat2.nas.generation import Quality
 from nat2.nas.settings import PredictorName
 from nat2.seeds import derive
 
@@ -204,7 +205,17 @@ def fit_rbfs(features: Values, targets: Values, seed: int, *, count: int = 500) 
     return predict
 
 
-def _scikit(make: Callable[[int], Any]) -> Fit:
+class _Fitted(Protocol):
+    def predict(self, X: Values) -> Values: ...  # noqa: N803 (scikit-learn's name)
+
+
+class _Regressor(Protocol):
+    """What scikit-learn's regressors have in common."""
+
+    def fit(self, X: Values, y: Values) -> _Fitted: ...  # noqa: N803
+
+
+def _scikit(make: Callable[[int], _Regressor]) -> Fit:
     """A scikit-learn regressor as a predictor; `make` takes the seed."""
 
     def fit(features: Values, targets: Values, seed: int) -> Predictor:
@@ -214,12 +225,13 @@ def _scikit(make: Callable[[int], Any]) -> Fit:
     return fit
 
 
-def _trees(seed: int) -> Any:
+def _trees(seed: int) -> _Regressor:
     """1,000 trees, each on half of the networks and half of what is seen of them (E2EPP)."""
-    return BaggingRegressor(
+    regressor: _Regressor = BaggingRegressor(
         DecisionTreeRegressor(), n_estimators=1000, max_samples=0.5, max_features=0.5, bootstrap=False,
         random_state=seed,
     )  # fmt: skip
+    return regressor
 
 
 def _support_vectors(features: Values, targets: Values, seed: int) -> Predictor:
@@ -234,11 +246,11 @@ def _neighbours(features: Values, targets: Values, seed: int) -> Predictor:
     return lambda queries: np.asarray(model.predict(queries), dtype=np.float64)
 
 
-def _network(seed: int) -> Any:
+def _network(seed: int) -> _Regressor:
     """Three hidden layers of 300 (MSuNAS)."""
-    return make_pipeline(
-        StandardScaler(), MLPRegressor(hidden_layer_sizes=(300, 300, 300), alpha=1.0, max_iter=100, random_state=seed)
-    )
+    network = MLPRegressor(hidden_layer_sizes=(300, 300, 300), alpha=1.0, max_iter=100, random_state=seed)
+    regressor: _Regressor = make_pipeline(StandardScaler(), network)
+    return regressor
 
 
 def _untuned(fit: Fit) -> Tune:
@@ -275,17 +287,6 @@ PREDICTORS: dict[PredictorName, Tune] = {
 """The twelve of NAT2's study, and a Gaussian process with a radial kernel."""
 AUTO: tuple[PredictorName, ...] = ("lgb", "gp-rbf", "bayesian", "svr")
 """Those that ``auto`` chooses among: each fits 300 networks within a second."""
-
-
-class Quality(NamedTuple):
-    """How well predictions met what was measured later."""
-
-    tau: float | None
-    """Kendall's rank correlation; None if there are fewer than two different values."""
-    rho: float | None
-    """Spearman's rank correlation; None if there are fewer than two different values."""
-    rmse: float
-    """Root mean square error, in the unit of what was predicted."""
 
 
 def quality(predicted: Values, measured: Values) -> Quality:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Generic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from nat2.nas.archive import Evaluation
 from nat2.nas.evolve import evolve
+from nat2.nas.generation import Proposal, Quality
 from nat2.nas.objectives import violation
 from nat2.nas.predictors import Predictor, Values, fit_ensemble, quality
 from nat2.nas.select import gaining_subset, spread_subset, survive
@@ -24,12 +25,12 @@ Table = dict[str, NDArray[np.float64]]
 """Values of networks by name of the quantity, each of shape (n,)."""
 
 
-class Model:
+class Model(Generic[A]):
     """What is known of networks that were not evaluated: exact quantities, and predictions of the others."""
 
     def __init__(self, task: Search[A], members: Sequence[Evaluation[A]], number: int) -> None:
         """Learn from the archive, with a predictor for each quantity that needs one."""
-        self._task: Search[Any] = task
+        self._task = task
         genomes = task.encode_all([member.arch for member in members])
         self._centre, self._spread, self._logs = np.zeros(0), np.ones(0), np.zeros(0, dtype=bool)
         if task.settings.features == "structure":
@@ -69,7 +70,7 @@ class Model:
         return np.where(self._logs, np.log(np.where(costs > 0, costs, 1e-9)), costs)
 
 
-def propose(task: Search[A], members: Sequence[Evaluation[A]], model: Model, number: int) -> Genomes:
+def propose(task: Search[A], members: Sequence[Evaluation[A]], model: Model[A], number: int) -> Genomes:
     """The last population of the inner evolution: networks that the model finds good."""
     settings = task.settings
     front = task.front(members)[: settings.population] if settings.start == "front" else []
@@ -96,7 +97,7 @@ def violations(task: Search[A], table: Table) -> NDArray[np.float64]:
     return violation(bounded, np.stack([table[each.name] for each in bounded], axis=1))
 
 
-def choose(task: Search[A], members: Sequence[Evaluation[A]], pool: Genomes, model: Model) -> Genomes:
+def choose(task: Search[A], members: Sequence[Evaluation[A]], pool: Genomes, model: Model[A]) -> Genomes:
     """The candidates to evaluate: spread along the front, or the best predicted if only the first objective counts."""
     count = task.settings.candidates
     if len(pool) <= count:
@@ -125,8 +126,8 @@ def candidates(
     task: Search[A],
     members: Sequence[Evaluation[A]],
     number: int,
-    known: Callable[[Any], bool],
-) -> tuple[Genomes, Table, dict[str, Any]]:
+    known: Callable[[A], bool],
+) -> tuple[Genomes, Table, Proposal]:
     """New networks to evaluate, what is predicted of them, and how they were found.
 
     Args:
@@ -147,16 +148,18 @@ def candidates(
         predicted = model(chosen) if len(chosen) else {}
         clock.append(time.monotonic())
     first = task.objectives[0].name
-    facts: dict[str, Any] = {
-        "predictor": model.choices.get(first, "-"),
-        "predictors": model.choices,
-        "bounded": task.bounded,
-        "feasible": feasible,
-        "duplicate": float(1 - new.mean()),
-    }
-    parts = np.diff(clock)
-    facts |= {f"{name}_seconds": float(s) for name, s in zip(("predict", "evolve", "select"), parts, strict=True)}
-    return chosen, predicted, facts
+    predict_seconds, evolve_seconds, select_seconds = np.diff(clock).tolist()
+    proposal = Proposal(
+        predictor=model.choices.get(first, "-"),
+        predictors=model.choices,
+        bounded=task.bounded,
+        feasible=feasible,
+        duplicate=float(1 - new.mean()),
+        predict_seconds=predict_seconds,
+        evolve_seconds=evolve_seconds,
+        select_seconds=select_seconds,
+    )
+    return chosen, predicted, proposal
 
 
 def training_set(task: Search[A], members: list[Evaluation[A]], weights: int) -> list[Evaluation[A]]:
@@ -172,12 +175,11 @@ def training_set(task: Search[A], members: list[Evaluation[A]], weights: int) ->
     return members + others
 
 
-def prediction_quality(task: Search[A], evaluated: Sequence[Evaluation[A]], predicted: Table) -> dict[str, Any]:
-    """How well the new candidates were predicted: of the first objective, and of the others by name."""
+def prediction_quality(task: Search[A], evaluated: Sequence[Evaluation[A]], predicted: Table) -> dict[str, Quality]:
+    """How well the new candidates were predicted, by name of the quantity; empty if none could be evaluated."""
     made = [number for number, evaluation in enumerate(evaluated) if not evaluation.failure]
-    facts: dict[str, Any] = {}
-    for place, each in enumerate(task.modelled if made else ()):
+    found = {}
+    for each in task.modelled if made else ():
         measured = np.array([evaluated[number][each.name] for number in made], dtype=np.float64)
-        found = quality(predicted[each.name][made], measured)._asdict()
-        facts |= found if place == 0 else {f"{each.name}_{name}": value for name, value in found.items()}
-    return facts
+        found[each.name] = quality(predicted[each.name][made], measured)
+    return found

@@ -9,8 +9,9 @@ from typing import Generic
 import numpy as np
 
 from nat2.errors import ConfigError
-from nat2.nas.archive import Evaluation, Generation
+from nat2.nas.archive import Evaluation
 from nat2.nas.budget import format_bound, format_value, parse_budget
+from nat2.nas.generation import Generation
 from nat2.nas.objectives import Objective, violation
 from nat2.nas.select import trade_offs
 from nat2.nas.task import Search
@@ -33,7 +34,7 @@ class SearchResult(Generic[A]):
     """Everything that was evaluated with the last weights."""
     feasible: bool
     """Whether the front keeps the budget."""
-    generations: tuple[Generation, ...]
+    generations: tuple[Generation[A], ...]
     quantities: tuple[Objective, ...]
 
     def __repr__(self) -> str:
@@ -48,7 +49,7 @@ class SearchResult(Generic[A]):
         return [{"network": str(each.arch)} | {name: f"{each[name]:.4g}" for name in names} for each in self.front]
 
     @staticmethod
-    def of(task: Search[A], generations: Sequence[Generation]) -> SearchResult[A]:
+    def of(task: Search[A], generations: Sequence[Generation[A]]) -> SearchResult[A]:
         """What a finished search has found."""
         weights = task.version(generations[-1].number)
         members = [task.archive.find(arch, weights=weights) for arch in generations[-1].members]

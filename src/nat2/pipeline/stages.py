@@ -10,8 +10,9 @@ from pathlib import Path
 from nat2.data.transform import steps_per_epoch
 from nat2.errors import ArchError, ConfigError, RunError
 from nat2.files import load_tensors, save_tensors, write_csv
-from nat2.nas.archive import Archive, Generation
+from nat2.nas.archive import Archive
 from nat2.nas.functions import SearchFunctions
+from nat2.nas.generation import Generation
 from nat2.nas.nat import run_search
 from nat2.nas.search_result import SearchResult
 from nat2.nas.task import Search
@@ -242,7 +243,7 @@ def _note_latency(context: RunContext, archive: Archive[Arch]) -> None:
     archive.note("latency", measured_with)
 
 
-def _log(context: RunContext, generations: Sequence[Generation]) -> None:
+def _log(context: RunContext, generations: Sequence[Generation[Arch]]) -> None:
     write_csv(context.folder.log, [each.row() for each in generations])
     if context.config.tensorboard:
         write_curves(context.folder.curves, generations)

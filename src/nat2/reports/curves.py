@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from nat2.errors import ConfigError
-from nat2.nas.archive import Generation
+from nat2.nas.generation import Generation
+from nat2.space.searchable import A
 
 
 def check_curves() -> None:
@@ -21,7 +22,7 @@ def check_curves() -> None:
         raise ConfigError("--tensorboard needs TensorBoard: pip install 'nat2[tensorboard]'")
 
 
-def write_curves(folder: Path, generations: Sequence[Generation]) -> None:
+def write_curves(folder: Path, generations: Sequence[Generation[A]]) -> None:
     """Write every number of ``log.csv`` as a scalar by generation, in place of what is there."""
     from torch.utils.tensorboard import SummaryWriter
 

@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +39,87 @@ _TITLES = {
 _SHORT = {"params": "Parameters", "macs": "Operations (MACs)", "memory": "Memory", "latency": "Latency"}
 
 
-def axes(runs: Sequence[RunReport]) -> list[dict[str, Any]]:
+class Axis(TypedDict):
+    """What can be drawn."""
+
+    key: str
+    title: str
+    unit: str
+    direction: Direction
+    accuracy: bool
+
+
+class Limit(TypedDict):
+    """A cost that a reader can put a limit on."""
+
+    key: str
+    title: str
+    note: str
+    unit: Unit
+    direction: Direction
+    steps: list[float]
+    """From the tightest to the loosest."""
+
+
+class NetworkData(TypedDict):
+    """A returned network."""
+
+    id: str
+    arch: str
+    exits: tuple[int, ...]
+    values: dict[str, float]
+    """By key of the axis."""
+    anytime: list[dict[str, float | None]]
+
+
+class RunData(TypedDict):
+    """A run; networks that were evaluated are numbers of `evaluations`."""
+
+    label: str
+    folder: str
+    finished: bool
+    images: dict[str, int]
+    chance: dict[str, float]
+    archs: list[list[str]]
+    """Ids and keys."""
+    evaluations: dict[str, list[int] | list[float]]
+    """Columns of equal length."""
+    members: list[int]
+    front: list[int]
+    results: list[NetworkData]
+    picks: dict[str, str]
+    limits: list[Limit]
+    generations: list[dict[str, object]]
+    macros: dict[str, dict[str, object]]
+
+
+class CurvePoint(TypedDict):
+    """A generation: how many networks were evaluated until then, and the hypervolume."""
+
+    evaluations: int
+    hypervolume: float
+
+
+class CommonHypervolume(TypedDict):
+    """Curves of several runs in one box."""
+
+    objectives: list[str]
+    curves: list[list[CurvePoint]]
+
+
+class PageData(TypedDict):
+    """Everything that the scripts of the page need."""
+
+    axes: list[Axis]
+    runs: list[RunData]
+    references: list[dict[str, object]]
+    common: CommonHypervolume | None
+    """None for a single run."""
+
+
+def axes(runs: Sequence[RunReport]) -> list[Axis]:
     """What can be drawn: the accuracies, then every quantity that a run recorded."""
-    shown = [
+    shown: list[Axis] = [
         {"key": key, "title": title, "unit": "percent", "direction": "max", "accuracy": True}
         for key, title in ACCURACIES.items()
     ]
@@ -72,10 +150,10 @@ def _deployed(run: RunReport) -> list[Timing]:
     return [timing for timing in run.timings if timing.runtime == "onnx"]
 
 
-def limits(run: RunReport) -> list[dict[str, Any]]:
+def limits(run: RunReport) -> list[Limit]:
     """The costs that a reader can put a limit on, with the steps of each from the tightest to the loosest."""
     hidden = {"latency_spread"} | ({"latency"} if _deployed(run) else set())
-    sliders = []
+    sliders: list[Limit] = []
     for name, unit, direction in _costs([run]):
         values = [value for result in run.results if (value := values_of(run, result).get(name)) is not None]
         others = [_drawn(e.values, name) for e in run.members() if name in e.values]
@@ -138,7 +216,7 @@ def _drawn(values: Mapping[str, float], name: str) -> float:
     return values[name] if spread is None else rounded(values[name], spread)
 
 
-def page_data(runs: Sequence[RunReport], references: Sequence[Reference]) -> dict[str, Any]:
+def page_data(runs: Sequence[RunReport], references: Sequence[Reference]) -> PageData:
     """Everything that the scripts need."""
     named = axes(runs)
     latency = "deployed_latency" if any(each["key"] == "deployed_latency" for each in named) else "latency"
@@ -163,12 +241,12 @@ def labels(runs: Sequence[RunReport]) -> list[str]:
     return [name if names.count(name) == 1 else str(run.folder) for name, run in zip(names, runs, strict=True)]
 
 
-def _run(run: RunReport, label: str) -> dict[str, Any]:
+def _run(run: RunReport, label: str) -> RunData:
     archs: dict[Arch, int] = {}
     for evaluation, _ in run.evaluations:
         archs.setdefault(evaluation.arch, len(archs))
     numbers = {id(evaluation): number for number, (evaluation, _) in enumerate(run.evaluations)}
-    columns = {
+    columns: dict[str, list[int] | list[float]] = {
         each.name: [_drawn(evaluation.values, each.name) for evaluation, _ in run.evaluations]
         for each in run.quantities
         if each.name != "error"
@@ -210,12 +288,9 @@ def _run(run: RunReport, label: str) -> dict[str, Any]:
         "picks": {need: result.id for need, result in picks(run.results).items()} if run.results else {},
         "limits": limits(run),
         "generations": [
-            {
-                "number": each.number,
-                "hypervolume": each.hypervolume,
-                **{name: each.facts.get(name) for name in ("tau", "rho", "rmse", "predictor")},
-            }
+            {name: row[name] for name in ("hypervolume", "tau", "rho", "rmse", "predictor")} | {"number": each.number}
             for each in run.generations
+            for row in (each.row(),)
         ],
         "macros": {str(macro.width): _macro(macro) for macro in run.macros},
     }
@@ -227,7 +302,7 @@ def quoted_folder(run: RunReport) -> str:
     return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 
-def _macro(macro: Macro) -> dict[str, Any]:
+def _macro(macro: Macro) -> dict[str, object]:
     """What the picture of an architecture needs beside its key."""
     return {
         "stem": macro.stem_channels,
@@ -246,7 +321,7 @@ def _macro(macro: Macro) -> dict[str, Any]:
     }
 
 
-def common_hypervolume(runs: Sequence[RunReport]) -> dict[str, Any]:
+def common_hypervolume(runs: Sequence[RunReport]) -> CommonHypervolume:
     """Hypervolumes that can be compared: of what all runs optimise, or else error and parameters, in one box.
 
     The box reaches from 0 (from the best, where values are negative) to the worst of all archives. Budgets are not
@@ -292,12 +367,12 @@ def _evaluated(run: RunReport) -> list[int]:
     return counts
 
 
-def script_json(data: Any) -> str:
+def script_json(data: object) -> str:
     """JSON that cannot end the script element it stands in; what is not a number is null."""
     return json.dumps(_finite(data), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def _finite(data: Any) -> Any:
+def _finite(data: object) -> object:
     if isinstance(data, dict):
         return {key: _finite(value) for key, value in data.items()}
     if isinstance(data, list | tuple):

@@ -15,8 +15,9 @@ import numpy as np
 import yaml
 
 from nat2.errors import CheckpointError, Nat2Error, RunError
-from nat2.nas.archive import Archive, Evaluation, EvaluationRecord, Generation
+from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
 from nat2.nas.budget import format_bound
+from nat2.nas.generation import Generation
 from nat2.nas.objectives import OBJECTIVES, Objective, Unit, violation
 from nat2.nas.select import front_of
 from nat2.runs.accuracy import Accuracy
@@ -79,7 +80,7 @@ class RunReport:
     """Every one on all validation images that did not fail, in order."""
     failed: int
     """How many failed."""
-    generations: tuple[Generation, ...]
+    generations: tuple[Generation[Arch], ...]
     results: tuple[Result, ...]
     """The fine-tuned networks, smallest first."""
     timings: tuple[Timing, ...]
