@@ -17,6 +17,9 @@ from torch import Tensor
 
 from nat2.errors import CheckpointError, RunError
 
+JsonObject = dict[str, Any]
+"""As it was read: what it holds is not known yet."""
+
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk and put it in place.
@@ -56,12 +59,12 @@ def write_bytes(path: Path, content: bytes) -> None:
     write_atomic(path, lambda temporary: temporary.write_bytes(content))
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: object) -> None:
     """Write plain data as indented JSON."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_csv(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Write rows with the columns of the first; no rows make an empty file."""
     rows = list(rows)
     text = io.StringIO()
@@ -72,13 +75,13 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object] | None = None) -> None:
     """Write tensors and JSON-able metadata as one safetensors file."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_bytes(path, safetensors.torch.save(contiguous, {"nat2": json.dumps(dict(metadata or {}))}))
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], JsonObject]:
     """Read what `save_tensors` wrote.
 
     Raises:

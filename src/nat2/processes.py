@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Generic, TypeVar, TypeVarTuple
 
 import torch
 import torch.distributed as dist
@@ -31,6 +31,7 @@ from nat2.environment import Accelerator, Precision, available_cores
 from nat2.errors import ConfigError, Nat2Error, RunError
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 S = TypeVar("S")
 
 _ROUND = 4  # evaluations per process between two exchanges of results
@@ -51,7 +52,7 @@ class Processes:
     """How many there are, on all machines."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where this process computes."""
-    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    autocast: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
     """Context in which forward passes run: in bfloat16 if that was asked for."""
 
     @property
@@ -92,10 +93,11 @@ class Processes:
         if self.size == 1:
             return work()
         dist.barrier()  # what the others still read is not written over
-        outcome: list[Any] = [_attempt(work) if self.first else None]
+        outcome: list[_Done[T] | Nat2Error | None] = [_attempt(work) if self.first else None]
         dist.broadcast_object_list(outcome, device=self._exchange)
-        result: T = _unwrap(outcome[0])
-        return result
+        (received,) = outcome
+        assert received is not None
+        return _unwrap(received)
 
     def spread(
         self, work: Callable[[S], T], items: Sequence[S], *, costs: Sequence[float]
@@ -122,7 +124,7 @@ class Processes:
             chosen = items[start : start + step]
             shares = balanced(costs[start : start + step], self.size)
             mine = {number: _attempt(partial(_timed, work, chosen[number])) for number in shares[self.rank]}
-            gathered: list[dict[int, Any]] = [{}] * self.size
+            gathered: list[dict[int, _Done[tuple[T, float]] | Nat2Error]] = [{}] * self.size
             dist.all_gather_object(gathered, mine)
             outcomes = {number: outcome for each in gathered for number, outcome in each.items()}
             for number, item in enumerate(chosen):
@@ -164,18 +166,24 @@ def _timed(work: Callable[[S], T], item: S) -> tuple[T, float]:
     return work(item), time.monotonic() - began
 
 
-def _attempt(work: Callable[[], object]) -> tuple[bool, object]:
+@dataclass(frozen=True)
+class _Done(Generic[T]):
+    """What came of a work that did not fail."""
+
+    result: T
+
+
+def _attempt(work: Callable[[], T]) -> _Done[T] | Nat2Error:
     try:
-        return True, work()
+        return _Done(work())
     except Nat2Error as error:
-        return False, error
+        return error
 
 
-def _unwrap(outcome: tuple[bool, Any]) -> Any:
-    succeeded, value = outcome
-    if not succeeded:
-        raise value
-    return value
+def _unwrap(outcome: _Done[T] | Nat2Error) -> T:
+    if isinstance(outcome, Nat2Error):
+        raise outcome
+    return outcome.result
 
 
 def balanced(costs: Sequence[float], count: int) -> list[list[int]]:
@@ -265,7 +273,7 @@ def disconnected() -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def launch(work: Callable[..., T], *arguments: Any, devices: int) -> T:
+def launch(work: Callable[[*Ts], T], *arguments: *Ts, devices: int) -> T:
     """Call a function in `devices` processes of this machine and return what the first one returned.
 
     If a process is lost, all are started again, at most three times; the function is to continue where it was.
@@ -335,7 +343,7 @@ def _refuse_unguarded() -> None:
     os._exit(2)  # at once and without a word: the launcher says it once
 
 
-def _worker(folder: Path, work: Callable[..., object], *arguments: Any) -> object:
+def _worker(folder: Path, work: Callable[[*Ts], object], *arguments: *Ts) -> object:
     """What each process runs; an error that the user can correct is left in `folder` for the launcher to raise."""
     try:
         return work(*arguments)

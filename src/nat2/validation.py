@@ -11,7 +11,7 @@ from datetime import date
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from nat2.errors import ConfigError
 
@@ -59,7 +59,7 @@ def as_text(value: object) -> object:
     return value
 
 
-def check_types(settings: Any, of: str = "") -> None:
+def check_types(settings: object, of: str = "") -> None:
     """Check that each field of a dataclass holds what its annotation says, as plain Python values.
 
     Args:
@@ -69,7 +69,7 @@ def check_types(settings: Any, of: str = "") -> None:
     Raises:
         ConfigError: a value is of another type, a text holds a NUL, or a whole number is beyond all measure.
     """
-    group: Any = type(settings)
+    group: type = type(settings)
     for name, kind in _kinds(group).items():
         value = getattr(settings, name)
         named = f"`{name}` of {of}" if of else f"--{name}"
@@ -82,11 +82,11 @@ def check_types(settings: Any, of: str = "") -> None:
 
 
 @cache
-def _kinds(kind: Any) -> Mapping[str, Any]:
-    return get_type_hints(kind)
+def _kinds(group: type) -> Mapping[str, object]:
+    return get_type_hints(group)
 
 
-def _is_of(value: object, kind: Any) -> bool:
+def _is_of(value: object, kind: object) -> bool:
     """Whether a value is of a type as the settings' annotations spell it."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Literal:
@@ -99,7 +99,7 @@ def _is_of(value: object, kind: Any) -> bool:
         return type(value) in (int, float)
     if kind is str:
         return type(value) is str and "\0" not in value
-    return type(value) is kind if kind in (int, bool) else isinstance(value, kind)
+    return type(value) is kind if kind in (int, bool) else isinstance(kind, type) and isinstance(value, kind)
 
 
 def _shown(value: object) -> str:
@@ -110,7 +110,7 @@ def _shown(value: object) -> str:
     return reprlib.repr(value)
 
 
-def format_value(kind: Any) -> str:
+def format_value(kind: object) -> str:
     """A type annotation in words: ``a whole number``."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Literal:
@@ -119,8 +119,15 @@ def format_value(kind: Any) -> str:
         return " or ".join(format_value(part) for part in parts)
     if origin is tuple:
         return f"a list, each of it {format_value(parts[0])}"
-    known = {int: "a whole number", float: "a number", str: "a text without NUL", bool: "true or false"}
-    return known.get(kind, "nothing" if kind is NoneType else f"a group of settings ({kind.__name__})")
+    known: dict[object, str] = {
+        int: "a whole number",
+        float: "a number",
+        str: "a text without NUL",
+        bool: "true or false",
+    }
+    return known.get(
+        kind, "nothing" if kind is NoneType else f"a group of settings ({getattr(kind, '__name__', kind)})"
+    )
 
 
 def check_positive(settings: object, of: str, *names: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypedDict
 
 from nat2.data.known import known_as
 from nat2.data.layout import splits_of
@@ -64,6 +65,19 @@ def list_hub(name: str) -> Listing:
     )
 
 
-def _content(part: Any, column: str, number: int) -> bytes:
+class _Stored(TypedDict):
+    """An image that was not decoded."""
+
+    bytes: bytes | None
+    path: str
+
+
+class _Rows(Protocol):
+    """A split of a data set."""
+
+    def __getitem__(self, number: int, /) -> Mapping[str, _Stored]: ...
+
+
+def _content(part: _Rows, column: str, number: int) -> bytes:
     stored = part[number][column]
     return stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()

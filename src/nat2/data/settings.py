@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from nat2.errors import ConfigError
 from nat2.validation import check_not_negative, check_share, check_types
@@ -36,7 +36,7 @@ class Augmentation:
         Raises:
             ConfigError: a number is outside its range.
         """
-        given: Any = self.policy
+        given: object = self.policy
         if given is False:  # as YAML reads `off`
             object.__setattr__(self, "policy", "none")
         check_types(self, "the augmentation")

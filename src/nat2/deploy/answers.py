@@ -8,7 +8,6 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from nat2.deploy.predict import Prediction
 from nat2.errors import ConfigError, RunError
@@ -94,7 +93,7 @@ def write_document(path: Path, predictions: Iterable[Prediction]) -> None:
     write_json(path, [_entry(each) for each in predictions])
 
 
-def _entry(prediction: Prediction) -> dict[str, Any]:
+def _entry(prediction: Prediction) -> dict[str, object]:
     if prediction.error:
         return {"image": str(prediction.image), "error": prediction.error}
     classes = [{"class": name, "probability": round(share, 6)} for name, share in prediction.answers]

@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 from nat2.data.decode import JPEG_GAP
 from nat2.data.transform import Pipeline
 from nat2.errors import CheckpointError
+from nat2.files import JsonObject
 
 _SHOWN = 10  # networks in a message
 _SIDES = range(1, 2**14)
 _CHANNELS = range(1, 2**10)
-_PARTS: dict[str, dict[str, Any]] = {
+_PARTS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "arch.json": {"arch": dict, "macro": dict, "exits": list, "classes": list},
     "preprocessing.json": {"side": int, "center": (int, float), "resolution": int},
 }
 
 
-def preprocessing(pipeline: Pipeline, *, side: int, resolution: int) -> dict[str, Any]:
+def preprocessing(pipeline: Pipeline, *, side: int, resolution: int) -> dict[str, object]:
     """What ``preprocessing.json`` holds: from an image file to the input of a network, in words and in numbers.
 
     Args:
@@ -55,7 +55,7 @@ def preprocessing(pipeline: Pipeline, *, side: int, resolution: int) -> dict[str
     }
 
 
-def describe(folder: Path) -> dict[str, Any]:
+def describe(folder: Path) -> JsonObject:
     """What ``arch.json`` says of an exported network: architecture, exits, classes; and ``preprocessing.json``, under
     ``input``.
 
@@ -90,19 +90,19 @@ def describe(folder: Path) -> dict[str, Any]:
     return description | {"input": given}
 
 
-def _read(folder: Path, name: str) -> dict[str, Any]:
+def _read(folder: Path, name: str) -> JsonObject:
     try:
-        content: Any = json.loads((folder / name).read_text(encoding="utf-8"))
+        content: object = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder / name} cannot be read ({error}); export the network again") from error
-    parts = _PARTS[name]
-    missing = sorted(parts.keys() - (content.keys() if isinstance(content, dict) else set()))
+    parts, content = _PARTS[name], content if isinstance(content, dict) else {}
+    missing = sorted(parts.keys() - content.keys())
     if missing:
         raise CheckpointError(f"{folder / name} lacks {', '.join(missing)}; export the network again")
     for part, kind in parts.items():
         if not isinstance(content[part], kind):
             raise _damaged(folder / name, part, content[part])
-    return dict[str, Any](content)
+    return content
 
 
 def networks_in(folder: Path) -> list[Path]:

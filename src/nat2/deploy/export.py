@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import onnxruntime
 import torch
@@ -37,7 +36,7 @@ def export(
     folder: Path,
     *,
     side: int,
-    facts: Mapping[str, Any],
+    facts: Mapping[str, object],
     weights: Sequence[float] = (1.0,),
     pt2: bool = False,
 ) -> float:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -77,7 +77,7 @@ class Measured:
     device: str
     latency: Latency
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, object]:
         """A row of latency.csv; times in milliseconds."""
         facts = {"id": self.id, "runtime": self.runtime, "batch": self.batch, "threads": self.threads}
         rounded = {
@@ -131,7 +131,7 @@ def latency(
 
     Args:
         folders: Of exported networks; a run folder, or a folder of networks, stands for all of them.
-        runtimes: Any of ``onnx``, ``int8`` and ``torch``.
+        runtimes: Some of ``onnx``, ``int8`` and ``torch``.
         batches: Images at once.
         threads: Threads.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -23,7 +23,7 @@ from nat2 import __version__
 from nat2.deploy.deployable import Deployable
 from nat2.space.macro import Activation, reduced
 from nat2.supernet.depthwise import useful_padding
-from nat2.supernet.static import MBConv, ParallelBlocks, SqueezeExcite, Stem
+from nat2.supernet.static import Exit, MBConv, ParallelBlocks, SqueezeExcite, Stem
 
 IR_VERSION = 4
 OPSET = 9
@@ -65,6 +65,9 @@ def set_header(model: onnx.ModelProto, *, ir_version: int) -> None:
     model.producer_name, model.producer_version = "nat2", __version__
 
 
+_Attribute = float | Sequence[int]
+
+
 class _Map(NamedTuple):
     """A square feature map: the name of its tensor, and its side."""
 
@@ -79,12 +82,12 @@ class _Graph:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     tensors: list[onnx.TensorProto] = field(default_factory=list)
 
-    def add(self, operator: str, name: str, *inputs: str, **attributes: Any) -> str:
+    def add(self, operator: str, name: str, *inputs: str, **attributes: _Attribute) -> str:
         """Append an operator; returns the name of its result."""
         self.nodes.append(helper.make_node(operator, inputs, [name], name, **attributes))
         return name
 
-    def map(self, operator: str, name: str, x: _Map, *others: _Map, **attributes: Any) -> _Map:
+    def map(self, operator: str, name: str, x: _Map, *others: _Map, **attributes: _Attribute) -> _Map:
         """Append an operator that keeps the side of the map."""
         return _Map(self.add(operator, name, x.name, *(each.name for each in others), **attributes), x.side)
 
@@ -99,7 +102,12 @@ class _Graph:
         """A convolution that keeps the side of the map, or divides it by the stride."""
         stored = self.hold(f"{name}.weight", weight), self.hold(f"{name}.bias", bias)
         kernel = weight.shape[-1]
-        shape = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [padding] * 4, "group": groups}
+        shape: dict[str, _Attribute] = {
+            "kernel_shape": [kernel] * 2,
+            "strides": [stride] * 2,
+            "pads": [padding] * 4,
+            "group": groups,
+        }
         return _Map(self.add("Conv", name, x.name, *stored, **shape), reduced(x.side, stride))
 
 
@@ -171,12 +179,16 @@ def _stem(graph: _Graph, model: Deployable) -> _Map:
     return _mbconv(graph, "stem.block", _hardswish(graph, "stem.conv", x), stem.block)
 
 
-def _stage(graph: _Graph, name: str, x: _Map, layers: Any, *, dense: bool) -> _Map:
+def _stage(graph: _Graph, name: str, x: _Map, layers: nn.Module, *, dense: bool) -> _Map:
     """The layers of a stage; with dense skips the outputs of all but the last two are added to the last (OFAv2)."""
     outputs: list[_Map] = []
-    for position, layer in enumerate(layers):
-        block = _parallel if isinstance(layer, ParallelBlocks) else _mbconv
-        x = block(graph, f"{name}.{position}", x, layer)
+    for position, layer in enumerate(layers.children()):
+        part = f"{name}.{position}"
+        if isinstance(layer, ParallelBlocks):
+            x = _parallel(graph, part, x, layer)
+        else:
+            assert isinstance(layer, MBConv)
+            x = _mbconv(graph, part, x, layer)
         if dense:
             outputs.append(x)
             x = _sum(graph, f"{name}.{position}.dense", [x, *outputs[:-2]])
@@ -241,8 +253,9 @@ def _pool(graph: _Graph, name: str, x: _Map, stride: int) -> _Map:
     return _Map(graph.add("MaxPool", name, x.name, **shape), reduced(x.side, stride))
 
 
-def _exit(graph: _Graph, name: str, x: _Map, module: Any, share: float) -> _Map:
+def _exit(graph: _Graph, name: str, x: _Map, module: nn.Module, share: float) -> _Map:
     """A classifier; its share in the answer goes into its weights."""
+    assert isinstance(module, Exit)
     y = graph.conv(f"{name}.expand", x, *_folded(module.expand, module.expand_bn))
     y = graph.map("Flatten", f"{name}.flat", _mean(graph, name, _hardswish(graph, f"{name}.expand", y)))
     weight = graph.hold(f"{name}.mix.weight", _values(module.mix.weight).T)

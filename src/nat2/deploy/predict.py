@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from nat2.deploy.deployable import Deployable, load
 from nat2.deploy.description import check_network, describe
 from nat2.environment import available_cores
 from nat2.errors import CheckpointError, ConfigError, DataError
+from nat2.files import JsonObject
 from nat2.validation import user_path
 
 BATCH = 64
@@ -46,7 +46,7 @@ class Classifier:
 
     model: Deployable
     classes: tuple[str, ...]
-    inputs: dict[str, Any]
+    inputs: JsonObject
     """What ``preprocessing.json`` says."""
     top: int = 3
     """How many classes an answer has."""
@@ -176,7 +176,7 @@ def find_images(given: Iterable[Path | str]) -> tuple[list[Path], int]:
     return found, others
 
 
-def read_as_trained(path: Path, inputs: dict[str, Any], *, grey: bool) -> Pixels:
+def read_as_trained(path: Path, inputs: JsonObject, *, grey: bool) -> Pixels:
     """An image as the training images were stored, shape (side, side, channels).
 
     Args:

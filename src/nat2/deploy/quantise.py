@@ -8,10 +8,11 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from torch import Tensor
 
@@ -114,11 +115,11 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]
     """Hands batches to the quantiser."""
 
     def __init__(self, batches: Iterable[Tensor]) -> None:
-        self._next: Callable[[], dict[str, Any] | None]
+        self._next: Callable[[], dict[str, NDArray[np.float32]] | None]
         inputs = iter([{"images": batch.contiguous().cpu().numpy()} for batch in batches])
         self._next = lambda: next(inputs, None)
 
-    def get_next(self) -> dict[str, Any] | None:
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         return self._next()
 
 

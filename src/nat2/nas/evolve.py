@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ Objectives = NDArray[np.float64]
 class _Inner(Problem):  # type: ignore[misc]
     def __init__(
         self,
-        space: Searchable[Any],
+        space: Searchable[A],
         evaluate: Callable[[Genomes], Objectives],
         n_objectives: int,
         violated: Callable[[Genomes], Objectives] | None,
@@ -39,7 +38,7 @@ class _Inner(Problem):  # type: ignore[misc]
         self._evaluate_genomes = evaluate
         self._violated = violated
 
-    def _evaluate(self, x: Any, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+    def _evaluate(self, x: Objectives, out: dict[str, Objectives], *args: object, **kwargs: object) -> None:
         genomes = np.asarray(x, dtype=np.int64)
         out["F"] = self._evaluate_genomes(genomes)
         if self._violated is not None:
@@ -49,12 +48,12 @@ class _Inner(Problem):  # type: ignore[misc]
 class _Canonical(Repair):  # type: ignore[misc]
     """Rounds mutated genes and makes equal networks equal vectors, so that pymoo sees duplicates."""
 
-    def __init__(self, space: Searchable[Any]) -> None:
+    def __init__(self, space: Searchable[A]) -> None:
         super().__init__()
-        self._space = space
+        self._canonical = space.canonical
 
-    def _do(self, problem: Any, x: Any, **kwargs: Any) -> Genomes:
-        return self._space.canonical(np.around(x).astype(np.int64))
+    def _do(self, problem: Problem, x: Objectives, **kwargs: object) -> Genomes:
+        return self._canonical(np.around(x).astype(np.int64))
 
 
 @cache

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 
 import torch
 import yaml
@@ -388,7 +388,7 @@ def _is_own(name: str) -> bool:
     return name in _OWN or (name.startswith("supernet-w") and name.endswith(".safetensors"))
 
 
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, object]:
     """Versions and machine, so that a result can be traced."""
     return {
         "python": sys.version.split()[0],
@@ -409,7 +409,7 @@ def _splits(dataset: Dataset) -> list[dict[str, str]]:
     ]
 
 
-def _describe(dataset: Dataset) -> dict[str, Any]:
+def _describe(dataset: Dataset) -> dict[str, object]:
     splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
     return {
         "name": dataset.name,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -83,15 +82,18 @@ class Result:
 
     def measured_on(self, images: Mapping[str, Sequence[int]]) -> Result:
         """The same, with what is unknown of its images filled in from the images of each class, by split."""
-        known: dict[str, Any] = {}
-        for split, there in (("val", self.val_images), ("test", self.test_images)):
-            counts = images.get(split, ())
-            total = sum(counts)
-            if there is None and total:
-                known |= {f"{split}_images": total, f"{split}_chance": chance_of(counts)}
-        return replace(self, **known)
+        known = self
+        val, test = images.get("val", ()), images.get("test", ())
+        val_images, test_images = sum(val), sum(test)
+        if self.val_images is None and val_images:
+            known = replace(known, val_images=val_images, val_chance=chance_of(val))
+        if self.test_images is None and test_images:
+            known = replace(known, test_images=test_images, test_chance=chance_of(test))
+        return known
 
-    def row(self, objectives: Sequence[str], others: Iterable[str] = (), files: Iterable[str] = ()) -> dict[str, Any]:
+    def row(
+        self, objectives: Sequence[str], others: Iterable[str] = (), files: Iterable[str] = ()
+    ) -> dict[str, object]:
         """A row of pareto.csv: id and architecture, the objectives, accuracies, then everything else.
 
         Args:

@@ -100,7 +100,7 @@ class Arch:
         """Eight hexadecimal digits derived from `key`, for file names and tables."""
         return hashlib.sha256(self.key.encode()).hexdigest()[:8]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain data: ``{"resolution": 64, "width": 1.0, "stages": [["k3e4", "k5e6"], ...]}``."""
         return {
             "resolution": self.resolution,
@@ -146,7 +146,7 @@ class Arch:
             }
         )
 
-    def to_ofa(self) -> dict[str, Any]:
+    def to_ofa(self) -> dict[str, object]:
         """The dictionary of the OFA tools: flat ``ks`` and ``e`` of 20 values, ``d`` of 5, exit ``nd``, ``r``, ``w``.
 
         Values that the network does not use are the smallest. Parallel blocks add ``nw`` of 20 values, 1..7.

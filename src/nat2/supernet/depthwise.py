@@ -9,7 +9,7 @@ Their gradient is therefore computed up to three columns at a time: the same num
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -58,18 +58,29 @@ def _columns_pay(x: Tensor) -> bool:
     )
 
 
+class _Context(Protocol):
+    """What the forward pass leaves for the backward pass."""
+
+    stride: int
+    padding: int
+    needs_input_grad: tuple[bool, ...]
+    saved_tensors: tuple[Tensor, Tensor]
+
+    def save_for_backward(self, x: Tensor, weight: Tensor, /) -> None: ...
+
+
 class _DepthwiseByColumns(torch.autograd.Function):
     """A depthwise convolution whose weights' gradient is computed a few columns of the kernel at a time."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    def forward(ctx: _Context, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.padding = stride, padding
         return F.conv2d(x, weight, stride=stride, padding=padding, groups=len(weight))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+    def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         x, weight = ctx.saved_tensors
         of_input = _input_gradient(gradient, x, weight, ctx.stride, ctx.padding) if ctx.needs_input_grad[0] else None
         return of_input, _weights_gradient(gradient, x, weight, ctx.stride, ctx.padding), None, None

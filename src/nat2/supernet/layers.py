@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -72,11 +72,20 @@ def normalize_by_joint_batch(add: Callable[[Tensor], Tensor]) -> Normalize:
     return normalize
 
 
+class _Context(Protocol):
+    """What the forward pass leaves for the backward pass."""
+
+    add: Callable[[Tensor], Tensor]
+    saved_tensors: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+
 class _JointBatchNorm(torch.autograd.Function):
     """Batch norm over the images of all processes: one exchange of sums forward, one backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, add: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(ctx: _Context, x: Tensor, weight: Tensor, bias: Tensor, add: Callable[[Tensor], Tensor]) -> Tensor:
         var, mean = (each.double() for each in torch.var_mean(x.float(), (0, 2, 3), correction=0))
         count = mean.new_full((1,), x.numel() / x.shape[1])
         # In double precision, because a mean that is large beside the deviation would swallow it.
@@ -89,7 +98,7 @@ class _JointBatchNorm(torch.autograd.Function):
         return F.batch_norm(x, mean, var, weight, bias, eps=EPSILON)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: _Context, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight, mean, scale, count = ctx.saved_tensors
         gradient = gradients[0].float()
         normalized = (x.float() - mean.view(1, -1, 1, 1)) * scale.view(1, -1, 1, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -122,9 +121,16 @@ class SuperNetworks(nn.Module):
         """Narrowest first, if they were given so."""
         return (network for network in self.by_width.values() if isinstance(network, SuperNetwork))
 
-    def forward(self, images: Tensor, arch: Arch, **options: Any) -> Tensor:
-        """Run one sub-network on the super-network of its width; takes what `SuperNetwork.forward` takes."""
-        logits: Tensor = self[arch.width](images, arch, **options)
+    def forward(
+        self,
+        images: Tensor,
+        arch: Arch,
+        *,
+        normalize: Normalize = normalize_by_batch,
+        exits: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Run one sub-network on the super-network of its width, see `SuperNetwork.forward`."""
+        logits: Tensor = self[arch.width](images, arch, normalize=normalize, exits=exits)
         return logits
 
 

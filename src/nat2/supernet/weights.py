@@ -6,10 +6,10 @@ import contextlib
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import safetensors
 import torch
@@ -174,8 +174,11 @@ def _open_safetensors(path: Path) -> Checkpoint:
     return Checkpoint(path, {None: _unwrapped(tensors)}, macro=macro)
 
 
-def _unpickled(path: Path, head: bytes) -> Any:
-    inert: list[Any] = [_Ignored, *((_Ignored, name) for name in _HARMLESS)]
+def _unpickled(path: Path, head: bytes) -> object:
+    inert: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
+        _Ignored,
+        *((_Ignored, name) for name in _HARMLESS),
+    ]
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(inert):
             warnings.simplefilter("ignore")  # torch's own remarks on files that it goes on to refuse
@@ -196,7 +199,7 @@ def _unpickled(path: Path, head: bytes) -> Any:
 _REMEDY = "it is damaged, cut short or of another format; .safetensors files and those of torch.save are read"
 
 
-def _found(content: Mapping[Any, Any], depth: int = 0) -> tuple[str, Mapping[str, Tensor]]:
+def _found(content: Mapping[object, object], depth: int = 0) -> tuple[str, Mapping[str, Tensor]]:
     """The weights among what a trainer stored, and where they lie; nothing if there are none."""
     for entry in _ENTRIES:
         inner = content.get(entry)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from nat2.data.augment import neighbours
 from nat2.data.transfer import to_device
 from nat2.data.transform import shuffled_batches
 from nat2.errors import CheckpointError, RunError
-from nat2.files import load_tensors, save_tensors
+from nat2.files import JsonObject, load_tensors, save_tensors
 from nat2.progress import SILENT, Reporter
 from nat2.seeds import numpy_generator, torch_generator
 from nat2.space.arch import Arch
@@ -192,7 +191,7 @@ def save_state(
     path: Path,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    metadata: Mapping[str, Any],
+    metadata: Mapping[str, object],
     *,
     keep_previous: bool = True,
 ) -> None:
@@ -225,7 +224,7 @@ def load_state(
     optimizer: torch.optim.Optimizer,
     *,
     progress: Reporter = SILENT,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Read what `save_state` wrote into a network and its optimiser, and return the metadata.
 
     If the file cannot be read, the one before is taken, which `progress` reports.
@@ -246,7 +245,7 @@ def load_state(
     return metadata
 
 
-def read_state(path: Path, *, progress: Reporter = SILENT) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_state(path: Path, *, progress: Reporter = SILENT) -> tuple[dict[str, Tensor], JsonObject]:
     """The tensors and metadata of a resume point, or of the one before if it cannot be read.
 
     Raises:
