@@ -170,6 +170,7 @@ def _generation(task: Search[A], number: int, before: Generation[A]) -> Generati
         check_failures(task, again)
         members = succeeded(again)
         clock.append(time.monotonic())
+    # With fixed weights there are no moments after the evaluation.
     _, evaluate_seconds, adapt_seconds, again_seconds, *_ = [*np.diff(clock).tolist(), 0.0, 0.0]
     facts = GenerationFacts(
         evaluations=len(evaluated) + len(again),

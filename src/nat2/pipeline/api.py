@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -13,6 +13,7 @@ from nat2.allocator import keep_freed_memory
 from nat2.data.dataset import Dataset, name_of
 from nat2.errors import ConfigError
 from nat2.nas.archive import Archive, Evaluation
+from nat2.nas.functions import Evaluate, SearchFunctions
 from nat2.nas.nat import search as search_space
 from nat2.nas.objectives import Objective
 from nat2.nas.search_result import SearchResult
@@ -39,7 +40,7 @@ from nat2.runs.folder import RunFolder, check_place, was_cleared
 from nat2.runs.read import read_run
 from nat2.runs.results import Result
 from nat2.space import Arch
-from nat2.space.searchable import Searchable
+from nat2.space.searchable import A, Searchable
 from nat2.supernet import SuperNetwork, SuperNetworks
 from nat2.validation import user_path
 
@@ -83,8 +84,8 @@ def search(
 
 @overload
 def search(
-    space: Searchable[Any], evaluate: Callable[..., Any], objectives: Sequence[Objective] | str, **options: Any
-) -> SearchResult[Any]: ...
+    space: Searchable[A], evaluate: Evaluate[A] | SearchFunctions[A], objectives: Sequence[Objective], **options: Any
+) -> SearchResult[A]: ...
 
 
 def search(space: RunConfig | Searchable[Any], *arguments: Any, **options: Any) -> Any:

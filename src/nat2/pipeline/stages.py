@@ -152,13 +152,13 @@ def search_networks(context: RunContext, networks: SuperNetworks, archive: Archi
         adapt=adaptation.advance if adapts else None,
     )
     task = Search(
-        context.space,
-        functions,
-        context.objectives,
-        context.recorded,
-        config.search,
-        archive,
-        config.seed,
+        space=context.space,
+        functions=functions,
+        objectives=context.objectives,
+        recorded=context.recorded,
+        settings=config.search,
+        archive=archive,
+        seed=config.seed,
         processes=processes,
         progress=context.progress,
     )
