@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -227,8 +228,11 @@ def _open_folder(out: Path, fresh: str, config: RunConfig, dataset: Dataset, pro
     opened: list[RunFolder] = []
 
     def claim() -> None:
-        opened.append(RunFolder(out, fresh=fresh))
-        opened[0].claim(config, dataset)
+        with ExitStack() as held:  # which lets go of a folder that cannot be claimed
+            folder = held.enter_context(RunFolder(out, fresh=fresh))
+            folder.claim(config, dataset)
+            held.pop_all()
+        opened.append(folder)
 
     processes.once(claim)
     return opened[0] if opened else RunFolder(out, shared=True)
