@@ -83,16 +83,7 @@ def train(family: str, teacher: str, dataset: Dataset, folder: Path, options: di
         result: dict[str, Any] = json.loads(done.read_text())
         return result
     folder.mkdir(parents=True, exist_ok=True)
-    exits, _, body = family.partition("_")
-    macro = Macro(
-        classes=len(dataset.classes),
-        channels=dataset.channels,
-        width=0.5,
-        early_exits=exits == "EE",
-        dense_skips=body == "D",
-        parallel_blocks=False,
-        stem_stride=2,
-    )
+    macro = Macro.of_family(family, classes=len(dataset.classes), channels=dataset.channels, width=0.5, stem_stride=2)
     space = SearchSpace.of(macro, RESOLUTIONS)
     pipeline = Pipeline(dataset.mean, dataset.std, Augmentation())
     seed = int(options["seed"])

@@ -91,7 +91,7 @@ def write_run(
 ) -> list[Result]:
     """A run folder; `state` is ``training``, ``searching`` (a generation is missing) or ``finished``."""
     folder.mkdir(parents=True)
-    config = RunConfig(data="corners", width=0.25, resolutions="12,16", stem_stride=1, budget=budget)
+    config = RunConfig(data="corners", family="EE_D", width=0.25, resolutions="12,16", stem_stride=1, budget=budget)
     settled = config.to_dict()
     settled["search"]["generations"] = generations
     (folder / "config.yaml").write_text(yaml.safe_dump(settled, sort_keys=False))

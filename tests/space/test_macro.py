@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nat2.errors import ConfigError
 from nat2.space import Macro
-from nat2.space.macro import make_divisible
+from nat2.space.macro import FAMILIES, make_divisible
 
 
 @given(st.floats(0.1, 5000))
@@ -45,7 +45,19 @@ def test_family_names_are_those_of_the_paper() -> None:
         Macro(classes=2, early_exits=exits, dense_skips=skips, parallel_blocks=parallel).family
         for exits, skips, parallel in itertools.product((False, True), repeat=3)
     }
-    assert names == {"SE_B", "SE_D", "SE_P", "SE_DP", "EE_B", "EE_D", "EE_P", "EE_DP"}
+    assert names == {"SE_B", "SE_D", "SE_P", "SE_DP", "EE_B", "EE_D", "EE_P", "EE_DP"} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_made_from_its_name(family: str) -> None:
+    macro = Macro.of_family(family, classes=3, channels=1, width=0.5, stem_stride=1)
+    assert (macro.family, macro.classes, macro.channels, macro.width, macro.stem_stride) == (family, 3, 1, 0.5, 1)
+
+
+@pytest.mark.parametrize("name", ["auto", "EE", "EE_PD", "ee_d", "", "DP"])
+def test_families_that_do_not_exist_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"one of EE_D, .*got {name!r}"):
+        Macro.of_family(name, classes=3, channels=1, width=0.5, stem_stride=1)
 
 
 @pytest.mark.parametrize("change", [{"classes": 1}, {"channels": 0}, {"width": 0.0}, {"width": 9}, {"stem_stride": 3}])

@@ -18,11 +18,11 @@ from nat2.nas.budget import parse_budget
 from nat2.nas.objectives import parse_objectives
 from nat2.nas.settings import SEARCH_PRESETS, SearchSettings
 from nat2.runs.yaml_config import in_words, plainly
-from nat2.space.macro import STAGES, Macro
+from nat2.space.macro import STAGES, FamilyName, Macro
 from nat2.training.settings import AdaptSettings, FinetuneSettings, Phase, ScheduleName, ShrinkSettings
 from nat2.validation import as_text, check_types, user_path
 
-Family = Literal["auto", "EE_D", "EE_B", "EE_P", "EE_DP", "SE_D", "SE_B", "SE_P", "SE_DP"]
+Family = Literal["auto", FamilyName]
 Preset = Literal["quick", "nat2", "nat"]
 DEFAULT_FAMILY: Family = "EE_D"
 
@@ -318,16 +318,13 @@ def macros_for(config: RunConfig, *, classes: int, channels: int, resolutions: t
         ConfigError: at the smallest resolution the feature map shrinks to one pixel before the last two stages.
     """
     family = DEFAULT_FAMILY if config.family == "auto" else config.family
-    exits, _, body = family.partition("_")
     narrow = 0.35 if resolutions[-1] < 24 else 0.5
     macros = tuple(
-        Macro(
+        Macro.of_family(
+            family,
             classes=classes,
             channels=channels,
             width=width,
-            early_exits=exits == "EE",
-            dense_skips="D" in body,
-            parallel_blocks="P" in body,
             stem_stride=config.stem_stride or (1 if resolutions[-1] < 48 else 2),
         )
         for width in ((narrow,) if config.width == "auto" else parse_widths(config.width))

@@ -106,15 +106,12 @@ class RunReport:
     @cached_property
     def macros(self) -> tuple[Macro, ...]:
         """The macro-architecture of each width, narrowest first."""
-        exits, _, body = str(self.config["family"]).partition("_")
         return tuple(
-            Macro(
+            Macro.of_family(
+                str(self.config["family"]),
                 classes=len(self.data["images"]["train"]),
                 channels=int(self.data["channels"]),
                 width=float(width),
-                early_exits=exits == "EE",
-                dense_skips="D" in body,
-                parallel_blocks="P" in body,
                 stem_stride=int(self.config["stem_stride"]),
             )
             for width in str(self.config["width"]).split(",")

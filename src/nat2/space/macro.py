@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from nat2.errors import ArchError, ConfigError
 from nat2.space.arch import MBCONV, Arch
 
 Activation = Literal["relu", "hswish"]
+FamilyName = Literal["EE_D", "EE_B", "EE_P", "EE_DP", "SE_D", "SE_B", "SE_P", "SE_DP"]
+FAMILIES: tuple[FamilyName, ...] = get_args(FamilyName)
 
 STAGES = 5
 MAX_DEPTH = 4
@@ -121,6 +123,26 @@ class Macro:
             raise ConfigError(f"the width multiplier must be above 0 and at most 8; got {self.width}")
         if self.stem_stride not in (1, 2):
             raise ConfigError(f"the stem's stride must be 1 or 2; got {self.stem_stride}")
+
+    @staticmethod
+    def of_family(family: str, *, classes: int, channels: int, width: float, stem_stride: int) -> Macro:
+        """The macro-architecture of a family as the paper names it, e.g. ``EE_D``; see `family`.
+
+        Raises:
+            ConfigError: there is no such family, or a value is outside its range.
+        """
+        if family not in FAMILIES:
+            raise ConfigError(f"the family must be one of {', '.join(FAMILIES)}; got {family!r}")
+        exits, _, body = family.partition("_")
+        return Macro(
+            classes=classes,
+            channels=channels,
+            width=width,
+            early_exits=exits == "EE",
+            dense_skips="D" in body,
+            parallel_blocks="P" in body,
+            stem_stride=stem_stride,
+        )
 
     def check(self, arch: Arch, exits: Iterable[int] | None = None) -> tuple[int, ...]:
         """The exits that answer, ascending and each once: those asked for, or the architecture's own.

@@ -117,7 +117,10 @@ def identify(state: Mapping[str, Tensor], macro: Macro | None = None) -> Identit
     observed = (shapes[layout.stem][0], *ordered[::MAX_DEPTH], *(exits[number][0] for number in sorted(exits)))
     width, doubled = (macro.width, macro.doubled_exit_widths) if macro else _width_of(observed)
     early, parallel = len(exits) > 1, any("layers_blocks." in key or ".mbconv." in key for key in shapes)
-    both = [f"{'EE' if early else 'SE'}_{'D' * dense + 'P' * parallel or 'B'}" for dense in (True, False)]
+    both = [
+        Macro(classes=2, early_exits=early, dense_skips=dense, parallel_blocks=parallel).family
+        for dense in (True, False)
+    ]
     return Identity(
         layout=name,  # type: ignore[arg-type]
         families=(macro.family,) if macro else tuple(both[::-1] if name == "ofa" else both),
