@@ -24,10 +24,10 @@ import nat2
 from nat2.allocator import keep_freed_memory
 from nat2.data.transform import Pipeline, ResizedImages, shuffled_batches, steps_per_epoch
 from nat2.pipeline.prepare import prepare
-from nat2.runs.config import RunConfig, parse_resolutions
+from nat2.runs.config import RunConfig
 from nat2.runs.results import Result
 from nat2.seeds import torch_generator
-from nat2.space import Arch, Layer, Macro, cost
+from nat2.space import Arch, Layer, cost
 from nat2.supernet import StaticNetwork, SuperNetwork, extract
 from nat2.supernet.static import channels_last
 from nat2.training.optimise import Schedule, accuracy, set_learning_rate, sgd
@@ -50,9 +50,9 @@ class Made:
 
 def made_by_hand(config: RunConfig, name: str, seconds: float) -> Made:
     """Train one of the sizes for so many processor seconds, reading the images not counted."""
-    config, dataset, macros = prepare(config)
-    macro: Macro = macros[0]
-    resolution = parse_resolutions(config.resolutions)[-1]
+    plan, dataset = prepare(config)
+    config, macro = plan.config, plan.macros[0]
+    resolution = plan.space.resolutions[-1]
     stages, depth, layer = SIZES[name]
     arch = Arch(resolution=resolution, width=macro.width, stages=((layer,) * depth,) * stages)
     generator = torch_generator(config.seed, "handmade", name)

@@ -17,7 +17,6 @@ from nat2.errors import ConfigError
 from nat2.pipeline.prepare import introduction, prepare
 from nat2.progress import Progress
 from nat2.runs.config import RunConfig
-from nat2.space import SearchSpace
 from tests.data.test_depth import values, write_deep
 from tests.data.test_sources import write_images
 from tests.pixels import pixels_of
@@ -162,8 +161,7 @@ def test_reading_is_shown_and_the_range_is_told(tmp_path: Path) -> None:
     shown: list[tuple[str, dict[str, int]]] = []
     progress = Progress(quiet=True)
     with mock.patch.object(progress, "stage", lambda name, **totals: shown.append((name, totals))):
-        config, dataset, macros = prepare(RunConfig(data=str(tmp_path), resolutions="12"), progress=progress)
+        plan, dataset = prepare(RunConfig(data=str(tmp_path), resolutions="12"), progress=progress)
     assert shown == [("read", {"images": 40})]
-    space = SearchSpace.of(macros, (12,))
-    told = dict(introduction(config, dataset, macros, space))["range"]
+    told = dict(introduction(plan, dataset))["range"]
     assert told.startswith("of images deeper than 8 bits 400 becomes black and 932 white")

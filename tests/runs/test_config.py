@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
@@ -13,52 +13,19 @@ from nat2.data.settings import Augmentation
 from nat2.errors import ConfigError
 from nat2.runs.config import (
     PRESETS,
-    Family,
     RunConfig,
     absolute,
-    macros_for,
     parse_resolutions,
-    parse_widths,
     read_config,
-    resolutions_for,
     same,
 )
 from nat2.training.settings import SCHEDULES, Phase, ScheduleName
-
-
-@pytest.mark.parametrize(
-    ("native", "sides"),
-    [(8, (14, 16, 18)), (28, (20, 24, 28)), (32, (24, 28, 32)), (64, (48, 56, 64)), (3000, (48, 56, 64))],
-)
-def test_resolutions_follow_the_images(native: int, sides: tuple[int, ...]) -> None:
-    assert resolutions_for(native) == sides
-
-
-@pytest.mark.parametrize("native", range(1, 400))
-def test_automatic_resolutions_never_collapse_the_feature_map(native: int) -> None:
-    sides = resolutions_for(native)
-    (macro,) = macros_for(RunConfig(), classes=10, channels=3, resolutions=sides)
-    assert macro.feature_sizes(sides[0])[3] >= 2
-
-
-def test_families_and_widths_are_those_asked_for() -> None:
-    for family in get_args(Family):
-        config = RunConfig(family=family, width="1.0,1.2")
-        macros = macros_for(config, classes=10, channels=3, resolutions=(64,))
-        assert [macro.width for macro in macros] == [1.0, 1.2]
-        assert {macro.family for macro in macros} == {"EE_D" if family == "auto" else family}
-    assert parse_widths(0.25) == (0.25,)
 
 
 @pytest.mark.parametrize("text", ["", "64,48", "48,48", "4,8", "a", "48;56", "48.5"])
 def test_unusable_resolutions_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--resolutions"):
         parse_resolutions(text)
-
-
-def test_a_collapsed_feature_map_is_reported_with_the_remedy() -> None:
-    with pytest.raises(ConfigError, match=r"one pixel.*--stem_stride 1 or larger --resolutions"):
-        macros_for(RunConfig(stem_stride=2), classes=10, channels=1, resolutions=(16, 20))
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ from tests.tiny import write_corners
 
 
 def claim(folder: Path, config: RunConfig) -> str:
-    settled, dataset, _ = prepare(config)
+    plan, dataset = prepare(config)
     with RunFolder(folder) as run:
-        run.claim(settled, dataset)
+        run.claim(plan.config, dataset)
     return str(yaml.safe_load((folder / "config.yaml").read_text())["data"])
 
 

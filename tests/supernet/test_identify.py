@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from nat2.files import save_tensors
 from nat2.pipeline.prepare import prepare
 from nat2.pipeline.pretrained import begin_with, remarks, settle
 from nat2.runs.config import RunConfig
+from nat2.runs.plan import Choices
 from nat2.space import Macro, SearchSpace
 from nat2.supernet import SuperNetwork, extract
 from nat2.supernet.checkpoint import load_published, published_state, read_checkpoint
@@ -25,6 +27,11 @@ from nat2.supernet.weights import open_checkpoint
 from tests.supernet.conftest import FAMILIES, random_network
 
 Content = Callable[[dict[str, Tensor]], object]
+
+
+def of(**flags: Any) -> Choices:
+    """What flags leave open."""
+    return Choices.of(RunConfig(**flags))
 
 
 def ofa(width: float = 1.0, classes: int = 1000) -> SuperNetwork:
@@ -73,7 +80,7 @@ def test_a_single_network_is_no_super_network(tmp_path: Path) -> None:
     assert identify(published_state(extract(network, space.largest))).complete  # type: ignore[union-attr]
     torch.save(published_state(extract(network, space.smallest)), tmp_path / "small.pth")
     with pytest.raises(CheckpointError, match=r"small.pth holds a single network of 10 layers in OFA's layout"):
-        settle(RunConfig(pretrained=str(tmp_path / "small.pth")), (32,))
+        settle(of(pretrained=str(tmp_path / "small.pth")), (32,))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +96,7 @@ def test_a_single_network_is_no_super_network(tmp_path: Path) -> None:
 def test_other_networks_are_called_what_they_are(name: str, told: str, tmp_path: Path) -> None:
     torch.save({"state_dict": {name: torch.ones(4, 3, 3, 3)}}, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match=told) as error:
-        settle(RunConfig(pretrained=str(tmp_path / "other.pth")), (32,))
+        settle(of(pretrained=str(tmp_path / "other.pth")), (32,))
     assert "1 tensors, such as" in str(error.value)
 
 
@@ -97,28 +104,28 @@ def test_other_networks_are_called_what_they_are(name: str, told: str, tmp_path:
 
 
 def test_what_is_left_open_is_taken_from_the_file(published: Path) -> None:
-    settled = settle(RunConfig(pretrained=str(published)), (24, 28, 32))
-    assert (settled.family, settled.width, settled.stem_stride) == ("SE_B", "1.0", 2)
-    given = settle(RunConfig(pretrained=str(published), family="SE_D", stem_stride=1), (24, 28, 32))
-    assert (given.family, given.width, given.stem_stride) == ("SE_D", "1.0", 1)
-    assert settle(RunConfig(pretrained=str(published)), (14, 16)).stem_stride == 0  # two would leave one pixel
-    assert settle(RunConfig(), (32,)).family == "EE_D"
+    settled = settle(of(pretrained=str(published)), (24, 28, 32))
+    assert (settled.family, settled.widths, settled.stem_stride) == ("SE_B", (1.0,), 2)
+    given = settle(of(pretrained=str(published), family="SE_D", stem_stride=1), (24, 28, 32))
+    assert (given.family, given.widths, given.stem_stride) == ("SE_D", (1.0,), 1)
+    assert settle(of(pretrained=str(published)), (14, 16)).stem_stride is None  # two would leave one pixel
+    assert settle(of(), (32,)).family == "EE_D"
     assert RunConfig.of("nat").family == "SE_B"
 
 
 def test_the_introduction_says_what_was_taken_and_what_does_not_fit(published: Path) -> None:
     given = RunConfig(pretrained=str(published), resolutions="24,32")
-    settled, dataset, macros = prepare(given)
-    lines = remarks(given, settled, dataset, macros)
+    plan, dataset = prepare(given)
+    lines = remarks(given, plan, dataset)
     assert lines[0].endswith("holds a super-network in OFA's layout: SE_B or SE_D, width 1.0, 1000 classes")
     assert lines[1] == "taken from that: family SE_B, width 1.0, stem stride 2"
     assert "normalised with ImageNet's mean (0.485, 0.456, 0.406)" in lines[2]
     assert len(lines) == 3
     given = RunConfig(pretrained=str(published), stem_stride=1, family="SE_B", width=1)
-    settled, dataset, macros = prepare(given)
-    assert any("stem of stride 2, here it is 1" in line for line in remarks(given, settled, dataset, macros))
+    plan, dataset = prepare(given)
+    assert any("stem of stride 2, here it is 1" in line for line in remarks(given, plan, dataset))
     like = Dataset(**vars(dataset) | {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)})
-    assert not any("normalised" in line for line in remarks(given, settled, like, macros))
+    assert not any("normalised" in line for line in remarks(given, plan, like))
 
 
 @pytest.mark.parametrize(
@@ -132,9 +139,9 @@ def test_the_introduction_says_what_was_taken_and_what_does_not_fit(published: P
 )
 def test_contradicting_flags_are_named(published: Path, flags: dict[str, object], needed: str) -> None:
     given = RunConfig(pretrained=str(published), **flags)  # type: ignore[arg-type]
-    settled, dataset, macros = prepare(given)
+    plan, dataset = prepare(given)
     with pytest.raises(CheckpointError) as error:
-        remarks(given, settled, dataset, macros)
+        remarks(given, plan, dataset)
     assert str(error.value).endswith(needed)
     assert "holds a super-network in OFA's layout" in str(error.value)
     assert "tensors" not in str(error.value)
@@ -144,23 +151,23 @@ def test_one_file_of_several_widths(tmp_path: Path) -> None:
     path = tmp_path / "iter_30.pth"
     states = {w: published_state(ofa(w, classes=5), layout="ofav2") for w in (0.35, 0.25)}
     torch.save({f"model_w{width}_state_dict": state for width, state in states.items()}, path)
-    settled = settle(RunConfig(pretrained=str(path)), (32,))
-    assert (settled.width, settled.pretrained) == ("0.25,0.35", f"{path},{path}")
-    assert settle(RunConfig(pretrained=str(path), width=0.35), (32,)).width == "0.35"
+    settled = settle(of(pretrained=str(path)), (32,))
+    assert (settled.widths, settled.pretrained) == ((0.25, 0.35), (str(path), str(path)))
+    assert settle(of(pretrained=str(path), width=0.35), (32,)).widths == (0.35,)
     with pytest.raises(CheckpointError, match=r"width 0.25, 0.35; choose with --width; got 0.5"):
-        settle(RunConfig(pretrained=str(path), width=0.5), (32,))
+        settle(of(pretrained=str(path), width=0.5), (32,))
 
 
 def test_files_come_in_any_order_and_once(tmp_path: Path) -> None:
     for name, width in (("wide", 0.35), ("narrow", 0.25)):
         torch.save(published_state(ofa(width, classes=5)), tmp_path / name)
     wide, narrow = str(tmp_path / "wide"), str(tmp_path / "narrow")
-    settled = settle(RunConfig(pretrained=f"{wide},{narrow}"), (32,))
-    assert (settled.width, settled.pretrained) == ("0.25,0.35", f"{narrow},{wide}")
+    settled = settle(of(pretrained=f"{wide},{narrow}"), (32,))
+    assert (settled.widths, settled.pretrained) == ((0.25, 0.35), (narrow, wide))
     with pytest.raises(ConfigError, match=r"are both of width 0.35"):
-        settle(RunConfig(pretrained=f"{wide},{wide}"), (32,))
+        settle(of(pretrained=f"{wide},{wide}"), (32,))
     with pytest.raises(ConfigError, match=r"one file per width; got 2 for 1"):
-        settle(RunConfig(pretrained=f"{wide},{narrow}", width=0.25), (32,))
+        settle(of(pretrained=f"{wide},{narrow}", width=0.25), (32,))
 
 
 def test_exits_of_doubled_width_are_left_as_initialised(tmp_path: Path) -> None:

@@ -182,22 +182,22 @@ def _work(order: _Order) -> _Outcome:
         progress.say(f"reading {config.data}")
         begun = (out / "config.yaml").exists() and (not order.fresh or was_cleared(out, order.fresh))
         given, began = recalled(config, out / "config.yaml") if begun else config, time.monotonic()
-        config, dataset, macros = prepare(given, processes, progress=progress)
+        plan, dataset = prepare(given, processes, progress=progress)
         reading = time.monotonic() - began
         # Whether weights to begin with are there and fit is known before the run folder is touched.
         notes: list[str] = []
-        if config.pretrained and not begun:
-            notes += remarks(given, config, dataset, macros)
-        built = [] if begun else [new_supernet(config, macro, processes) for macro in macros]
+        if plan.pretrained and not begun:
+            notes += remarks(given, plan, dataset)
+        built = [] if begun else [new_supernet(plan, macro, processes) for macro in plan.macros]
         networks = tuple(network for network, _ in built)
         notes += [note for _, found in built for note in found]
-        with _open_folder(out, order.fresh, config, dataset, processes) as folder:
-            context = RunContext.of(config, dataset, macros, folder, progress, processes)
+        with _open_folder(out, order.fresh, plan.config, dataset, processes) as folder:
+            context = RunContext.of(plan, dataset, folder, progress, processes)
             finished = processes.once(lambda: folder.finished)
             if finished and not order.networks:
                 progress.say(f"{out} holds the finished run of this configuration; --fresh starts over")
                 results, front = processes.once(lambda: (folder.results(), read_run(out).front))
-                outcome = _Outcome([folder.supernet(macro.width) for macro in macros], front, results)
+                outcome = _Outcome([folder.supernet(width) for width in plan.widths], front, results)
             else:
                 if processes.first:
                     folder.add_seconds("read", reading)
@@ -245,7 +245,7 @@ def _stages(context: RunContext, networks: tuple[SuperNetwork, ...], order: _Ord
     with context.clock.timed("train"):
         trained = train_supernets(context, networks)
         if order.until == "train":
-            outcome.supernets = [context.folder.supernet(macro.width) for macro in context.macros]
+            outcome.supernets = [context.folder.supernet(width) for width in context.plan.widths]
             if not searching:  # then they are the adapted ones
                 save_supernets(context, trained)
             return outcome

@@ -13,12 +13,13 @@ from nat2.nas.feasible import exact
 from nat2.nas.functions import ExactCost
 from nat2.nas.objectives import Objective
 from nat2.pipeline.clock import StageClock
-from nat2.pipeline.evaluation import Evaluator, exact_costs, quantities
+from nat2.pipeline.evaluation import Evaluator, exact_costs
 from nat2.pipeline.prepare import introduction
 from nat2.processes import Processes
 from nat2.progress import Reporter
-from nat2.runs.config import RunConfig, parse_resolutions
+from nat2.runs.config import RunConfig
 from nat2.runs.folder import RunFolder
+from nat2.runs.plan import RunPlan
 from nat2.space import Arch, Macro, SearchSpace
 from nat2.supernet import SuperNetworks
 from nat2.training.context import TrainingContext
@@ -29,35 +30,23 @@ from nat2.training.teacher import calibration_images
 class RunContext:
     """A run that is at work."""
 
-    config: RunConfig
+    plan: RunPlan
     folder: RunFolder
     dataset: Dataset
     pipeline: Pipeline
-    macros: tuple[Macro, ...]
-    space: SearchSpace
     progress: Reporter
     processes: Processes
     evaluator: Evaluator
     calibration: Split
     """Training images for batch-norm statistics and for the ranges of 8-bit activations."""
-    objectives: tuple[Objective, ...]
-    """What is optimised, the error first."""
-    recorded: tuple[Objective, ...]
-    """What is recorded beside that, and held within the budget."""
     costs: Mapping[str, ExactCost]
     """The functions of exact objectives, by name."""
     clock: StageClock
 
     @staticmethod
-    def of(
-        config: RunConfig,
-        dataset: Dataset,
-        macros: tuple[Macro, ...],
-        folder: RunFolder,
-        progress: Reporter,
-        processes: Processes,
-    ) -> RunContext:
-        """The context of a settled configuration."""
+    def of(plan: RunPlan, dataset: Dataset, folder: RunFolder, progress: Reporter, processes: Processes) -> RunContext:
+        """The context of a plan."""
+        config = plan.config
         pipeline = Pipeline(
             dataset.mean,
             dataset.std,
@@ -67,15 +56,11 @@ class RunContext:
             span=dataset.span,
         )
         calibration = calibration_images(dataset.train, config.shrink.calibration_images)
-        space = SearchSpace.of(macros, parse_resolutions(config.resolutions))
-        objectives, recorded = quantities(config)
         return RunContext(
-            config=config,
+            plan=plan,
             folder=folder,
             dataset=dataset,
             pipeline=pipeline,
-            macros=macros,
-            space=space,
             progress=progress,
             processes=processes,
             evaluator=Evaluator(
@@ -86,11 +71,34 @@ class RunContext:
                 latency_threads=config.latency_threads,
             ),
             calibration=calibration,
-            objectives=objectives,
-            recorded=recorded,
-            costs=exact_costs((*objectives, *recorded), space, macros),
+            costs=exact_costs(plan.quantities, plan.space, plan.macros),
             clock=StageClock(folder if processes.first else None),
         )
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings of the stages; what its texts mean is in the plan."""
+        return self.plan.config
+
+    @property
+    def macros(self) -> tuple[Macro, ...]:
+        """The macro-architecture of each width, narrowest first."""
+        return self.plan.macros
+
+    @property
+    def space(self) -> SearchSpace:
+        """What is searched."""
+        return self.plan.space
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What is optimised, the error first."""
+        return self.plan.objectives
+
+    @property
+    def recorded(self) -> tuple[Objective, ...]:
+        """What is recorded beside that, and held within the budget."""
+        return self.plan.recorded
 
     def training(self, state: Path, *, unit: str) -> TrainingContext:
         """What a training loop is given.
@@ -120,7 +128,7 @@ class RunContext:
     @property
     def quantities(self) -> tuple[Objective, ...]:
         """Everything that is known of a network."""
-        return self.objectives + self.recorded
+        return self.plan.quantities
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -130,4 +138,4 @@ class RunContext:
     @property
     def introduction(self) -> list[tuple[str, str]]:
         """What a user should see before hours of work begin."""
-        return introduction(self.config, self.dataset, self.macros, self.space)
+        return introduction(self.plan, self.dataset)

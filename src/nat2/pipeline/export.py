@@ -100,10 +100,12 @@ def _returned(run: Path) -> list[Result]:
 
 def _context(run: Path, folder: RunFolder, progress: Progress) -> RunContext:
     """What the run was made with, for its images."""
-    config, dataset, macros = prepare(read_config(run / "config.yaml"), progress=progress)
+    plan, dataset = prepare(read_config(run / "config.yaml"), progress=progress)
     if dataset.fingerprint != fingerprint_of(run):
-        raise RunError(f"the images in {config.data} are no longer those of the run, from which 8 bits are calibrated")
-    return RunContext.of(config, dataset, macros, folder, progress, ALONE)
+        raise RunError(
+            f"the images in {plan.config.data} are no longer those of the run, from which 8 bits are calibrated"
+        )
+    return RunContext.of(plan, dataset, folder, progress, ALONE)
 
 
 def _write(folder: RunFolder, result: Result, target: Path, context: RunContext | None) -> Path:

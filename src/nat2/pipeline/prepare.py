@@ -1,8 +1,9 @@
-"""Before any work starts: images are read, what the configuration leaves open is settled, and told."""
+"""Before any work starts: images are read, and the configuration becomes a plan that leaves nothing open."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 
@@ -11,31 +12,33 @@ from nat2.data.dataset import Dataset, open_source, read_dataset
 from nat2.data.depth import SIXTEEN_BITS, ValueRange
 from nat2.data.known import Known
 from nat2.errors import ConfigError
-from nat2.nas.budget import format_bound, parse_budget
+from nat2.nas.budget import format_bound
 from nat2.nas.feasible import check_budget
-from nat2.nas.objectives import parse_objectives
 from nat2.nas.predictors import check_predictor
 from nat2.pipeline.evaluation import exact_costs, quantities
 from nat2.pipeline.pretrained import settle
 from nat2.processes import ALONE, Processes
 from nat2.progress import SILENT, Reporter
 from nat2.reports.curves import check_curves
-from nat2.runs.config import RunConfig, absolute, macros_for, parse_resolutions, resolutions_for
+from nat2.runs.config import RunConfig, absolute
+from nat2.runs.plan import Choices, RunPlan, macros_for, resolutions_for
 from nat2.space import Macro, SearchSpace, cost
 from nat2.training.settings import SCHEDULES
 from nat2.training.shrink import phases_for
+from nat2.validation import user_path
 
 _MOST_CLASSES = 20  # that are listed
 _LONGEST = 40  # letters of a class's name
 _FEWEST = 32  # validation images that say something of a network
 
 
-def prepare(
-    config: RunConfig, processes: Processes = ALONE, *, progress: Reporter = SILENT
-) -> tuple[RunConfig, Dataset, tuple[Macro, ...]]:
-    """Read the images and settle what the configuration leaves open; a macro-architecture for each width.
+def prepare(config: RunConfig, processes: Processes = ALONE, *, progress: Reporter = SILENT) -> tuple[RunPlan, Dataset]:
+    """Read the images and settle what the configuration leaves open. Its texts are read here, once.
 
-    `progress` shows how many images have been read.
+    Args:
+        config: What the user wrote, or the configuration of a run that has begun.
+        processes: Those that would divide each batch.
+        progress: Shows how many images have been read.
 
     Raises:
         Nat2Error: the images or the settings cannot be used.
@@ -44,7 +47,8 @@ def prepare(
         check_curves()
     check_predictor(config.search.predictor)
     source = open_source(config.data, skip_bad_images=config.skip_bad_images, memory=config.memory)
-    sides = resolutions_for(source.side) if config.resolutions == "auto" else parse_resolutions(config.resolutions)
+    choices = Choices.of(config)
+    sides = choices.resolutions or resolutions_for(source.side)
     progress.stage("read", images=source.count)
     dataset = read_dataset(
         config.data,
@@ -56,14 +60,35 @@ def prepare(
         tick=progress.step,
     )
     progress.rest()
-    config = settle(config, sides)
-    macros = macros_for(config, classes=len(dataset.classes), channels=dataset.channels, resolutions=sides)
+    choices = settle(choices, sides)
+    macros = macros_for(choices, classes=len(dataset.classes), channels=dataset.channels, resolutions=sides)
+    settled = _settled(config, choices, dataset, macros, sides)
+    space = SearchSpace.of(macros, sides)
+    phases_for(space, settled.phases)
+    objectives, recorded = quantities(settled)
+    plan = RunPlan(
+        config=settled,
+        macros=macros,
+        space=space,
+        objectives=objectives,
+        recorded=recorded,
+        pretrained=tuple(str(user_path(path, "--pretrained").resolve()) for path in choices.pretrained),
+    )
+    _check(plan, dataset, processes)
+    return plan, dataset
+
+
+def _settled(
+    config: RunConfig, choices: Choices, dataset: Dataset, macros: Sequence[Macro], sides: Sequence[int]
+) -> RunConfig:
+    """The configuration as config.yaml holds it."""
     known = dataset.known or Known(crop_scale=DEFAULT_CROP)
     augmentation = config.augmentation
     transfers = config.schedule.endswith("transfer") and not config.phases
     shrink = config.shrink
-    settled = dataclasses.replace(
-        absolute(config),
+    return dataclasses.replace(
+        absolute(dataclasses.replace(config, pretrained=",".join(choices.pretrained))),
+        family=macros[0].family,
         resolutions=",".join(map(str, sides)),
         width=",".join(str(macro.width) for macro in macros),
         stem_stride=macros[0].stem_stride,
@@ -81,11 +106,13 @@ def prepare(
         ),
         phases=config.phases or SCHEDULES[config.schedule],
     )
-    space = SearchSpace.of(macros, sides)
-    phases_for(space, settled.phases)
-    objectives, recorded = quantities(settled)
-    every = (*objectives, *recorded)
-    check_budget(space, every, exact_costs(every, space, macros), seed=settled.seed)
+
+
+def _check(plan: RunPlan, dataset: Dataset, processes: Processes) -> None:
+    """Refuse what does not go together."""
+    config = plan.config
+    costs = exact_costs(plan.quantities, plan.space, plan.macros)
+    check_budget(plan.space, plan.quantities, costs, seed=config.seed)
     for size in (config.shrink.batch_size, config.adapt.batch_size):
         processes.check_batch(min(size, len(dataset.train)))
     share = config.search.rungs[0][1]
@@ -95,18 +122,15 @@ def prepare(
             f"`preprocess` halving would begin with {first:.0f} of {len(dataset.val)} validation images, which says "
             f"nothing; it needs {_FEWEST}: choose a smaller --search.oversample, or --search.preprocess oversample"
         )
-    return settled, dataset, macros
 
 
-def introduction(
-    config: RunConfig, dataset: Dataset, macros: tuple[Macro, ...], space: SearchSpace
-) -> list[tuple[str, str]]:
+def introduction(plan: RunPlan, dataset: Dataset) -> list[tuple[str, str]]:
     """What a user should see before hours of work begin."""
-    objectives = parse_objectives(config.objectives)
+    macros, space = plan.macros, plan.space
     kind = "grey" if dataset.channels == 1 else "colour"
     counts = f"{len(dataset.train)} training, {len(dataset.val)} validation and {len(dataset.test)} test"
     smallest, largest = cost(macros[0], space.smallest), cost(macros[-1], space.largest)
-    widths = " and ".join(str(macro.width) for macro in macros)
+    widths = " and ".join(map(str, plan.widths))
     return [
         ("images", f"{counts} images ({kind}) of {len(dataset.classes)} classes"),
         ("classes", told_classes(dataset)),
@@ -120,10 +144,10 @@ def introduction(
         (
             "networks",
             f"{macros[0].family} of width {widths}, {space.size:.1e} of them, from {smallest.params:,} to "
-            f"{largest.params:,} parameters, at {config.resolutions.replace(',', ', ')} pixels",
+            f"{largest.params:,} parameters, at {', '.join(map(str, space.resolutions))} pixels",
         ),
-        ("objectives", config.objectives.replace(",", ", ")),
-        *([("budget", ", ".join(map(format_bound, parse_budget(config.budget, objectives))))] if config.budget else []),
+        ("objectives", ", ".join(each.name for each in plan.objectives)),
+        *([("budget", ", ".join(map(format_bound, plan.bounds)))] if plan.bounds else []),
     ]
 
 

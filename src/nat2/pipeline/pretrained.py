@@ -11,8 +11,9 @@ import yaml
 
 from nat2.data.dataset import Dataset
 from nat2.errors import CheckpointError, ConfigError, Nat2Error
-from nat2.runs.config import DEFAULT_FAMILY, Family, RunConfig, parse_widths
-from nat2.space.macro import STAGES, Macro
+from nat2.runs.config import DEFAULT_FAMILY, RunConfig, parse_files
+from nat2.runs.plan import Choices, RunPlan
+from nat2.space.macro import STAGES, FamilyName, Macro
 from nat2.supernet import SuperNetwork
 from nat2.supernet.checkpoint import load_pretrained
 from nat2.supernet.identify import Identity, identify
@@ -29,24 +30,25 @@ _FOREIGN = {
 }
 
 
-def settle(config: RunConfig, sides: Sequence[int]) -> RunConfig:
-    """Take from the files of `pretrained` what the configuration leaves open: family, width and stem stride.
+def settle(choices: Choices, sides: Sequence[int]) -> Choices:
+    """Take from the files of `pretrained` what is left open: family, widths and stem stride.
 
     Args:
-        config: The configuration; without `pretrained` only the family is settled.
+        choices: What the configuration says; without `pretrained` only the family is settled.
         sides: The image sides to search, ascending.
+
+    Returns:
+        The same with family and widths, a file for each width, and the stem stride of the files if it suits `sides`.
 
     Raises:
         ConfigError: the numbers of files and of widths differ.
         CheckpointError: a file cannot be read, or is no super-network.
     """
-    paths = files_of(config)
-    family = DEFAULT_FAMILY if config.family == "auto" else config.family
+    paths, family, widths, stride = choices.pretrained, choices.family, choices.widths, choices.stem_stride
     if not paths:
-        return dataclasses.replace(config, family=family)
-    widths = None if config.width == "auto" else parse_widths(config.width)
-    if widths is not None and len(widths) == len(paths) and config.family != "auto" and config.stem_stride:
-        return config
+        return dataclasses.replace(choices, family=family or DEFAULT_FAMILY)
+    if widths is not None and len(widths) == len(paths) and family and stride:
+        return choices
     if widths is not None and len(paths) not in (1, len(widths)):
         raise ConfigError(_needed_files(len(paths), len(widths)))
     checkpoints = [open_checkpoint(path) for path in paths]
@@ -57,19 +59,16 @@ def settle(config: RunConfig, sides: Sequence[int]) -> RunConfig:
     if len(checkpoints) != len(widths):
         raise ConfigError(_needed_files(len(checkpoints), len(widths)))
     found = [_known(checkpoint, width) for checkpoint, width in zip(checkpoints, widths, strict=True)]
-    if config.family == "auto":
-        family = _common_family(checkpoints, found)
-    stride = config.stem_stride
-    if not stride:
+    if stride is None:
         (known, *others) = {identity.stem_stride for identity in found}
         macro = Macro(classes=2, stem_stride=known or 2)
-        stride = known or 0 if not others and macro.feature_sizes(sides[0])[STAGES - 2] > 1 else 0
+        stride = known if not others and macro.feature_sizes(sides[0])[STAGES - 2] > 1 else None
     return dataclasses.replace(
-        config,
-        family=family,
-        width=",".join(map(str, widths)),
+        choices,
+        family=family or _common_family(checkpoints, found),
+        widths=widths,
         stem_stride=stride,
-        pretrained=",".join(str(checkpoint.path) for checkpoint in checkpoints),
+        pretrained=tuple(str(checkpoint.path) for checkpoint in checkpoints),
     )
 
 
@@ -84,7 +83,7 @@ def recalled(config: RunConfig, stored: Path) -> RunConfig:
         config: As given.
         stored: The run's own configuration, a YAML file.
     """
-    paths = [user_path(path, "--pretrained") for path in files_of(config)]
+    paths = [user_path(path, "--pretrained") for path in parse_files(config.pretrained)]
     if all(path.exists() for path in paths):
         return config
     try:
@@ -92,7 +91,7 @@ def recalled(config: RunConfig, stored: Path) -> RunConfig:
         begun = RunConfig(**{name: held[name] for name in ("family", "width", "stem_stride", "pretrained")})
     except (OSError, yaml.YAMLError, Nat2Error, KeyError, TypeError):  # told when the folder is claimed
         return config
-    if {path.resolve() for path in paths} != {Path(path) for path in files_of(begun)}:
+    if {path.resolve() for path in paths} != {Path(path) for path in parse_files(begun.pretrained)}:
         return config
     return dataclasses.replace(
         config,
@@ -101,11 +100,6 @@ def recalled(config: RunConfig, stored: Path) -> RunConfig:
         stem_stride=config.stem_stride or begun.stem_stride,
         pretrained=begun.pretrained,
     )
-
-
-def files_of(config: RunConfig) -> list[str]:
-    """The files that `pretrained` names."""
-    return [part.strip() for part in config.pretrained.split(",") if part.strip()]
 
 
 def _by_width(checkpoints: Sequence[Checkpoint]) -> tuple[list[Checkpoint], tuple[float, ...]]:
@@ -151,7 +145,7 @@ def _known(checkpoint: Checkpoint, width: float | None) -> Identity:
     return identity
 
 
-def _common_family(checkpoints: Sequence[Checkpoint], found: Sequence[Identity]) -> Family:
+def _common_family(checkpoints: Sequence[Checkpoint], found: Sequence[Identity]) -> FamilyName:
     others = [identity.families for identity in found]
     common = [family for family in others[0] if all(family in each for each in others)]
     if not common:
@@ -159,7 +153,7 @@ def _common_family(checkpoints: Sequence[Checkpoint], found: Sequence[Identity])
             f"{each.path} holds {identity}" for each, identity in zip(checkpoints, found, strict=True)
         )
         raise CheckpointError(f"--pretrained needs files of one family; {descriptions}")
-    return cast("Family", common[0])
+    return cast("FamilyName", common[0])
 
 
 def begin_with(network: SuperNetwork, path: str) -> list[str]:
@@ -185,30 +179,29 @@ def _fitting(checkpoint: Checkpoint, macro: Macro) -> Identity:
     return identity
 
 
-def remarks(given: RunConfig, settled: RunConfig, dataset: Dataset, macros: Sequence[Macro]) -> list[str]:
+def remarks(given: RunConfig, plan: RunPlan, dataset: Dataset) -> list[str]:
     """What a user should know of the files before hours of work: what they are, and what they were not trained with.
 
     Args:
         given: The configuration as the user gave it.
-        settled: The same with everything settled.
+        plan: The same with nothing left open.
         dataset: The images.
-        macros: The macro-architecture of each width.
 
     Raises:
         CheckpointError: a file cannot be read, or holds another super-network; the flags that it needs are named.
     """
-    checkpoints = [open_checkpoint(path) for path in files_of(settled)]
-    found = [_fitting(checkpoint, macro) for checkpoint, macro in zip(checkpoints, macros, strict=True)]
-    stride = settled.stem_stride
-    taken = [f"family {settled.family}"] if given.family == "auto" else []
-    taken += [f"width {' and '.join(str(macro.width) for macro in macros)}"] if given.width == "auto" else []
+    checkpoints = [open_checkpoint(path) for path in plan.pretrained]
+    found = [_fitting(checkpoint, macro) for checkpoint, macro in zip(checkpoints, plan.macros, strict=True)]
+    stride = plan.stem_stride
+    taken = [f"family {plan.family}"] if given.family == "auto" else []
+    taken += [f"width {' and '.join(map(str, plan.widths))}"] if given.width == "auto" else []
     taken += [f"stem stride {stride}"] if not given.stem_stride and found[0].stem_stride == stride else []
     lines = [f"{each.path} holds {identity}" for each, identity in zip(checkpoints, found, strict=True)]
     lines += [f"taken from that: {', '.join(taken)}"] if taken else []
-    if given.family == "auto" and macros[0].dense_skips and len(found[0].families) > 1:
+    if given.family == "auto" and plan.macros[0].dense_skips and len(found[0].families) > 1:
         lines.append(
             f"dense skips have no weights of their own: if it was trained without them, add --family "
-            f"{dataclasses.replace(macros[0], dense_skips=False).family}"
+            f"{dataclasses.replace(plan.macros[0], dense_skips=False).family}"
         )
     for checkpoint, identity in zip(checkpoints, found, strict=True):
         if identity.stem_stride not in (None, stride):

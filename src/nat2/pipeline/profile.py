@@ -63,18 +63,18 @@ def profile(config: RunConfig, *, progress: Reporter = SILENT) -> Profile:
     processes = connect(accelerator=config.accelerator, precision=config.precision)
     progress.say(f"reading {config.data}")
     began = time.monotonic()
-    settled, dataset, macros = prepare(config, processes, progress=progress)
+    plan, dataset = prepare(config, processes, progress=progress)
     reading = time.monotonic() - began
-    notes = remarks(config, settled, dataset, macros) if config.pretrained else []
+    notes = remarks(config, plan, dataset) if plan.pretrained else []
     with tempfile.TemporaryDirectory() as temporary, RunFolder(Path(temporary)) as folder:
-        context = RunContext.of(settled, dataset, macros, folder, SILENT, processes)
+        context = RunContext.of(plan, dataset, folder, SILENT, processes)
         progress.say("drawing networks")
-        drawn = context.space.sample(_DRAWN, numpy_generator(settled.seed, "profile"))
+        drawn = context.space.sample(_DRAWN, numpy_generator(config.seed, "profile"))
         every = context.quantities
         known = [each for each in every if each.cost == "exact"]
         values = exact(known, context.costs, drawn)
         spans = [_span(context, each, drawn, column) for each, column in zip(known, values.T, strict=True)]
-        networks = [_untrained(context, number) for number in range(len(macros))]
+        networks = [_untrained(context, number) for number in range(len(plan.macros))]
         try_objectives(context.evaluator, SuperNetworks(networks), context.space, every)
         if "latency" in {each.name for each in every}:
             progress.say("measuring latencies")
@@ -85,7 +85,7 @@ def profile(config: RunConfig, *, progress: Reporter = SILENT) -> Profile:
         facts=(*context.introduction, *(("weights", note) for note in notes)),
         size=context.space.size,
         spans=tuple(spans),
-        bounds=tuple(each for each in every if each.bounded),
+        bounds=plan.bounds,
         kept=float((violation(known, values) <= 0).mean()),
         seconds=seconds,
     )

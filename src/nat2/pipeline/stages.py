@@ -18,14 +18,14 @@ from nat2.nas.search_result import SearchResult
 from nat2.nas.task import Search
 from nat2.pipeline.context import RunContext
 from nat2.pipeline.finetune import ENSEMBLE
-from nat2.pipeline.pretrained import begin_with, files_of
+from nat2.pipeline.pretrained import begin_with
 from nat2.processes import Processes
 from nat2.reports.curves import write_curves
 from nat2.reports.page import write_page
 from nat2.reports.plots import plot_pareto
 from nat2.runs.accuracy import Accuracy
-from nat2.runs.config import RunConfig, parse_widths
 from nat2.runs.folder import RunFolder
+from nat2.runs.plan import RunPlan
 from nat2.runs.read import read_run
 from nat2.runs.results import Result
 from nat2.seeds import torch_generator
@@ -65,13 +65,13 @@ def train_supernets(context: RunContext, networks: Sequence[SuperNetwork]) -> Su
     return SuperNetworks(trained[::-1])
 
 
-def new_supernet(config: RunConfig, macro: Macro, processes: Processes) -> tuple[SuperNetwork, list[str]]:
+def new_supernet(plan: RunPlan, macro: Macro, processes: Processes) -> tuple[SuperNetwork, list[str]]:
     """The super-network of a width with random or given weights, and what of these was not taken as it is."""
-    generator = torch_generator(config.seed, "weights")
-    network = SuperNetwork(macro, dropout=config.dropout, generator=generator)
+    generator = torch_generator(plan.config.seed, "weights")
+    network = SuperNetwork(macro, dropout=plan.config.dropout, generator=generator)
     notes: list[str] = []
-    if config.pretrained:
-        path = files_of(config)[parse_widths(config.width).index(macro.width)]
+    if plan.pretrained:
+        path = plan.pretrained[plan.macros.index(macro)]
         notes = [f"{path}: {note}" for note in begin_with(network, path)]
     return channels_last(network, processes.device), notes
 
@@ -84,7 +84,7 @@ def _train_supernet(context: RunContext, macro: Macro, network: SuperNetwork | N
         load_weights(network, load_tensors(trained)[0])
         return network.eval()
     if network is None:
-        begun = dataclasses.replace(config, pretrained="") if has_state(state) else config
+        begun = dataclasses.replace(context.plan, pretrained=()) if has_state(state) else context.plan
         network, notes = new_supernet(begun, macro, processes)
         for note in notes:
             context.progress.say(note)
@@ -100,7 +100,7 @@ def _train_supernet(context: RunContext, macro: Macro, network: SuperNetwork | N
         config.phases,
         config.shrink,
         context.training(state, unit="steps"),
-        supported=space.expands if config.pretrained else (),
+        supported=space.expands if context.plan.pretrained else (),
         teacher_of=teacher_of,
         validate=lambda network, arch: 1 - context.evaluator.error(network, arch),
     )

@@ -18,13 +18,13 @@ from nat2.nas.budget import parse_budget
 from nat2.nas.objectives import parse_objectives
 from nat2.nas.settings import SEARCH_PRESETS, SearchSettings
 from nat2.runs.yaml_config import in_words, plainly
-from nat2.space.macro import STAGES, FamilyName, Macro
+from nat2.space.macro import FamilyName
 from nat2.training.settings import AdaptSettings, FinetuneSettings, Phase, ScheduleName, ShrinkSettings
 from nat2.validation import as_text, check_types, user_path
 
 Family = Literal["auto", FamilyName]
 Preset = Literal["quick", "nat2", "nat"]
-DEFAULT_FAMILY: Family = "EE_D"
+DEFAULT_FAMILY: FamilyName = "EE_D"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +208,7 @@ def with_paths(config: RunConfig, place: Callable[[str, str], Path]) -> dict[str
     data = config.data
     if data != "digits" and not data.startswith("hub:"):
         data = str(place(data, "--data"))
-    files = [str(place(part.strip(), "--pretrained")) for part in config.pretrained.split(",") if part.strip()]
+    files = [str(place(part, "--pretrained")) for part in parse_files(config.pretrained)]
     objectives = []
     for part in config.objectives.split(","):
         file, colon, function = part.strip().rpartition(":")
@@ -226,10 +226,11 @@ def absolute(config: RunConfig) -> RunConfig:
 def same(key: str, one: Any, other: Any) -> bool:
     """Whether two values of a setting mean the same: relative and absolute paths may, and an objective's file moves."""
     if key == "pretrained" and isinstance(one, str) and isinstance(other, str):
-        return [Path(part).resolve() for part in one.split(",")] == [Path(part).resolve() for part in other.split(",")]
-    if key == "objectives" and isinstance(one, str) and isinstance(other, str):
-        first, second = ([part.strip().rpartition("/")[2] for part in each.split(",")] for each in (one, other))
+        first, second = ([Path(part).resolve() for part in parse_files(each)] for each in (one, other))
         return first == second
+    if key == "objectives" and isinstance(one, str) and isinstance(other, str):
+        names, others = ([part.strip().rpartition("/")[2] for part in each.split(",")] for each in (one, other))
+        return names == others
     equal: bool = one == other
     return equal
 
@@ -268,6 +269,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def parse_files(text: str) -> tuple[str, ...]:
+    """Read a list of files separated by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def parse_resolutions(text: str) -> tuple[int, ...]:
     """Read a list of image sides, e.g. ``48,56,64``.
 
@@ -300,43 +306,6 @@ def parse_widths(value: str | float) -> tuple[float, ...]:
             f"--width must be a number from 0.1 to 8, or at most 8 ascending ones, or auto; got {value!r:.200}"
         )
     return widths
-
-
-def resolutions_for(native: int) -> tuple[int, ...]:
-    """Three sides to search for images that are `native` pixels wide or high: up to 64, at least 14."""
-    if native < 16:
-        return (14, 16, 18)
-    largest = max(24, min(64, native // 4 * 4))
-    step = max(4, largest // 32 * 4)
-    return (largest - 2 * step, largest - step, largest)
-
-
-def macros_for(config: RunConfig, *, classes: int, channels: int, resolutions: tuple[int, ...]) -> tuple[Macro, ...]:
-    """The macro-architecture of each width of a configuration, narrowest first.
-
-    Raises:
-        ConfigError: at the smallest resolution the feature map shrinks to one pixel before the last two stages.
-    """
-    family = DEFAULT_FAMILY if config.family == "auto" else config.family
-    narrow = 0.35 if resolutions[-1] < 24 else 0.5
-    macros = tuple(
-        Macro.of_family(
-            family,
-            classes=classes,
-            channels=channels,
-            width=width,
-            stem_stride=config.stem_stride or (1 if resolutions[-1] < 48 else 2),
-        )
-        for width in ((narrow,) if config.width == "auto" else parse_widths(config.width))
-    )
-    stride = macros[0].stem_stride
-    if macros[0].feature_sizes(resolutions[0])[STAGES - 2] < 2:
-        remedy = "--stem_stride 1 or larger --resolutions" if stride == 2 else "larger --resolutions"
-        raise ConfigError(
-            f"at {resolutions[0]} pixels with a stem of stride {stride} nothing but one pixel is left "
-            f"before the last two stages; use {remedy}"
-        )
-    return macros
 
 
 _PUBLISHED: dict[str, Any] = {

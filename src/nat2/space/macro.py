@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 from nat2.errors import ArchError, ConfigError
 from nat2.space.arch import MBCONV, Arch
@@ -167,10 +167,10 @@ class Macro:
         return wanted
 
     @property
-    def family(self) -> str:
+    def family(self) -> FamilyName:
         """The family's name in the paper, e.g. ``EE_D``."""
         body = "D" * self.dense_skips + "P" * self.parallel_blocks
-        return f"{'EE' if self.early_exits else 'SE'}_{body or 'B'}"
+        return cast("FamilyName", f"{'EE' if self.early_exits else 'SE'}_{body or 'B'}")
 
     @property
     def exits(self) -> tuple[int, ...]:

@@ -1,0 +1,110 @@
+"""A configuration in typed values: what it says of super-networks, and what a run is when nothing is left open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nat2.errors import ConfigError
+from nat2.nas.objectives import Objective
+from nat2.runs.config import DEFAULT_FAMILY, RunConfig, parse_files, parse_resolutions, parse_widths
+from nat2.space import Macro, SearchSpace
+from nat2.space.macro import STAGES, FamilyName
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What a configuration says of its super-networks; None where it leaves something open."""
+
+    family: FamilyName | None = None
+    widths: tuple[float, ...] | None = None
+    """Width multipliers, ascending."""
+    stem_stride: int | None = None
+    resolutions: tuple[int, ...] | None = None
+    """Image sides to search, ascending."""
+    pretrained: tuple[str, ...] = ()
+    """Files of weights to begin with; once `settle` has looked into them, one for each width."""
+
+    @staticmethod
+    def of(config: RunConfig) -> Choices:
+        """Read the texts of a configuration."""
+        return Choices(
+            family=None if config.family == "auto" else config.family,
+            widths=None if config.width == "auto" else parse_widths(config.width),
+            stem_stride=config.stem_stride or None,
+            resolutions=None if config.resolutions == "auto" else parse_resolutions(config.resolutions),
+            pretrained=parse_files(config.pretrained),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """What a run is: its configuration with nothing left open, in typed values. The stages work with it."""
+
+    config: RunConfig
+    """As config.yaml holds it. The fields below say what its texts mean; nothing reads those again."""
+    macros: tuple[Macro, ...]
+    """The macro-architecture of each width, narrowest first."""
+    space: SearchSpace
+    objectives: tuple[Objective, ...]
+    """What is optimised, the error first, with its bounds."""
+    recorded: tuple[Objective, ...]
+    """What is recorded beside that, and held within its bounds."""
+    pretrained: tuple[str, ...] = ()
+    """Files of weights to begin with, one for each width; none for random ones."""
+
+    @property
+    def family(self) -> FamilyName:
+        """The family of the super-networks, e.g. ``EE_D``."""
+        return self.macros[0].family
+
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """Width multipliers, ascending."""
+        return tuple(macro.width for macro in self.macros)
+
+    @property
+    def stem_stride(self) -> int:
+        """Stride of the first convolution."""
+        return self.macros[0].stem_stride
+
+    @property
+    def quantities(self) -> tuple[Objective, ...]:
+        """Everything that is recorded of a network."""
+        return self.objectives + self.recorded
+
+    @property
+    def bounds(self) -> tuple[Objective, ...]:
+        """The budget: every quantity with a bound."""
+        return tuple(each for each in self.quantities if each.bounded)
+
+
+def resolutions_for(native: int) -> tuple[int, ...]:
+    """Three sides to search for images that are `native` pixels wide or high: up to 64, at least 14."""
+    if native < 16:
+        return (14, 16, 18)
+    largest = max(24, min(64, native // 4 * 4))
+    step = max(4, largest // 32 * 4)
+    return (largest - 2 * step, largest - step, largest)
+
+
+def macros_for(choices: Choices, *, classes: int, channels: int, resolutions: Sequence[int]) -> tuple[Macro, ...]:
+    """The macro-architecture of each width, narrowest first; what is open is chosen by the resolutions.
+
+    Raises:
+        ConfigError: at the smallest resolution the feature map shrinks to one pixel before the last two stages.
+    """
+    stride = choices.stem_stride or (1 if resolutions[-1] < 48 else 2)
+    macros = tuple(
+        Macro.of_family(
+            choices.family or DEFAULT_FAMILY, classes=classes, channels=channels, width=width, stem_stride=stride
+        )
+        for width in choices.widths or (0.35 if resolutions[-1] < 24 else 0.5,)
+    )
+    if macros[0].feature_sizes(resolutions[0])[STAGES - 2] < 2:
+        remedy = "--stem_stride 1 or larger --resolutions" if stride == 2 else "larger --resolutions"
+        raise ConfigError(
+            f"at {resolutions[0]} pixels with a stem of stride {stride} nothing but one pixel is left "
+            f"before the last two stages; use {remedy}"
+        )
+    return macros
