@@ -59,6 +59,11 @@ def as_text(value: object) -> object:
     return value
 
 
+def parts_of(text: str) -> list[str]:
+    """The parts of a text that are separated by commas; empty ones do not count: the opposite of `as_text`."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def check_types(settings: object, of: str = "") -> None:
     """Check that each field of a dataclass holds what its annotation says, as plain Python values.
 

@@ -206,3 +206,19 @@ def test_macros_are_those_of_the_configuration(folder: Path) -> None:
     assert (narrow.width, wide.width) == (0.25, 0.5)
     assert narrow.family == "SE_DP"
     assert narrow.classes == 4
+
+
+def test_objectives_are_counted_as_they_are_read(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"objectives": "error, params,"}))
+    assert [each.name for each in read_run(tmp_path / "run").objectives] == ["error", "params"]
+
+
+@pytest.mark.parametrize("damage", [{"family": "XX"}, {"width": "wide"}, {"resolutions": "16,12"}])
+def test_a_configuration_that_means_nothing_is_refused(tmp_path: Path, damage: dict[str, str]) -> None:
+    write_run(tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | damage))
+    with pytest.raises(CheckpointError, match="holds a damaged run"):
+        read_run(tmp_path / "run")

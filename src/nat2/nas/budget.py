@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from nat2.errors import ConfigError
 from nat2.nas.objectives import OBJECTIVES, Objective, Unit
+from nat2.validation import parts_of
 
 _BOUND = re.compile(r"([A-Za-z_]\w*)\s*(<=|>=|<|>|=)\s*(-?[0-9][0-9_.]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([A-Za-zµ%]*)")
 _FACTORS: dict[Unit, dict[str, float]] = {
@@ -33,7 +34,7 @@ def parse_budget(text: str, known: Sequence[Objective] = ()) -> tuple[Objective,
     """
     names = OBJECTIVES | {each.name: each for each in known}
     bounded: dict[str, Objective] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
+    for part in parts_of(text):
         match = _BOUND.fullmatch(part)
         if match is None or match[2] == "=":
             raise ConfigError(

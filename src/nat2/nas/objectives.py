@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nat2.errors import ConfigError
+from nat2.validation import parts_of
 
 Values = NDArray[np.float64]
 Direction = Literal["min", "max"]
@@ -138,7 +139,7 @@ def parse_objectives(text: str) -> tuple[Objective, ...]:
     Raises:
         ConfigError: an objective is unknown, named twice, cannot be imported, or the error is missing.
     """
-    found = [_find(part.strip()) for part in text.split(",") if part.strip()]
+    found = [_find(part) for part in parts_of(text)]
     names = [each.name for each in found]
     if len(set(names)) != len(names):
         raise ConfigError(f"--objectives must name each objective once; got {text!r}")

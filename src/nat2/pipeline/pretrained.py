@@ -11,14 +11,14 @@ import yaml
 
 from nat2.data.dataset import Dataset
 from nat2.errors import CheckpointError, ConfigError, Nat2Error
-from nat2.runs.config import DEFAULT_FAMILY, RunConfig, parse_files
+from nat2.runs.config import DEFAULT_FAMILY, RunConfig
 from nat2.runs.plan import Choices, RunPlan
 from nat2.space.macro import STAGES, FamilyName, Macro
 from nat2.supernet import SuperNetwork
 from nat2.supernet.checkpoint import load_pretrained
 from nat2.supernet.identify import Identity, identify
 from nat2.supernet.weights import Checkpoint, open_checkpoint
-from nat2.validation import user_path
+from nat2.validation import parts_of, user_path
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CLOSE = 0.02  # of a mean or standard deviation in 0..1: less is no other normalisation
@@ -83,7 +83,7 @@ def recalled(config: RunConfig, stored: Path) -> RunConfig:
         config: As given.
         stored: The run's own configuration, a YAML file.
     """
-    paths = [user_path(path, "--pretrained") for path in parse_files(config.pretrained)]
+    paths = [user_path(path, "--pretrained") for path in parts_of(config.pretrained)]
     if all(path.exists() for path in paths):
         return config
     try:
@@ -91,7 +91,7 @@ def recalled(config: RunConfig, stored: Path) -> RunConfig:
         begun = RunConfig(**{name: held[name] for name in ("family", "width", "stem_stride", "pretrained")})
     except (OSError, yaml.YAMLError, Nat2Error, KeyError, TypeError):  # told when the folder is claimed
         return config
-    if {path.resolve() for path in paths} != {Path(path) for path in parse_files(begun.pretrained)}:
+    if {path.resolve() for path in paths} != {Path(path) for path in parts_of(begun.pretrained)}:
         return config
     return dataclasses.replace(
         config,

@@ -20,7 +20,7 @@ from nat2.nas.settings import SEARCH_PRESETS, SearchSettings
 from nat2.runs.yaml_config import in_words, plainly
 from nat2.space.macro import FamilyName
 from nat2.training.settings import AdaptSettings, FinetuneSettings, Phase, ScheduleName, ShrinkSettings
-from nat2.validation import as_text, check_types, user_path
+from nat2.validation import as_text, check_types, parts_of, user_path
 
 Family = Literal["auto", FamilyName]
 Preset = Literal["quick", "nat2", "nat"]
@@ -208,10 +208,10 @@ def with_paths(config: RunConfig, place: Callable[[str, str], Path]) -> dict[str
     data = config.data
     if data != "digits" and not data.startswith("hub:"):
         data = str(place(data, "--data"))
-    files = [str(place(part, "--pretrained")) for part in parse_files(config.pretrained)]
+    files = [str(place(part, "--pretrained")) for part in parts_of(config.pretrained)]
     objectives = []
-    for part in config.objectives.split(","):
-        file, colon, function = part.strip().rpartition(":")
+    for part in parts_of(config.objectives):
+        file, colon, function = part.rpartition(":")
         if file.endswith(".py"):
             file = str(place(file, "--objectives"))
         objectives.append(file + colon + function)
@@ -226,10 +226,10 @@ def absolute(config: RunConfig) -> RunConfig:
 def same(key: str, one: Any, other: Any) -> bool:
     """Whether two values of a setting mean the same: relative and absolute paths may, and an objective's file moves."""
     if key == "pretrained" and isinstance(one, str) and isinstance(other, str):
-        first, second = ([Path(part).resolve() for part in parse_files(each)] for each in (one, other))
+        first, second = ([Path(part).resolve() for part in parts_of(each)] for each in (one, other))
         return first == second
     if key == "objectives" and isinstance(one, str) and isinstance(other, str):
-        names, others = ([part.strip().rpartition("/")[2] for part in each.split(",")] for each in (one, other))
+        names, others = ([part.rpartition("/")[2] for part in parts_of(each)] for each in (one, other))
         return names == others
     equal: bool = one == other
     return equal
@@ -267,11 +267,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     return value
-
-
-def parse_files(text: str) -> tuple[str, ...]:
-    """Read a list of files separated by commas."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def parse_resolutions(text: str) -> tuple[int, ...]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from nat2.errors import ConfigError
 from nat2.nas.objectives import Objective
-from nat2.runs.config import DEFAULT_FAMILY, RunConfig, parse_files, parse_resolutions, parse_widths
+from nat2.runs.config import DEFAULT_FAMILY, RunConfig, parse_resolutions, parse_widths
 from nat2.space import Macro, SearchSpace
 from nat2.space.macro import STAGES, FamilyName
+from nat2.validation import parts_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Choices:
             widths=None if config.width == "auto" else parse_widths(config.width),
             stem_stride=config.stem_stride or None,
             resolutions=None if config.resolutions == "auto" else parse_resolutions(config.resolutions),
-            pretrained=parse_files(config.pretrained),
+            pretrained=tuple(parts_of(config.pretrained)),
         )
 
 

@@ -21,10 +21,12 @@ from nat2.nas.generation import Generation
 from nat2.nas.objectives import OBJECTIVES, Objective, Unit, violation
 from nat2.nas.select import front_of
 from nat2.runs.accuracy import Accuracy
+from nat2.runs.config import parse_resolutions, parse_widths
 from nat2.runs.folder import RunFolder, no_run
 from nat2.runs.results import Result
 from nat2.runs.rounding import milliseconds
 from nat2.space import Arch, Macro, SearchSpace, cost
+from nat2.validation import parts_of
 
 _UNITS: dict[str, Unit] = {name: each.unit for name, each in OBJECTIVES.items()} | {"latency_spread": "ms"}
 
@@ -111,11 +113,16 @@ class RunReport:
                 str(self.config["family"]),
                 classes=len(self.data["images"]["train"]),
                 channels=int(self.data["channels"]),
-                width=float(width),
+                width=width,
                 stem_stride=int(self.config["stem_stride"]),
             )
-            for width in str(self.config["width"]).split(",")
+            for width in parse_widths(self.config["width"])
         )
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """What was searched."""
+        return SearchSpace.of(self.macros, parse_resolutions(str(self.config["resolutions"])))
 
     def members(self, generation: int = -1) -> list[Evaluation[Arch]]:
         """The archive after a generation, by default the last; before the first, everything that was measured.
@@ -169,7 +176,7 @@ class RunReport:
         images = {name: sum(classes.values()) for name, classes in self.data["images"].items()}
         counts = f"{images['train']:,} training, {images['val']:,} validation and {images['test']:,} test"
         kind = "grey" if self.data["channels"] == 1 else "colour"
-        space = SearchSpace.of(self.macros, [int(side) for side in str(self.config["resolutions"]).split(",")])
+        space = self.space
         smallest, largest = cost(self.macros[0], space.smallest), cost(self.macros[-1], space.largest)
         bounds = [each for each in self.quantities if each.bounded]
         return [
@@ -178,9 +185,9 @@ class RunReport:
             *(("note", str(note)) for note in self.data.get("notes", ())),
             (
                 "search space",
-                f"{space.size:.1e} networks: {self.config['family']} of width "
+                f"{space.size:.1e} networks: {self.macros[0].family} of width "
                 f"{' and '.join(str(macro.width) for macro in self.macros)}, from {smallest.params:,} to "
-                f"{largest.params:,} parameters, at {str(self.config['resolutions']).replace(',', ', ')} pixels",
+                f"{largest.params:,} parameters, at {', '.join(map(str, space.resolutions))} pixels",
             ),
             ("objectives", ", ".join(each.name for each in self.objectives)),
             *([("budget", ", ".join(map(format_bound, bounds)))] if bounds else []),
@@ -207,7 +214,7 @@ def read_run(folder: Path) -> RunReport:
         config, data = yaml.safe_load(config_text), _json(folder / "data.json")
         environment = _json(folder / "environment.json")
         needed = [config[name] for name in _CONFIG], [data[name] for name in _DATA], environment["packages"]
-        count = len(str(needed[0][0]).split(","))
+        count = len(parts_of(str(needed[0][0])))
         with _archive(files) as archive:
             search = json.loads(archive.noted("search") or "{}")
             made, generations = archive.evaluations(), archive.generations()
