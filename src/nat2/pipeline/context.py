@@ -18,6 +18,7 @@ from nat2.pipeline.prepare import introduction
 from nat2.processes import Processes
 from nat2.progress import Reporter
 from nat2.runs.config import RunConfig
+from nat2.runs.facts import Fact
 from nat2.runs.folder import RunFolder
 from nat2.runs.plan import RunPlan
 from nat2.space import Arch, Macro, SearchSpace
@@ -136,6 +137,6 @@ class RunContext:
         return tuple(each.name for each in self.quantities)
 
     @property
-    def introduction(self) -> list[tuple[str, str]]:
+    def introduction(self) -> list[Fact]:
         """What a user should see before hours of work begin."""
         return introduction(self.plan, self.dataset)

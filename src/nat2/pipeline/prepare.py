@@ -12,7 +12,6 @@ from nat2.data.dataset import Dataset, open_source, read_dataset
 from nat2.data.depth import SIXTEEN_BITS, ValueRange
 from nat2.data.known import Known
 from nat2.errors import ConfigError
-from nat2.nas.budget import format_bound
 from nat2.nas.feasible import check_budget
 from nat2.nas.predictors import check_predictor
 from nat2.pipeline.evaluation import exact_costs, quantities
@@ -21,8 +20,9 @@ from nat2.processes import ALONE, Processes
 from nat2.progress import SILENT, Reporter
 from nat2.reports.curves import check_curves
 from nat2.runs.config import RunConfig, absolute
+from nat2.runs.facts import Fact, images_fact, search_facts
 from nat2.runs.plan import Choices, RunPlan, macros_for, resolutions_for
-from nat2.space import Macro, SearchSpace, cost
+from nat2.space import Macro, SearchSpace
 from nat2.training.settings import SCHEDULES
 from nat2.training.shrink import phases_for
 from nat2.validation import user_path
@@ -124,15 +124,12 @@ def _check(plan: RunPlan, dataset: Dataset, processes: Processes) -> None:
         )
 
 
-def introduction(plan: RunPlan, dataset: Dataset) -> list[tuple[str, str]]:
+def introduction(plan: RunPlan, dataset: Dataset) -> list[Fact]:
     """What a user should see before hours of work begin."""
-    macros, space = plan.macros, plan.space
-    kind = "grey" if dataset.channels == 1 else "colour"
-    counts = f"{len(dataset.train)} training, {len(dataset.val)} validation and {len(dataset.test)} test"
-    smallest, largest = cost(macros[0], space.smallest), cost(macros[-1], space.largest)
-    widths = " and ".join(map(str, plan.widths))
+    splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+    images = {name: len(split) for name, split in splits.items()}
     return [
-        ("images", f"{counts} images ({kind}) of {len(dataset.classes)} classes"),
+        images_fact(images, classes=len(dataset.classes), channels=dataset.channels),
         ("classes", told_classes(dataset)),
         (
             "pixels",
@@ -141,13 +138,7 @@ def introduction(plan: RunPlan, dataset: Dataset) -> list[tuple[str, str]]:
         ),
         *([("range", _told(dataset.span))] if dataset.span else []),
         *(("note", note) for note in dataset.notes),
-        (
-            "networks",
-            f"{macros[0].family} of width {widths}, {space.size:.1e} of them, from {smallest.params:,} to "
-            f"{largest.params:,} parameters, at {', '.join(map(str, space.resolutions))} pixels",
-        ),
-        ("objectives", ", ".join(each.name for each in plan.objectives)),
-        *([("budget", ", ".join(map(format_bound, plan.bounds)))] if plan.bounds else []),
+        *search_facts(plan.macros, plan.space, plan.objectives, plan.recorded),
     ]
 
 

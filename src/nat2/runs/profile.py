@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nat2.nas.objectives import Objective
+from nat2.runs.facts import Fact
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Span:
 class Profile:
     """What a run will be."""
 
-    facts: tuple[tuple[str, str], ...]
+    facts: tuple[Fact, ...]
     """The images and the space, in words."""
     size: int
     """Networks in the space."""

@@ -16,16 +16,16 @@ import yaml
 
 from nat2.errors import CheckpointError, Nat2Error, RunError
 from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
-from nat2.nas.budget import format_bound
 from nat2.nas.generation import Generation
 from nat2.nas.objectives import OBJECTIVES, Objective, Unit, violation
 from nat2.nas.select import front_of
 from nat2.runs.accuracy import Accuracy
 from nat2.runs.config import parse_resolutions, parse_widths
+from nat2.runs.facts import Fact, images_fact, search_facts
 from nat2.runs.folder import RunFolder, no_run
 from nat2.runs.results import Result
 from nat2.runs.rounding import milliseconds
-from nat2.space import Arch, Macro, SearchSpace, cost
+from nat2.space import Arch, Macro, SearchSpace
 from nat2.validation import parts_of
 
 _UNITS: dict[str, Unit] = {name: each.unit for name, each in OBJECTIVES.items()} | {"latency_spread": "ms"}
@@ -171,26 +171,15 @@ class RunReport:
         )
 
     @property
-    def facts(self) -> list[tuple[str, str]]:
+    def facts(self) -> list[Fact]:
         """What the run was about, in the order to be shown."""
-        images = {name: sum(classes.values()) for name, classes in self.data["images"].items()}
-        counts = f"{images['train']:,} training, {images['val']:,} validation and {images['test']:,} test"
-        kind = "grey" if self.data["channels"] == 1 else "colour"
-        space = self.space
-        smallest, largest = cost(self.macros[0], space.smallest), cost(self.macros[-1], space.largest)
-        bounds = [each for each in self.quantities if each.bounded]
+        images = {name: sum(self.images(name)) for name in self.data["images"]}
+        classes = len(self.data["images"]["train"])
         return [
             ("data", str(self.config["data"])),
-            ("images", f"{counts} images ({kind}) of {len(self.data['images']['train'])} classes"),
+            images_fact(images, classes=classes, channels=int(self.data["channels"])),
             *(("note", str(note)) for note in self.data.get("notes", ())),
-            (
-                "search space",
-                f"{space.size:.1e} networks: {self.macros[0].family} of width "
-                f"{' and '.join(str(macro.width) for macro in self.macros)}, from {smallest.params:,} to "
-                f"{largest.params:,} parameters, at {', '.join(map(str, space.resolutions))} pixels",
-            ),
-            ("objectives", ", ".join(each.name for each in self.objectives)),
-            *([("budget", ", ".join(map(format_bound, bounds)))] if bounds else []),
+            *search_facts(self.macros, self.space, self.objectives, self.recorded),
             (
                 "evaluated",
                 f"{len({e.arch for e, _ in self.evaluations}):,} networks in {len(self.evaluations):,} evaluations"
