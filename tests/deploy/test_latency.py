@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,10 @@ import torch
 from nat2.data.transform import Pipeline
 from nat2.deploy import export
 from nat2.deploy import latency as module
-from nat2.deploy.latency import Latency, latency, measure_exported, measure_latency
+from nat2.deploy.latency import Latency, Measured, latency, measure_exported, measure_latency
 from nat2.deploy.quantise import quantise
 from nat2.errors import CheckpointError, ConfigError
+from nat2.files import write_csv
 from nat2.space import Macro, SearchSpace
 from nat2.supernet import StaticNetwork
 
@@ -35,6 +37,19 @@ def test_more_images_take_longer() -> None:
     network = StaticNetwork(MACRO, SPACE.largest).eval()
     one, many = (measure_latency(network, batch=batch).median for batch in (1, 16))
     assert many > 2 * one
+
+
+def test_a_row_of_the_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+    written = Measured("a", "int8", 8, 2, "cpu", Latency(1.25, 1.125, 1.5, 50))
+    write_csv(tmp_path / "latency.csv", [written.row()])
+    with (tmp_path / "latency.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert Measured.of_row(row) == written
+    with pytest.raises(ValueError, match="not a number"):
+        Measured.of_row(row | {"median": "nan"})
+    del row["runs"]
+    with pytest.raises(KeyError):
+        Measured.of_row(row)
 
 
 @pytest.mark.parametrize("name", ["batch", "threads"])

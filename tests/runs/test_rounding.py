@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from nat2.deploy.latency import Latency
 from nat2.runs.rounding import milliseconds, rounded
 
 
@@ -21,10 +22,11 @@ from nat2.runs.rounding import milliseconds, rounded
     ],
 )
 def test_digits_are_those_that_the_quartiles_support(median: float, lower: float, upper: float, told: str) -> None:
-    assert milliseconds(median, median, upper - lower) == told
+    assert milliseconds(median, Latency(median, lower, upper, 20)) == told
     assert float(told.replace(",", "")) == rounded(median, upper - lower)
 
 
 def test_quartiles_are_written_like_the_median() -> None:
-    assert [milliseconds(value, 0.03163, 0.003) for value in (0.0305, 0.0336)] == ["0.030", "0.034"]
-    assert milliseconds(0.03163, 0.03163, 0.0001, most=2) == "0.032"
+    latency = Latency(0.03163, 0.0305, 0.0336, 20)
+    assert [milliseconds(value, latency) for value in (latency.lower, latency.upper)] == ["0.030", "0.034"]
+    assert milliseconds(0.03163, Latency(0.03163, 0.0316, 0.0317, 20), most=2) == "0.032"

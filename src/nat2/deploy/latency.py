@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -39,6 +40,11 @@ class Latency:
     upper: float
     """Upper quartile."""
     runs: int
+
+    @property
+    def spread(self) -> float:
+        """Distance between the quartiles."""
+        return self.upper - self.lower
 
 
 def measure_latency(
@@ -84,6 +90,26 @@ class Measured:
             name: round(value, 5) if isinstance(value, float) else value for name, value in asdict(self.latency).items()
         }
         return facts | {"device": self.device} | rounded
+
+    @staticmethod
+    def of_row(row: Mapping[str, str]) -> Measured:
+        """What a row of latency.csv holds.
+
+        Raises:
+            KeyError: a column is missing.
+            ValueError: a value is no number.
+        """
+        median, lower, upper = (float(row[name]) for name in ("median", "lower", "upper"))
+        if not math.isfinite(median):
+            raise ValueError("a latency that is not a number in latency.csv")
+        return Measured(
+            id=row["id"],
+            runtime=cast("Runtime", row["runtime"]),
+            batch=int(row["batch"]),
+            threads=int(row["threads"]),
+            device=row["device"],
+            latency=Latency(median, lower, upper, int(row["runs"])),
+        )
 
 
 def measure_exported(

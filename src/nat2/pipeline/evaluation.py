@@ -131,7 +131,7 @@ class Evaluator:
 
         def latency(arch: Arch) -> float:
             measured = self.latency(extract(networks[arch.width], arch))
-            spreads[arch] = measured.upper - measured.lower
+            spreads[arch] = measured.spread
             return measured.median
 
         def measurement(function: UserFunction) -> Measurement[Arch]:

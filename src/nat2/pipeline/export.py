@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,9 +87,9 @@ def _returned(run: Path) -> list[Result]:
     """The networks that are finished, of a run that may be under way."""
     if not (run / "config.yaml").exists():
         raise RunError(no_run(run))
+    folder = RunFolder(run, shared=True)
     try:
-        paths = sorted((run / "networks").glob("*/result.json"))
-        found = [Result(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+        found = [folder.read_result(identity) for identity in folder.finished_ids()]
     except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{run} holds a damaged result ({error}); make it again with nat2 finetune {run}") from error
     if not found:

@@ -19,6 +19,7 @@ from nat2.reports.references import Reference
 from nat2.runs.accuracy import Accuracy
 from nat2.runs.read import RunReport
 from nat2.runs.results import ONNX, Result, chance_warning, guessing
+from nat2.runs.rounding import milliseconds
 from nat2.space.arch import Arch
 from nat2.wording import counted
 
@@ -184,8 +185,9 @@ def _timings(run: RunReport) -> str:
     rows = "".join(
         f"<tr><th scope='row'>{html.escape(each.id)}</th><td>{html.escape(_RUNTIMES.get(each.runtime, each.runtime))}"
         f"</td><td{_N}>{each.batch}</td><td{_N}>{each.threads}</td><td>{html.escape(each.device)}</td>"
-        f"<td{_N}>{each.format(each.median)}</td><td{_N}>{each.format(each.lower)} to {each.format(each.upper)}</td>"
-        f"<td{_N}>{each.runs}</td></tr>"
+        f"<td{_N}>{milliseconds(each.latency.median, each.latency)}</td><td{_N}>"
+        f"{milliseconds(each.latency.lower, each.latency)} to {milliseconds(each.latency.upper, each.latency)}</td>"
+        f"<td{_N}>{each.latency.runs}</td></tr>"
         for each in run.timings
     )
     head = [("network", False), ("runtime", False), ("batch", True), ("threads", True), ("device", False)]

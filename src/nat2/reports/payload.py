@@ -11,12 +11,13 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from nat2.deploy.latency import Measured
 from nat2.nas.archive import Evaluation
 from nat2.nas.objectives import Direction, Objective, Unit
 from nat2.nas.select import hypervolume
 from nat2.reports.references import Reference
 from nat2.runs.accuracy import chance_of
-from nat2.runs.read import RunReport, Timing
+from nat2.runs.read import RunReport
 from nat2.runs.results import ONNX, Result, picks
 from nat2.runs.rounding import rounded
 from nat2.space import Arch, Macro
@@ -146,7 +147,7 @@ def _costs(runs: Sequence[RunReport]) -> list[tuple[str, Unit, Direction]]:
     return costs
 
 
-def _deployed(run: RunReport) -> list[Timing]:
+def _deployed(run: RunReport) -> list[Measured]:
     return [timing for timing in run.timings if timing.runtime == "onnx"]
 
 
@@ -206,7 +207,7 @@ def values_of(run: RunReport, result: Result) -> dict[str, float]:
         values["file_size"] = result.files[ONNX]
     for timing in _deployed(run):
         if timing.id == result.id:
-            values["deployed_latency"] = rounded(timing.median, timing.spread)
+            values["deployed_latency"] = rounded(timing.latency.median, timing.latency.spread)
     return values
 
 

@@ -117,13 +117,12 @@ def latency_table(measured: Sequence[Measured]) -> Table:
         column.justify = "right"
     for each in measured:
         latency, rate = each.latency, 1000 * each.batch / each.latency.median
-        spread = latency.upper - latency.lower
         median, lower, upper = (
-            milliseconds(value, latency.median, spread) for value in (latency.median, latency.lower, latency.upper)
+            milliseconds(value, latency) for value in (latency.median, latency.lower, latency.upper)
         )
         shown.add_row(
             each.id, each.runtime, each.device, str(each.batch), str(each.threads), median,
-            f"{lower}-{upper}", f"{rounded(rate, rate * spread / latency.median):,.0f}",
+            f"{lower}-{upper}", f"{rounded(rate, rate * latency.spread / latency.median):,.0f}",
         )  # fmt: skip
     return shown
 

@@ -19,6 +19,7 @@ import torch
 import yaml
 
 from nat2.data.dataset import Dataset
+from nat2.deploy.latency import Measured
 from nat2.environment import available_cores
 from nat2.errors import CheckpointError, RunError
 from nat2.files import write_csv, write_error, write_json, write_text
@@ -131,12 +132,21 @@ class RunFolder:
     def milliseconds(self) -> dict[str, str]:
         """Median latency of each returned network with ONNX Runtime, as it was measured last, to be printed."""
         try:
-            with self.latencies.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if row["runtime"] == "onnx"]
-            times = {row["id"]: [float(row[name]) for name in ("median", "lower", "upper")] for row in rows}
-            return {name: milliseconds(it, it, upper - lower, most=2) for name, (it, lower, upper) in times.items()}
+            times = {each.id: each.latency for each in self.timings() if each.runtime == "onnx"}
         except (OSError, ValueError, KeyError):  # a table that is lost is no reason to stop
             return {}
+        return {name: milliseconds(latency.median, latency, most=2) for name, latency in times.items()}
+
+    def timings(self) -> tuple[Measured, ...]:
+        """How long the returned networks took when they were measured last; none if they were not.
+
+        Raises:
+            OSError, ValueError, KeyError: the table is damaged.
+        """
+        if not self.latencies.exists():
+            return ()
+        with self.latencies.open(newline="", encoding="utf-8") as file:
+            return tuple(map(Measured.of_row, csv.DictReader(file)))
 
     @property
     def curves(self) -> Path:
@@ -233,9 +243,17 @@ class RunFolder:
     def result(self, identity: str) -> Result | None:
         """The facts of a network that was finished before; None if it was not, or they cannot be read."""
         try:
-            result = Result(**json.loads((self.network(identity) / "result.json").read_text()))
+            return self.read_result(identity)
         except (OSError, ValueError, TypeError):
             return None
+
+    def read_result(self, identity: str) -> Result:
+        """The facts of a network that was finished before.
+
+        Raises:
+            OSError, ValueError, TypeError: they cannot be read.
+        """
+        result = Result(**json.loads((self.network(identity) / "result.json").read_text(encoding="utf-8")))
         return result if result.test_images is not None else result.measured_on(self.images())
 
     def images(self) -> dict[str, list[int]]:
@@ -246,10 +264,13 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
 
+    def finished_ids(self) -> list[str]:
+        """Ids of all networks that are finished, in alphabetical order."""
+        return sorted(path.parent.name for path in (self.path / "networks").glob("*/result.json"))
+
     def finished_networks(self) -> list[Result]:
-        """All networks that are finished, smallest first."""
-        there = sorted(path.parent.name for path in (self.path / "networks").glob("*/result.json"))
-        found = [result for name in there if (result := self.result(name)) is not None]
+        """All networks that are finished and can be read, smallest first."""
+        found = [result for name in self.finished_ids() if (result := self.result(name)) is not None]
         return sorted(found, key=lambda result: (result.params, result.macs, result.id))
 
     def keep(self, result: Result) -> None:
@@ -282,6 +303,14 @@ class RunFolder:
         write_json(self.path / "results.json", [result.id for result in results])
         shutil.rmtree(self.state, ignore_errors=True)
 
+    def returned(self) -> list[str]:
+        """Ids of the networks of a finished run, smallest first.
+
+        Raises:
+            OSError, ValueError, TypeError: the list of them cannot be read.
+        """
+        return [str(identity) for identity in json.loads((self.path / "results.json").read_text(encoding="utf-8"))]
+
     def results(self) -> list[Result]:
         """The networks of a finished run.
 
@@ -289,7 +318,7 @@ class RunFolder:
             CheckpointError: something that the run had written is missing or damaged.
         """
         try:
-            identities = [str(identity) for identity in json.loads((self.path / "results.json").read_text())]
+            identities = self.returned()
         except (OSError, ValueError, TypeError) as error:
             raise damaged(self.path, error) from error
         results = [self.result(identity) for identity in identities]

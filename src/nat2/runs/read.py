@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from nat2.deploy.latency import Measured
 from nat2.errors import CheckpointError, Nat2Error, RunError
 from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
 from nat2.nas.generation import Generation
@@ -24,36 +23,10 @@ from nat2.runs.config import parse_resolutions, parse_widths
 from nat2.runs.facts import Fact, images_fact, search_facts
 from nat2.runs.folder import RunFolder, no_run
 from nat2.runs.results import Result
-from nat2.runs.rounding import milliseconds
 from nat2.space import Arch, Macro, SearchSpace
 from nat2.validation import parts_of
 
 _UNITS: dict[str, Unit] = {name: each.unit for name, each in OBJECTIVES.items()} | {"latency_spread": "ms"}
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How long a returned network takes: a row of latency.csv, times in milliseconds."""
-
-    id: str
-    runtime: str
-    """``onnx``, ``int8`` or ``torch``."""
-    batch: int
-    threads: int
-    device: str
-    median: float
-    lower: float
-    upper: float
-    runs: int
-
-    @property
-    def spread(self) -> float:
-        """Distance between the quartiles."""
-        return self.upper - self.lower
-
-    def format(self, value: float) -> str:
-        """The median or a quartile, to the digits that the quartiles support."""
-        return milliseconds(value, self.median, self.spread)
 
 
 @dataclass(frozen=True)
@@ -85,7 +58,7 @@ class RunReport:
     generations: tuple[Generation[Arch], ...]
     results: tuple[Result, ...]
     """The fine-tuned networks, smallest first."""
-    timings: tuple[Timing, ...]
+    timings: tuple[Measured, ...]
 
     @property
     def name(self) -> str:
@@ -230,7 +203,7 @@ def read_run(folder: Path) -> RunReport:
             failed=sum(bool(evaluation.failure) for evaluation, _ in made),
             generations=tuple(generations),
             results=_results(files),
-            timings=_timings(files.latencies),
+            timings=files.timings(),
         )
         for number in range(len(generations)):  # whether all that later steps look up is there
             report.members(number)
@@ -275,39 +248,10 @@ def _quantity(name: str, direction: Any, cost_class: Any, low: float, high: floa
 
 def _results(files: RunFolder) -> tuple[Result, ...]:
     """The networks that the run returned, and those that were fine-tuned later or so far."""
-    there = sorted(path.parent.name for path in (files.path / "networks").glob("*/result.json"))
-    promised: list[str] = []
-    if files.finished:
-        promised = [str(each) for each in json.loads((files.path / "results.json").read_text(encoding="utf-8"))]
-    results = {identity: files.result(identity) for identity in dict.fromkeys([*promised, *there])}
-    lost = [identity for identity in promised if results[identity] is None]
+    lost = [identity for identity in (files.returned() if files.finished else ()) if files.result(identity) is None]
     if lost:
         raise CheckpointError(
             f"{files.path} holds a finished run that is no longer whole (networks/{lost[0]}/result.json is missing or "
             "damaged); restore it from a copy, or begin again with --fresh"
         )
-    found = [result for result in results.values() if result is not None]
-    return tuple(sorted(found, key=lambda result: (result.params, result.macs, result.id)))
-
-
-def _timings(path: Path) -> tuple[Timing, ...]:
-    if not path.exists():
-        return ()
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = tuple(
-            Timing(
-                id=row["id"],
-                runtime=row["runtime"],
-                batch=int(row["batch"]),
-                threads=int(row["threads"]),
-                device=row["device"],
-                median=float(row["median"]),
-                lower=float(row["lower"]),
-                upper=float(row["upper"]),
-                runs=int(row["runs"]),
-            )
-            for row in csv.DictReader(file)
-        )
-    if not all(math.isfinite(row.median) for row in rows):
-        raise ValueError("a latency that is not a number in latency.csv")
-    return rows
+    return tuple(files.finished_networks())

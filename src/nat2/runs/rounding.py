@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from nat2.deploy.latency import Latency
+
 
 def decimals(value: float, spread: float, most: int = 3) -> int:
     """Decimals with which to write a measured value; negative ones round to tens, hundreds and so on.
@@ -27,7 +29,7 @@ def rounded(value: float, spread: float) -> float:
     return round(value, decimals(value, spread))
 
 
-def milliseconds(value: float, median: float, spread: float, *, most: int = 3) -> str:
-    """A time, or one of its quartiles, to the digits that the spread around the median supports: ``0.032``, ``130``."""
-    places = decimals(median, spread, most)
+def milliseconds(value: float, latency: Latency, *, most: int = 3) -> str:
+    """A latency's median or quartile, to the digits that its spread supports: ``0.032``, ``130``."""
+    places = decimals(latency.median, latency.spread, most)
     return f"{round(value, places):,.{max(0, places)}f}"
