@@ -11,8 +11,9 @@ import numpy as np
 from nat2.errors import ConfigError
 from nat2.nas.archive import Evaluation
 from nat2.nas.budget import format_bound, format_value, parse_budget
+from nat2.nas.front import minimised, violations
 from nat2.nas.generation import Generation
-from nat2.nas.objectives import Objective, violation
+from nat2.nas.objectives import Objective
 from nat2.nas.select import trade_offs
 from nat2.nas.task import Search
 from nat2.space.searchable import A
@@ -83,17 +84,14 @@ class SearchResult(Generic[A]):
         if missing:
             raise ConfigError(f"{', '.join(missing)} was not recorded in this search; give it as an objective")
         bounds += tuple(each for each in self.quantities if each.bounded)
-        table = np.array([[each[bound.name] for bound in bounds] for each in self.evaluated], dtype=np.float64)
-        kept = violation(bounds, table.reshape(len(self.evaluated), len(bounds))) <= 0
+        kept = violations(self.evaluated, bounds) <= 0
         if not kept.any():
             spans = ", ".join(
-                f"{bound.name} from {format_value(values.min(), bound.unit)} to "
-                f"{format_value(values.max(), bound.unit)}"
-                for bound, values in zip(bounds, table.T, strict=True)
+                f"{bound.name} from {format_value(min(values), bound.unit)} to {format_value(max(values), bound.unit)}"
+                for bound, values in ((each, [e[each.name] for e in self.evaluated]) for each in bounds)
             )
             raise ConfigError(
                 f"nothing that was evaluated keeps {', '.join(map(format_bound, bounds))}; it has {spans}"
             )
-        first = self.quantities[0]
-        values = first.minimised(np.array([each[first.name] for each in self.evaluated]))
+        values = minimised(self.evaluated, self.quantities[:1])[:, 0]
         return self.evaluated[int(np.where(kept, values, np.inf).argmin())]

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nat2.errors import ConfigError
+from nat2.nas import front
 from nat2.nas.archive import Archive, Evaluation
 from nat2.nas.evolve import Objectives
 from nat2.nas.feasible import exact
 from nat2.nas.functions import Evaluate, SearchFunctions
 from nat2.nas.objectives import Objective, violation
 from nat2.nas.predictors import check_predictor
-from nat2.nas.select import front_of, hypervolume
+from nat2.nas.select import hypervolume
 from nat2.nas.settings import SearchSettings
 from nat2.processes import ALONE, Processes
 from nat2.progress import SILENT, Reporter
@@ -67,18 +68,15 @@ class Search(Generic[A]):
 
     def values(self, evaluations: Sequence[Evaluation[A]]) -> Objectives:
         """The objectives of evaluations, less being better, shape (n, objectives)."""
-        names = [each.name for each in self.objectives]
-        return self.minimised({name: np.array([e[name] for e in evaluations], dtype=np.float64) for name in names})
+        return front.minimised(evaluations, self.objectives)
 
     def violations(self, evaluations: Sequence[Evaluation[A]]) -> NDArray[np.float64]:
         """How much evaluations violate the budget, shape (n,); 0 for nothing."""
-        names = [each.name for each in self.quantities]
-        table = np.array([[evaluation[name] for name in names] for evaluation in evaluations], dtype=np.float64)
-        return violation(self.quantities, table.reshape(len(evaluations), len(names)))
+        return front.violations(evaluations, self.quantities)
 
     def front(self, evaluations: Sequence[Evaluation[A]]) -> list[int]:
         """Numbers of those that no other beats, within the budget."""
-        return [int(n) for n in front_of(self.values(evaluations), self.violations(evaluations))]
+        return front.front(evaluations, self.objectives, self.quantities)
 
     def minimised(self, table: Mapping[str, NDArray[np.float64]]) -> Objectives:
         """The objectives, less being better, of columns by name; shape (n, objectives)."""

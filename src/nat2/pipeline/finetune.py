@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from nat2.deploy.quantise import accuracy_of, quantise
 from nat2.files import write_csv
 from nat2.nas.archive import Evaluation
 from nat2.nas.budget import format_bound, format_value
+from nat2.nas.front import minimised
 from nat2.nas.search_result import SearchResult
 from nat2.nas.select import recommend
 from nat2.pipeline.context import RunContext
@@ -45,7 +45,7 @@ def select_networks(context: RunContext, found: SearchResult[Arch]) -> list[Eval
     """The networks to polish: of the front, the best in each objective and the high-trade-off ones."""
     # Of networks that are otherwise equal, the faster.
     front = sorted(found.front, key=lambda evaluation: evaluation["macs"])
-    values = np.stack([each.minimised(np.array([e[each.name] for e in front])) for each in context.objectives], axis=1)
+    values = minimised(front, context.objectives)
     lowest = values[:, 0].min()
     noise = standard_error(1 - lowest, len(context.evaluator.validation))
     chosen = [front[index] for index in recommend(values, context.config.networks, noise=noise)]

@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nat2.deploy.latency import Measured
-from nat2.nas.archive import Evaluation
+from nat2.nas.front import minimised
 from nat2.nas.objectives import Direction, Objective, Unit
 from nat2.nas.select import hypervolume
 from nat2.reports.references import Reference
@@ -331,7 +330,7 @@ def common_hypervolume(runs: Sequence[RunReport]) -> CommonHypervolume:
     shared = [each for each in runs[0].objectives if all(_optimises(run, each) for run in runs)]
     if len(shared) < 2:
         shared = [next(each for each in runs[0].quantities if each.name == name) for name in ("error", "params")]
-    clouds = [[_values(run.members(place), shared) for place in range(len(run.generations) or 1)] for run in runs]
+    clouds = [[minimised(run.members(place), shared) for place in range(len(run.generations) or 1)] for run in runs]
     every = np.concatenate([values for cloud in clouds for values in cloud])
     origin, worst = np.minimum(every.min(0), 0.0), every.max(0)
     box = worst + 0.01 * (worst - origin)
@@ -350,10 +349,6 @@ def common_hypervolume(runs: Sequence[RunReport]) -> CommonHypervolume:
 def _optimises(run: RunReport, objective: Objective) -> bool:
     wanted = (objective.name, objective.direction)
     return any((each.name, each.direction) == wanted for each in run.objectives)
-
-
-def _values(evaluations: Sequence[Evaluation[Arch]], objectives: Sequence[Objective]) -> NDArray[np.float64]:
-    return np.stack([each.minimised(np.array([e[each.name] for e in evaluations])) for each in objectives], axis=1)
 
 
 def _evaluated(run: RunReport) -> list[int]:

@@ -9,15 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from nat2.deploy.latency import Measured
 from nat2.errors import CheckpointError, Nat2Error, RunError
 from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
+from nat2.nas.front import front
 from nat2.nas.generation import Generation
-from nat2.nas.objectives import OBJECTIVES, Objective, Unit, violation
-from nat2.nas.select import front_of
+from nat2.nas.objectives import OBJECTIVES, Objective, Unit
 from nat2.runs.accuracy import Accuracy
 from nat2.runs.config import parse_resolutions, parse_widths
 from nat2.runs.facts import Fact, images_fact, search_facts
@@ -113,10 +112,7 @@ class RunReport:
     def front(self) -> list[Evaluation[Arch]]:
         """Of the archive, those that keep the budget and that no other beats; if none keeps it, those nearest."""
         members = self.members()
-        table = np.array([[e[each.name] for each in self.quantities] for e in members], dtype=np.float64)
-        table = table.reshape(len(members), len(self.quantities))
-        values = [each.minimised(column) for each, column in zip(self.objectives, table.T, strict=False)]
-        return [members[int(n)] for n in front_of(np.stack(values, axis=1), violation(self.quantities, table))]
+        return [members[number] for number in front(members, self.objectives, self.quantities)]
 
     @cached_property
     def _by_weights(self) -> dict[int, dict[Arch, Evaluation[Arch]]]:
