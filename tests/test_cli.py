@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from nat2.cli import VERBS, main
+from nat2.cli import main
+from nat2.cli.verbs import VERBS
 from tests.data.test_sources import write_images
 
 

@@ -15,7 +15,8 @@ import torch
 import yaml
 from PIL import Image
 
-from nat2.cli import VERBS, build_parser
+from nat2.cli.parser import build_parser
+from nat2.cli.verbs import VERBS
 from nat2.deploy import load
 from nat2.deploy.export import write_program
 from nat2.deploy.predict import predict

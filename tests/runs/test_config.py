@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from nat2.cli import _expanded, _parsed, build_parser, main
+from nat2.cli import main
+from nat2.cli.parser import build_parser, parsed
+from nat2.cli.words import expanded
 from nat2.data.settings import Augmentation
 from nat2.errors import ConfigError
 from nat2.runs.config import (
@@ -207,8 +209,8 @@ def test_yaml_is_read_as_people_write_it(text: str, name: str, value: str, tmp_p
 
 @pytest.mark.parametrize("word", ["off", "no", "OFF", "none"])
 def test_flags_say_off_as_yaml_does(word: str) -> None:
-    words = _expanded(["run", "--augmentation.policy", word, f"--search.preprocess={word}", "--data", "off"])
-    given = _parsed(build_parser(), words).run
+    words = expanded(["run", "--augmentation.policy", word, f"--search.preprocess={word}", "--data", "off"])
+    given = parsed(build_parser(), words).run
     assert (given.augmentation.policy, given.search.preprocess, given.data) == ("none", "none", "off")
 
 

@@ -10,6 +10,7 @@ import yaml
 
 from nat2.errors import ConfigError
 from nat2.validation import as_text, user_path
+from nat2.wording import one_line
 
 _BYTES = 2**20
 _VALUES = 20_000  # that a file may stand for when its aliases are followed
@@ -49,7 +50,7 @@ def read_document(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError(f"--config: {path} is nested deeper than {_DEPTH} levels") from None
     except Exception as error:
-        raise ConfigError(f"--config: {path} is not a YAML file of settings ({_in_short(error)})") from error
+        raise ConfigError(f"--config: {path} is not a YAML file of settings ({_reason(error)})") from error
     if not isinstance(settings, dict):
         held = "nothing" if settings is None else "a list" if isinstance(settings, list) else "a single value"
         raise ConfigError(f"--config: {path} must hold settings, a line each like `seed: 1`; it holds {held}")
@@ -99,10 +100,10 @@ def _check(path: Path, root: yaml.Node) -> None:
             waiting += [(each, depth + 1) for pair in node.value for each in pair]
 
 
-def _in_short(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}: {error.problem or error.context}"
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return one_line(error, most=200)
 
 
 def in_words(message: str) -> str:
