@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nat2.nas.functions import SearchFunctions
     from nat2.nas.objectives import Objective, objective
     from nat2.nas.settings import SearchSettings
-    from nat2.pipeline.api import finetune, run, search, train
+    from nat2.pipeline.api import finetune, run, search, search_run, train
     from nat2.pipeline.export import export
     from nat2.pipeline.profile import profile
     from nat2.reports.report import report
@@ -46,6 +46,7 @@ _PUBLIC = {
     "report": "nat2.reports.report",
     "run": "nat2.pipeline.api",
     "search": "nat2.pipeline.api",
+    "search_run": "nat2.pipeline.api",
     "train": "nat2.pipeline.api",
 }
 __all__ = [
@@ -67,6 +68,7 @@ __all__ = [
     "report",
     "run",
     "search",
+    "search_run",
     "train",
 ]
 

@@ -268,7 +268,7 @@ VERBS = {
         settings=True,
     ),
     "search": Verb(
-        _stage("search"),
+        _stage("search_run"),
         _run_arguments,
         _RUN_USAGE,
         "a run's second stage: the search",

@@ -89,20 +89,23 @@ def search(
 ) -> SearchResult[A]: ...
 
 
-def search(space: RunConfig | Searchable[Any], *arguments: Any, **options: Any) -> Any:
-    """The search: as the second stage of a run, whose configuration is given, or alone, over any space.
-
-    Of a run: takes and raises what `run` does, trains the super-networks if they are not yet trained, and returns the
-    networks that no other beats. Alone: see `nat2.nas.nat.search`, which it calls.
-    """
+def search(space: RunConfig | Searchable[Any], *arguments: Any, **options: Any) -> object:
+    """Search the run of a configuration (`search_run`), or any space with an evaluation (`nat2.nas.nat.search`)."""
     if isinstance(space, RunConfig):
-        return _search_run(space, *arguments, **options)
+        return search_run(space, *arguments, **options)
     return search_space(space, *arguments, **options)
 
 
-def _search_run(
+def search_run(
     config: RunConfig, *, out: Path | str | None = None, fresh: bool = False, quiet: bool = False
 ) -> list[Evaluation[Arch]]:
+    """The second stage of a run: search its super-networks, which are trained first if they are not.
+
+    Takes and raises what `run` does.
+
+    Returns:
+        The networks that no other beats.
+    """
     return Front(_start(config, out, fresh, quiet, "search").front)
 
 
