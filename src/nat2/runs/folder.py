@@ -5,29 +5,23 @@ from __future__ import annotations
 import csv
 import fcntl
 import json
-import platform
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-import torch
 import yaml
 
 from nat2.data.dataset import Dataset
 from nat2.deploy.latency import Measured
-from nat2.environment import available_cores
 from nat2.errors import CheckpointError, RunError
 from nat2.files import write_csv, write_error, write_json, write_text
 from nat2.runs.config import RunConfig, flat, same
+from nat2.runs.provenance import describe, environment, splits
 from nat2.runs.results import Result
 from nat2.runs.rounding import milliseconds
-
-_PACKAGES = ("nat2", "torch", "numpy", "scipy", "scikit-learn", "lightgbm", "pymoo", "onnx", "onnxruntime")
 
 
 class RunFolder:
@@ -185,9 +179,9 @@ class RunFolder:
         if self.config.exists():
             self._compare(config, dataset)
             return
-        write_json(self.path / "data.json", _describe(dataset))
+        write_json(self.path / "data.json", describe(dataset))
         write_json(self.path / "environment.json", environment())
-        write_csv(self.path / "splits.csv", _splits(dataset))
+        write_csv(self.path / "splits.csv", splits(dataset))
         write_text(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
 
     def _compare(self, config: RunConfig, dataset: Dataset) -> None:
@@ -415,47 +409,3 @@ def was_cleared(path: Path, fresh: str) -> bool:
 
 def _is_own(name: str) -> bool:
     return name in _OWN or (name.startswith("supernet-w") and name.endswith(".safetensors"))
-
-
-def environment() -> dict[str, object]:
-    """Versions and machine, so that a result can be traced."""
-    return {
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "processors": available_cores(),
-        "threads": torch.get_num_threads(),
-        "packages": {name: version(name) for name in _PACKAGES},
-        "command": sys.argv,
-    }
-
-
-def _splits(dataset: Dataset) -> list[dict[str, str]]:
-    """Which image is in which split."""
-    return [
-        {"split": name, "class": dataset.classes[label], "image": image}
-        for name, split in (("train", dataset.train), ("val", dataset.val), ("test", dataset.test))
-        for image, label in zip(split.names, split.labels.tolist(), strict=True)
-    ]
-
-
-def _describe(dataset: Dataset) -> dict[str, object]:
-    splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
-    return {
-        "name": dataset.name,
-        "fingerprint": dataset.fingerprint,
-        "channels": dataset.channels,
-        "mean": dataset.mean,
-        "std": dataset.std,
-        "range": [dataset.span.low, dataset.span.high] if dataset.span else None,
-        "images": {
-            name: dict(
-                zip(
-                    dataset.classes,
-                    torch.bincount(split.labels, minlength=len(dataset.classes)).tolist(),
-                    strict=True,
-                )
-            )
-            for name, split in splits.items()
-        },
-        "notes": dataset.notes,
-    }
