@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 _LONGEST = 1000  # characters of a line that tells what is wrong
 
 
@@ -13,6 +15,17 @@ def counted(count: int, noun: str) -> str:
 def plural(noun: str) -> str:
     """The plural of a regular noun."""
     return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
+
+
+def shown(names: Iterable[str], most: int = 5) -> str:
+    """The first few of some names, and how many more there are: ``a, b and 3 more``."""
+    listed = list(names)
+    return ", ".join(listed[:most]) + f" and {len(listed) - most} more" * (len(listed) > most)
+
+
+def first_few(parts: Sequence[str], most: int, *, separator: str = ", ") -> str:
+    """The first few parts of a list that goes on: ``a, b, ...``."""
+    return separator.join([*parts[:most], *(["..."] if len(parts) > most else [])])
 
 
 def shortened(message: str) -> str:

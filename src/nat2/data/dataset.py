@@ -24,7 +24,7 @@ from nat2.data.stream import StreamedPixels
 from nat2.data.transfer import to_device
 from nat2.errors import ConfigError, DataError
 from nat2.seeds import numpy_generator
-from nat2.wording import counted
+from nat2.wording import counted, first_few
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def remarks(splits: Mapping[str, Split], digests: Mapping[str, Sequence[bytes]],
         )
     tiny = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True) if count < _FEW]
     if tiny:
-        found.append(f"fewer than {_FEW} training images of {', '.join(tiny[:10])}{', ...' * (len(tiny) > 10)}")
+        found.append(f"fewer than {_FEW} training images of {first_few(tiny, 10)}")
     return found + _repeated(splits, digests, classes)
 
 
@@ -256,12 +256,12 @@ def _repeated(splits: Mapping[str, Split], digests: Mapping[str, Sequence[bytes]
     found = []
     if contradicting:
         found.append(
-            f"the same picture under two classes, {counted(len(contradicting), 'time')}: {_first(contradicting)}; "
-            "keep each under one class"
+            f"the same picture under two classes, {counted(len(contradicting), 'time')}: "
+            f"{first_few(contradicting, 3)}; keep each under one class"
         )
     if copies:
         found.append(
-            f"the same picture twice in one class of one split, {counted(len(copies), 'time')}: {_first(copies)}"
+            f"the same picture twice in one class of one split, {counted(len(copies), 'time')}: {first_few(copies, 3)}"
         )
     return found + [
         f"{leaks[earlier, later]} of the {counted(len(digests[later]), 'image')} in {later} "
@@ -270,10 +270,6 @@ def _repeated(splits: Mapping[str, Split], digests: Mapping[str, Sequence[bytes]
         for earlier, later in _LEAKS
         if leaks[earlier, later]
     ]
-
-
-def _first(listed: Sequence[str], most: int = 3) -> str:
-    return ", ".join(listed[:most]) + ", ..." * (len(listed) > most)
 
 
 def name_of(data: str) -> str:

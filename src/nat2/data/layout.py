@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nat2.data.walk import Contents, Folder
 from nat2.errors import DataError
-from nat2.wording import counted
+from nat2.wording import counted, shown
 
 _WORDS = {
     "train": ("train", "training", "trn", "trainval"),
@@ -27,7 +27,6 @@ aug augmented processed cropped resized labeled labelled cifar mnist imagenet il
 """Words that may stand before or behind the name of a split."""
 _UNLABELLED = "pred preds predict prediction predictions unlabeled unlabelled unsup unsupervised inference submission"
 _PARTS = re.compile(r"(fold|split|part|set|subset|batch|chunk|group|session|run)[ _-]?(\d*|[a-z])", re.IGNORECASE)
-_MOST_SHOWN = 5  # names in a message
 _Found = dict[str, tuple[Folder, list[Folder]]]
 """By split, its folder and the class folders in it."""
 
@@ -366,9 +365,3 @@ def _relative(folder: Folder, root: Folder) -> Path:
 def by_kind(counts: Counter[str], most: int = 8) -> str:
     """Counts by kind, most first: ``3 .txt, 1 .csv``."""
     return shown((f"{count:,} {kind or 'without extension'}" for kind, count in counts.most_common()), most)
-
-
-def shown(names: Iterable[str], most: int = _MOST_SHOWN) -> str:
-    """The first few of some names."""
-    listed = list(names)
-    return ", ".join(listed[:most]) + f" and {len(listed) - most} more" * (len(listed) > most)

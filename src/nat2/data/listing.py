@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nat2.data.formats import way_out
-from nat2.data.layout import Layout, by_kind, lay_out, shown
+from nat2.data.layout import Layout, by_kind, lay_out
 from nat2.data.walk import Contents, Folder, Skipped, together
 from nat2.errors import DataError
-from nat2.wording import counted
+from nat2.wording import counted, shown
 
 Item = Path | Callable[[], bytes]
 """An image file, or how to get its content."""

@@ -23,7 +23,7 @@ from nat2.data.listing import Item, Listing, list_folder
 from nat2.data.stream import StreamedPixels
 from nat2.environment import available_cores
 from nat2.errors import DataError
-from nat2.wording import counted
+from nat2.wording import counted, first_few
 
 _CHUNK = 1024  # images that are decoded at a time
 
@@ -138,9 +138,7 @@ def read_listing(
         _check_left(listing, decoded.good)
     notes = list(listing.notes)
     if bad:
-        notes.append(
-            f"{counted(len(bad), 'image')} cannot be read, left out: {', '.join(bad[:5])}" + ", ..." * (len(bad) > 5)
-        )
+        notes.append(f"{counted(len(bad), 'image')} cannot be read, left out: {first_few(bad, 5)}")
     count = sum(map(len, decoded.good.values()))
     if 0 < deep < count:
         notes.append(
@@ -172,7 +170,7 @@ def _check_left(listing: Listing, good: Mapping[str, Sequence[int]]) -> None:
     ]
     if lost:
         raise DataError(
-            f"no image can be read of {', '.join(lost[:10])}{', ...' * (len(lost) > 10)}, and the class would be lost; "
+            f"no image can be read of {first_few(lost, 10)}, and the class would be lost; "
             "replace the images, or delete the class"
         )
 

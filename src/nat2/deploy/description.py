@@ -10,6 +10,7 @@ from nat2.data.decode import JPEG_GAP
 from nat2.data.transform import Pipeline
 from nat2.errors import CheckpointError
 from nat2.files import JsonObject
+from nat2.wording import first_few
 
 _SHOWN = 10  # networks in a message
 _SIDES = range(1, 2**14)
@@ -129,7 +130,7 @@ def check_network(folder: Path, *, command: str = "{}") -> None:
     elif folder.is_file():
         why = f"{folder} is a file and does not hold an exported network; name the folder of one: {usual}"
     elif inside:
-        names = ", ".join(path.name for path in inside[:_SHOWN]) + ", ..." * (len(inside) > _SHOWN)
+        names = first_few([path.name for path in inside], _SHOWN)
         why = f"{folder} has the networks {names}; name one of them: {command.format(inside[0])}"
     elif (folder / "config.yaml").is_file():
         why = f"{folder} is a run that has not exported a network yet; go on with nat2 finetune {folder}"

@@ -11,6 +11,7 @@ from rich.table import Table
 from nat2.deploy.anytime import OperatingPoint
 from nat2.runs.accuracy import Accuracy, chance_of
 from nat2.space.arch import Arch
+from nat2.wording import shown
 
 ONNX, INT8 = "model.onnx", "model-int8.onnx"
 
@@ -143,10 +144,7 @@ def chance_warning(results: Sequence[Result]) -> str:
     if len(below) == len(results):
         who = "the network does not beat" if len(results) == 1 else f"none of the {len(results)} networks beats"
         return f"{who} chance by its standard error: {guess}"
-    names = ", ".join(result.id for result in below[:_NAMED])
-    if len(below) > _NAMED:
-        names += f" and {len(below) - _NAMED} more"
-    return f"not better than chance by the standard error ({guess}): {names}"
+    return f"not better than chance by the standard error ({guess}): {shown((each.id for each in below), _NAMED)}"
 
 
 def guessing(accuracy: Accuracy, split: str) -> str:

@@ -25,6 +25,7 @@ from nat2.space.macro import MAX_DEPTH, STAGES
 from nat2.supernet.network import SuperNetwork
 from nat2.supernet.static import StaticNetwork
 from nat2.supernet.weights import read_checkpoint as read_checkpoint
+from nat2.wording import first_few
 
 Layout = Literal["ofa", "ofav2"]
 
@@ -194,7 +195,7 @@ def load_weights(
         ):
             problems.append(f"{names.get(name, name)} is not of finite numbers")
     if problems:
-        shown = "; ".join(sorted(problems)[:10]) + ("; ..." if len(problems) > 10 else "")
+        shown = first_few(sorted(problems), 10, separator="; ")
         raise CheckpointError(f"the weights do not fit the network in {len(problems)} tensors: {shown}")
     with torch.no_grad():
         for name, tensor in given.items():
