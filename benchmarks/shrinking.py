@@ -38,6 +38,7 @@ from nat2.training.teacher import calibration_images
 FAMILIES = ("EE_D", "EE_B", "SE_B")
 TEACHERS = ("fixed", "progressive")
 RESOLUTIONS = (24, 28, 32)
+STEPS = 25  # of the short schedule, for which an epoch stands here
 
 
 def budget(phases: tuple[Phase, ...], *, early_exits: bool, factor: float) -> list[Phase]:
@@ -48,7 +49,9 @@ def budget(phases: tuple[Phase, ...], *, early_exits: bool, factor: float) -> li
             continue
         if phase.name == "height" and not early_exits:
             phase = dataclasses.replace(phase, name="kernel again", exits=(5,), levels=(3,))
-        kept.append(dataclasses.replace(phase, epochs=max(1, round(factor * phase.epochs))))
+        epochs = max(1, round(factor * (phase.steps or 0) / STEPS))
+        warmup = (phase.warmup_steps or 0) / STEPS
+        kept.append(dataclasses.replace(phase, steps=None, epochs=epochs, warmup_steps=None, warmup_epochs=warmup))
     return kept
 
 

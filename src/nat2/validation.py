@@ -136,23 +136,23 @@ def format_value(kind: object) -> str:
 
 
 def check_positive(settings: object, of: str, *names: str) -> None:
-    """Raise ConfigError unless each named field is above 0 and finite."""
+    """Raise ConfigError unless each named field is above 0 and finite, or None where it may be."""
     for name in names:
-        if not 0 < getattr(settings, name) < math.inf:
+        if getattr(settings, name) is not None and not 0 < getattr(settings, name) < math.inf:
             raise ConfigError(f"`{name}` of {of} must be above 0; got {getattr(settings, name)}")
 
 
 def check_not_negative(settings: object, of: str, *names: str) -> None:
-    """Raise ConfigError unless each named field is at least 0 and finite."""
+    """Raise ConfigError unless each named field is at least 0 and finite, or None where it may be."""
     for name in names:
-        if not 0 <= getattr(settings, name) < math.inf:
+        if getattr(settings, name) is not None and not 0 <= getattr(settings, name) < math.inf:
             raise ConfigError(f"`{name}` of {of} must be 0 or more; got {getattr(settings, name)}")
 
 
 def check_at_least(settings: object, of: str, minimum: int, *names: str) -> None:
-    """Raise ConfigError unless each named field reaches the minimum."""
+    """Raise ConfigError unless each named field reaches the minimum, or is None where it may be."""
     for name in names:
-        if getattr(settings, name) < minimum:
+        if getattr(settings, name) is not None and getattr(settings, name) < minimum:
             raise ConfigError(f"`{name}` of {of} must be at least {minimum}; got {getattr(settings, name)}")
 
 

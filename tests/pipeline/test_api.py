@@ -30,7 +30,8 @@ from tests.tiny import SETTINGS, write_corners
 def config(data: Path, **changes: Any) -> RunConfig:
     settings = dict(SETTINGS)
     phases = tuple(Phase(**phase) for phase in settings.pop("phases"))
-    settings["finetune"] = {"epochs": 2, "batch_size": 32, "prune": False}  # every exit is kept
+    # Twice, as published, and every exit is kept.
+    settings["finetune"] = {"epochs": 2, "batch_size": 32, "restart": True, "prune": False}
     return RunConfig.of("quick", data=str(data), **{**settings, "phases": phases, **changes})
 
 

@@ -73,7 +73,7 @@ def test_presets_are_the_published_settings() -> None:
 
 
 def test_schedules_are_the_published_tables() -> None:
-    def table(name: ScheduleName) -> list[tuple[int, float, int]]:
+    def table(name: ScheduleName) -> list[tuple[int | None, float, int]]:
         return [(phase.epochs, phase.lr, phase.subnets) for phase in SCHEDULES[name]]
 
     assert table("ofav2") == [

@@ -13,7 +13,7 @@ from rich.console import Console
 from nat2.nas.archive import Evaluation
 from nat2.nas.budget import parse_budget
 from nat2.reports.plots import plot_pareto
-from nat2.runs.results import Result, chance_warning, picks, short_count, table
+from nat2.runs.results import Result, chance_warning, picks, precision_warning, short_count, table
 from nat2.space import Arch
 
 ARCHS = [Arch.from_key(f"r{r}-w0.5-k3e3.k5e4-k7e6.k3e3") for r in (16, 18, 20, 24)]
@@ -83,6 +83,15 @@ def test_the_warning_names_what_does_not_beat_chance_on_test_images() -> None:
     told = chance_warning([bad, good, worse])
     assert told == f"not better than chance by the standard error ({guess}): {bad.id}, {worse.id}"
     assert chance_warning([bad] * 9 + [good]).endswith(f"{bad.id} and 3 more")
+
+
+@pytest.mark.parametrize(("images", "points"), [(20, 11), (60, 6), (160, 0), (1000, 0)])
+def test_few_test_images_are_warned_of(images: int, points: int) -> None:
+    half = images // 2
+    told = precision_warning([result(0, 100, 0.9, 0.5).measured_on({"val": [5, 5], "test": [half, half]})])
+    expected = f"{images} test images tell an accuracy to ± {points} points (one standard error)"
+    assert told.startswith(expected) if points else told == ""
+    assert precision_warning([]) == precision_warning([result(0, 100, 0.9, 0.5)]) == ""
 
 
 @pytest.mark.parametrize(

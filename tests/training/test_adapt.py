@@ -129,7 +129,7 @@ def test_adaptation_leaves_unreachable_weights_alone(tmp_path: Path, network: Su
 
 def test_weights_older_than_the_archive_are_refused(tmp_path: Path, network: SuperNetwork, split: Split) -> None:
     task = adaptation(network, split, tmp_path / "lost.safetensors")
-    with pytest.raises(CheckpointError, match="weights of epoch 0, the archive those of epoch 2"):
+    with pytest.raises(CheckpointError, match="weights of generation 0, the archive those of generation 1"):
         task.advance(2, genomes())
 
 

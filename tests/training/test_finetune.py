@@ -16,6 +16,7 @@ from nat2.data.dataset import Split
 from nat2.errors import ConfigError, RunError
 from nat2.supernet import StaticNetwork, SuperNetwork, calibrate, extract
 from nat2.training import finetune as module
+from nat2.training import lesson
 from nat2.training.distill import Teacher, exit_weights, joint_loss
 from nat2.training.finetune import Finetuned, finetune
 from nat2.training.optimise import set_learning_rate
@@ -23,7 +24,7 @@ from nat2.training.settings import FinetuneSettings, Ramp
 from tests.pixels import pixels_of
 from tests.training.conftest import PIPELINE, SPACE, context_of, corners, kill_after, same_weights, weights_of
 
-SETTINGS = FinetuneSettings(epochs=4, patience=4, batch_size=16, lr=5e-3)
+SETTINGS = FinetuneSettings(restart=True, epochs=4, patience=4, batch_size=16, lr=5e-3)
 
 
 @pytest.fixture
@@ -43,8 +44,8 @@ def test_fine_tuning_improves_the_network_and_leaves_the_inherited_one_alone(
     tmp_path: Path, inherited: StaticNetwork, optimizer: str
 ) -> None:
     before = weights_of(inherited)
-    lr = {"adamw": 5e-3, "sgd": 0.05}[optimizer]
-    settings = FinetuneSettings(epochs=4, patience=4, batch_size=16, lr=lr, optimizer=optimizer)  # type: ignore[arg-type]
+    lr = {"adamw": 0.01, "sgd": 0.2}[optimizer]  # for batches of 64
+    settings = FinetuneSettings(restart=True, epochs=4, patience=4, batch_size=16, lr=lr, optimizer=optimizer)  # type: ignore[arg-type]
     ticks: list[int] = []
     result = run(inherited, tmp_path / "s.safetensors", settings, tick=ticks.append)
     assert result.val_accuracy > result.calibrated_val_accuracy + 0.2
@@ -60,9 +61,9 @@ def test_phase_two_trains_on_all_images_for_as_many_epochs_as_phase_one_found_be
     calls: list[tuple[int, int]] = []
     original = module._train
 
-    def record(network: object, optimizer: object, split: Split, *rest: object, last: int) -> None:
+    def record(network: object, optimizer: object, split: Split, *rest: object, **options: int) -> None:
         calls.append((len(split), rest[-1]))  # type: ignore[arg-type]
-        original(network, optimizer, split, *rest, last=last)  # type: ignore[arg-type]
+        original(network, optimizer, split, *rest, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "_train", record)
     result = run(inherited, tmp_path / "s.safetensors")
@@ -79,7 +80,7 @@ def test_no_epochs_leave_the_inherited_weights(tmp_path: Path, inherited: Static
 
 
 def test_phase_one_stops_when_the_validation_loss_no_longer_falls(tmp_path: Path, inherited: StaticNetwork) -> None:
-    settings = FinetuneSettings(epochs=50, patience=1, batch_size=16, lr=0.02)
+    settings = FinetuneSettings(restart=True, epochs=50, patience=1, batch_size=16, lr=0.02)
     ticks: list[int] = []
     run(inherited, tmp_path / "s.safetensors", settings, tick=ticks.append)
     assert ticks.count(1) < 60
@@ -179,8 +180,8 @@ def test_the_learning_rate_of_phase_two_falls_to_its_end_or_follows_phase_one(
         rates.append(value)
         set_learning_rate(optimizer, value)
 
-    monkeypatch.setattr(module, "set_learning_rate", noted)
-    settings = dataclasses.replace(SETTINGS, anneal=anneal, lr=1e-3)
+    monkeypatch.setattr(lesson, "set_learning_rate", noted)
+    settings = dataclasses.replace(SETTINGS, anneal=anneal, lr=2e-3)  # for batches of 64; half of it for 16
     result = run(inherited, tmp_path / "s.safetensors", settings)
     first, second = 4 * 6, result.epochs * (96 + 48) // 16
     assert len(rates) == first + second
@@ -206,7 +207,7 @@ def test_labels_are_smoothed_and_the_teacher_weighs_as_asked_in_training_alone(
         assert (targets is not None) == (ratio > 0 and logits.requires_grad)
         return loss
 
-    monkeypatch.setattr(module, "joint_loss", recorded)
+    monkeypatch.setattr(lesson, "joint_loss", recorded)
     settings = dataclasses.replace(SETTINGS, epochs=1, label_smoothing=smoothing, kd_ratio=ratio, batch_size=48)
     run(several, tmp_path / "s.safetensors", settings, teacher=Teacher(copy.deepcopy(several), "DESC"))
     training = [(loss, smoothed) for learns, loss, smoothed, _ in losses if learns]

@@ -105,12 +105,24 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return count // min(batch_size, count)
 
 
-def shuffled_batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Indices of an epoch's batches in random order; an incomplete last batch is left out."""
-    size = min(batch_size, count)
-    order = torch.randperm(count, generator=generator)
-    for step in range(steps_per_epoch(count, batch_size)):
-        yield order[step * size : (step + 1) * size]
+def shuffled_batches(
+    count: int, batch_size: int, generator: torch.Generator, *, steps: int | None = None
+) -> Iterator[Tensor]:
+    """Indices of batches in random order.
+
+    Args:
+        count: Images.
+        batch_size: Of a batch; an incomplete last one of an epoch is left out.
+        generator: Source of the order.
+        steps: How many batches: a part of an epoch or several epochs, each in an order of its own; one by default.
+    """
+    size, epoch = min(batch_size, count), steps_per_epoch(count, batch_size)
+    order = torch.empty(0, dtype=torch.long)
+    for step in range(epoch if steps is None else steps):
+        place = step % epoch
+        if place == 0:
+            order = torch.randperm(count, generator=generator)
+        yield order[place * size : (place + 1) * size]
 
 
 class ResizedImages:

@@ -293,8 +293,8 @@ def finetune_and_report(
     Raises:
         ConfigError: there are none, because no network with several exits keeps the budget.
     """
-    evaluations = [*chosen, *(context.evaluated(networks, arch) for arch in further)]
-    results = finetune_networks(context, networks, evaluations)
+    asked = [context.evaluated(networks, arch) for arch in further]
+    results = finetune_networks(context, networks, chosen, asked=asked)
     if not results:
         raise ConfigError(
             "no network with all its exits keeps the budget; choose --finetune.variant both or --finetune.prune true"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,25 +19,31 @@ from nat2.deploy.quantise import accuracy_of, quantise
 from nat2.files import write_csv
 from nat2.nas.archive import Evaluation
 from nat2.nas.budget import format_bound, format_value
-from nat2.nas.front import minimised
+from nat2.nas.front import front, minimised
 from nat2.nas.search_result import SearchResult
 from nat2.nas.select import recommend
 from nat2.pipeline.context import RunContext
 from nat2.pipeline.evaluation import BYTES
 from nat2.processes import ALONE
 from nat2.progress import FoundDone
-from nat2.runs.accuracy import standard_error
+from nat2.runs.accuracy import Accuracy, standard_error
 from nat2.runs.results import Result
+from nat2.seeds import torch_generator
 from nat2.space import Arch, Macro, cost
 from nat2.supernet import SuperNetwork, SuperNetworks, extract, normalize_by_stored
+from nat2.supernet.static import channels_last
+from nat2.training.context import TrainingContext
 from nat2.training.distill import Teacher, exit_weights, joint_accuracy
-from nat2.training.finetune import Finetuned, answers_of, finetune
+from nat2.training.finetune import Finetuned, finetune
+from nat2.training.lesson import answers_of
+from nat2.training.polish import Polishing
 from nat2.training.settings import FinetuneSettings
 from nat2.training.teacher import largest_as_teacher
 from nat2.wording import counted
 
 _OF_EXITS = ("error", "params", "macs", "memory", "latency")
 """What can be told of a network with several exits; a bound on anything else leaves those out."""
+_WORTH = 0.25  # of the way from chance to no error at all, which inherited weights have to have made
 ENSEMBLE = "-ee"
 """What the id of a network with several exits ends in."""
 
@@ -44,15 +51,15 @@ ENSEMBLE = "-ee"
 def select_networks(context: RunContext, found: SearchResult[Arch]) -> list[Evaluation[Arch]]:
     """The networks to polish: of the front, the best in each objective and the high-trade-off ones."""
     # Of networks that are otherwise equal, the faster.
-    front = sorted(found.front, key=lambda evaluation: evaluation["macs"])
-    values = minimised(front, context.objectives)
+    candidates = sorted(found.front, key=lambda evaluation: evaluation["macs"])
+    values = minimised(candidates, context.objectives)
     lowest = values[:, 0].min()
     noise = standard_error(1 - lowest, len(context.evaluator.validation))
-    chosen = [front[index] for index in recommend(values, context.config.networks, noise=noise)]
-    context.progress.say(f"fine-tune: {len(chosen)} of the {counted(len(front), 'network')} that no other beats")
+    chosen = [candidates[index] for index in recommend(values, context.config.networks, noise=noise)]
+    context.progress.say(f"fine-tune: {len(chosen)} of the {counted(len(candidates), 'network')} that no other beats")
     if not found.feasible:
         bounds = [each for each in context.quantities if each.bounded]
-        nearest = ", ".join(f"{each.name} {format_value(front[0][each.name], each.unit)}" for each in bounds)
+        nearest = ", ".join(f"{each.name} {format_value(candidates[0][each.name], each.unit)}" for each in bounds)
         context.progress.say(
             f"no network that was evaluated keeps the budget ({', '.join(map(format_bound, bounds))}); the nearest are "
             f"returned, the first with {nearest}"
@@ -63,49 +70,83 @@ def select_networks(context: RunContext, found: SearchResult[Arch]) -> list[Eval
 def variants(macro: Macro, arch: Arch, settings: FinetuneSettings) -> list[tuple[int, ...]]:
     """The exits with which a network is fine-tuned: its own alone, all up to it, or once each."""
     every = tuple(number for number in macro.exits if number <= arch.exit)
+    variant = settings.variant
+    if variant == "auto":
+        variant = "both" if settings.restart else "single"
     made: list[tuple[int, ...]] = []
-    if settings.variant != "ensemble" or len(every) == 1:
+    if variant != "ensemble" or len(every) == 1:
         made.append((arch.exit,))
-    if settings.variant != "single" and len(every) > 1:
+    if variant != "single" and len(every) > 1:
         made.append(every)
     return made
 
 
-def finetune_networks(context: RunContext, networks: SuperNetworks, chosen: Sequence[Evaluation[Arch]]) -> list[Result]:
+@dataclass(frozen=True)
+class Work:
+    """A network to fine-tune, test and export."""
+
+    evaluation: Evaluation[Arch]
+    """What the search measured of it."""
+    exits: tuple[int, ...]
+    """Its own exit, or all up to there, which are then trained jointly, and pruned."""
+
+    @property
+    def id(self) -> str:
+        """Names its folder."""
+        return self.evaluation.arch.id + (ENSEMBLE if len(self.exits) > 1 else "")
+
+
+def finetune_networks(
+    context: RunContext,
+    networks: SuperNetworks,
+    chosen: Sequence[Evaluation[Arch]],
+    *,
+    asked: Sequence[Evaluation[Arch]] = (),
+) -> list[Result]:
     """Stage 3: fine-tune, test and export networks, each by one process.
+
+    Unless they are trained twice (`restart`), all are measured after the first phase of their fine-tuning; those of the
+    chosen ones that others beat there are not trained further, and not returned.
 
     Args:
         context: What the stages share.
         networks: With the adapted weights.
-        chosen: What the search measured of them.
+        chosen: What the search measured of the networks that it proposes.
+        asked: The same of networks that the user named, which are returned whatever beats them.
     """
     settings, config = context.config.finetune, context.config
     unknown = [each.name for each in context.quantities if each.bounded and each.name not in _OF_EXITS]
     if unknown:
         context.progress.say(f"networks with several exits are left out: nobody knows their {', '.join(unknown)}")
     works = [
-        (evaluation, exits)
-        for evaluation in chosen
+        Work(evaluation, exits)
+        for evaluation in (*chosen, *asked)
         for exits in variants(networks[evaluation.arch.width].macro, evaluation.arch, settings)
         if len(exits) == 1 or not unknown
     ]
-    context.progress.stage("fine-tune", epochs=2 * settings.epochs * len(works))
-    widest, teacher, here = networks[context.space.largest.width], None, set()
+    unit, first, rest = amounts(settings, len(context.dataset.train))
+    context.progress.stage("fine-tune", **{unit: (first + rest) * len(works)})
+    widest, teacher = networks[context.space.largest.width], None
     if settings.kd_ratio and works:
         teacher = largest_as_teacher(widest, context.space, context.dataset.train, context.pipeline, config.shrink)
+    if not settings.restart:
+        beaten = _beaten(context, networks, works, teacher, {evaluation.arch for evaluation in asked})
+        context.progress.step(FoundDone(rest * len(beaten)))
+        works = [work for work in works if work.id not in beaten]
+    here = set[str]()
 
-    def work(one: tuple[Evaluation[Arch], tuple[int, ...]]) -> tuple[Result | None, float | None]:
-        here.add((one[0].arch, one[1]))
-        return finetune_network(context, networks[one[0].arch.width], *one, teacher=teacher)
+    def finish(work: Work) -> tuple[Result | None, float | None]:
+        here.add(work.id)
+        return finetune_network(context, networks[work.evaluation.arch.width], work, teacher=teacher)
 
     results = []
-    for (evaluation, exits), (result, difference), _ in context.processes.spread(
-        work, works, costs=[evaluation["macs"] for evaluation, _ in works]
-    ):
-        if (evaluation.arch, exits) not in here:
-            context.progress.step(FoundDone(2 * settings.epochs))
+    for work, (result, difference), _ in context.processes.spread(finish, works, costs=_costs(works)):
+        if work.id not in here:
+            context.progress.step(FoundDone(rest))
         if result is None:
-            context.progress.say(f"{evaluation.arch.id}: its exits {exits} together do not keep the budget; left out")
+            context.progress.say(
+                f"{work.evaluation.arch.id}: its exits {work.exits} together do not keep the budget; left out"
+            )
             continue
         results.append(result)
         if difference is not None:
@@ -118,44 +159,127 @@ def finetune_networks(context: RunContext, networks: SuperNetworks, chosen: Sequ
     return results
 
 
+def _costs(works: Sequence[Work]) -> list[float]:
+    return [work.evaluation["macs"] for work in works]
+
+
+def amounts(settings: FinetuneSettings, images: int) -> tuple[str, int, int]:
+    """What the progress of a network's fine-tuning is counted in; how much it is before and after it is measured."""
+    length = settings.length(images)
+    if settings.restart:
+        return "epochs", 0, 2 * length.parts
+    first, second = settings.phases(images)
+    return "steps", first.steps, second.steps
+
+
+def _beaten(
+    context: RunContext, networks: SuperNetworks, works: Sequence[Work], teacher: Teacher | None, asked: set[Arch]
+) -> set[str]:
+    """Ids of the networks that are not trained further: after the first phase another is at least as accurate and costs
+    no more."""
+    _, first, _ = amounts(context.config.finetune, len(context.dataset.train))
+    here = set[str]()
+    afresh = sum(not inherits(context, work) for work in works)
+    if afresh:
+        context.progress.say(
+            f"fine-tune: {counted(afresh, 'network')} of {len(works)} from random weights, since what the "
+            "super-network's know is hardly better than chance"
+        )
+
+    def measured(work: Work) -> float:
+        here.add(work.id)
+        done = context.folder.result(work.id)
+        if done is not None:
+            context.progress.step(FoundDone(first))
+            return done.val_accuracy
+        return _polishing(context, networks[work.evaluation.arch.width], work, teacher).measured()
+
+    compared: dict[str, Evaluation[Arch]] = {}
+    for work, accuracy, _ in context.processes.spread(measured, works, costs=_costs(works)):
+        if work.id not in here:
+            context.progress.step(FoundDone(first))
+        if len(work.exits) == 1 and work.evaluation.arch not in asked:
+            values = {**work.evaluation.values, "error": 1 - accuracy}
+            compared[work.id] = dataclasses.replace(work.evaluation, values=values)
+    ids = list(compared)
+    kept = front(list(compared.values()), context.objectives, ()) if ids else []
+    beaten = set(ids) - {ids[number] for number in kept}
+    if beaten:
+        context.progress.say(
+            f"fine-tune: {counted(len(beaten), 'network')} of {len(ids)} not trained further: others are as accurate "
+            "and cost less"
+        )
+    return beaten
+
+
+def inherits(context: RunContext, work: Work) -> bool:
+    """Whether the super-network's weights are worth starting from.
+
+    Weights that hardly beat chance have learned what does not generalise, and are a worse start than random ones.
+    """
+    accuracy = Accuracy.over(1 - work.evaluation["error"], context.folder.images().get("val", ()))
+    chance = accuracy.chance or 0.0
+    return accuracy.share - chance >= _WORTH * (1 - chance)
+
+
+def _polishing(context: RunContext, network: SuperNetwork, work: Work, teacher: Teacher | None) -> Polishing:
+    """The fine-tuning of a network, where it stands."""
+    arch, exits = work.evaluation.arch, work.exits
+    if inherits(context, work):
+        start = extract(network, arch, context.evaluator.statistics(network, arch, exits=exits), exits=exits)
+    else:
+        generator = torch_generator(context.config.seed, "afresh", arch.key)
+        start = extract(SuperNetwork(network.macro, generator=generator), arch, exits=exits)
+    return Polishing(
+        channels_last(start, context.processes.device),
+        context.dataset.val,
+        context.config.finetune,
+        _training(context, work, "steps"),
+        teacher=teacher,
+    )
+
+
+def _training(context: RunContext, work: Work, unit: str) -> TrainingContext:
+    """What its fine-tuning is given; the processes divide the networks, not their batches."""
+    training = context.training(context.folder.state / f"finetune-{work.id}.safetensors", unit=unit)
+    return dataclasses.replace(training, processes=ALONE)
+
+
 def finetune_network(
-    context: RunContext,
-    network: SuperNetwork,
-    evaluation: Evaluation[Arch],
-    exits: tuple[int, ...],
-    *,
-    teacher: Teacher | None = None,
+    context: RunContext, network: SuperNetwork, work: Work, *, teacher: Teacher | None = None
 ) -> tuple[Result | None, float | None]:
     """Fine-tune one network, test it once, export it; or read what was done before.
 
     Args:
         context: What the stages share.
         network: The super-network of its width.
-        evaluation: What the search measured of it.
-        exits: Its own exit, or all up to there, which are then trained jointly, and pruned.
+        work: The network.
         teacher: Distils its answers, if asked for.
 
     Returns:
         What is reported of it (None if no subset of the exits keeps the budget), and the largest difference of a logit
         between ONNX Runtime and torch (None if it was done before).
     """
-    arch, settings = evaluation.arch, context.config.finetune
-    identity = arch.id + (ENSEMBLE if len(exits) > 1 else "")
-    done = context.folder.result(identity)
+    arch, exits, settings = work.evaluation.arch, work.exits, context.config.finetune
+    done = context.folder.result(work.id)
     allowed = _within_budget(context, network, arch)
     if done is not None or not (settings.prune or allowed(exits)):
-        context.progress.step(FoundDone(2 * settings.epochs))
+        context.progress.step(FoundDone(amounts(settings, len(context.dataset.train))[2]))
         return done, None
-    training = context.training(context.folder.state / f"finetune-{identity}.safetensors", unit="epochs")
-    finetuned = finetune(
-        extract(network, arch, context.evaluator.statistics(network, arch, exits=exits), exits=exits),
-        context.dataset.val,
-        settings,
-        dataclasses.replace(training, processes=ALONE),  # which divides the networks, not their batches
-        allowed=allowed,
-        teacher=teacher,
-    )
-    return _shipped(context, network, evaluation, exits, finetuned, identity)
+    if settings.restart:
+        finetuned = finetune(
+            extract(network, arch, context.evaluator.statistics(network, arch, exits=exits), exits=exits),
+            context.dataset.val,
+            settings,
+            _training(context, work, "epochs"),
+            allowed=allowed,
+            teacher=teacher,
+        )
+    else:
+        finetuned = _polishing(context, network, work, teacher).finished(allowed=allowed)
+        if not inherits(context, work):
+            finetuned = dataclasses.replace(finetuned, calibrated_val_accuracy=1 - work.evaluation["error"])
+    return _shipped(context, network, work.evaluation, exits, finetuned, work.id)
 
 
 def _shipped(

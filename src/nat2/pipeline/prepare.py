@@ -23,6 +23,7 @@ from nat2.runs.config import RunConfig, absolute
 from nat2.runs.facts import Fact, images_fact, search_facts
 from nat2.runs.plan import Choices, RunPlan, macros_for, resolutions_for
 from nat2.space import Macro, SearchSpace
+from nat2.training.length import batch_size_for, growth
 from nat2.training.settings import SCHEDULES
 from nat2.training.shrink import phases_for
 from nat2.validation import user_path
@@ -85,7 +86,7 @@ def _settled(
     known = dataset.known or Known(crop_scale=DEFAULT_CROP)
     augmentation = config.augmentation
     transfers = config.schedule.endswith("transfer") and not config.phases
-    shrink = config.shrink
+    shrink, images = config.shrink, len(dataset.train)
     return dataclasses.replace(
         absolute(dataclasses.replace(config, pretrained=",".join(choices.pretrained))),
         family=macros[0].family,
@@ -101,10 +102,13 @@ def _settled(
         ),
         shrink=dataclasses.replace(
             shrink,
+            batch_size=shrink.batch_size or batch_size_for(None, images),
             teacher=shrink.teacher or ("widest" if transfers else "progressive"),
             clip=(5.0 if transfers else 0.0) if shrink.clip is None else shrink.clip,
         ),
-        phases=config.phases or SCHEDULES[config.schedule],
+        adapt=config.adapt.settled(images),
+        finetune=config.finetune.settled(images),
+        phases=config.phases or tuple(phase.longer(growth(images)) for phase in SCHEDULES[config.schedule]),
     )
 
 
@@ -114,7 +118,7 @@ def _check(plan: RunPlan, dataset: Dataset, processes: Processes) -> None:
     costs = exact_costs(plan.quantities, plan.space, plan.macros)
     check_budget(plan.space, plan.quantities, costs, seed=config.seed)
     for size in (config.shrink.batch_size, config.adapt.batch_size):
-        processes.check_batch(min(size, len(dataset.train)))
+        processes.check_batch(batch_size_for(size, len(dataset.train)))
     share = config.search.rungs[0][1]
     first = share * len(dataset.val)
     if share < 1 and first < _FEWEST:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from nat2.allocator import keep_freed_memory
 from nat2.data.dataset import Split
-from nat2.data.transform import steps_per_epoch
 from nat2.nas.evolve import evolve
 from nat2.nas.feasible import exact
 from nat2.nas.objectives import Objective, violation
@@ -36,6 +35,7 @@ from nat2.supernet.static import channels_last
 from nat2.training.adapt import Adaptation
 from nat2.training.context import TrainingContext
 from nat2.training.finetune import finetune
+from nat2.training.length import batch_size_for
 from nat2.training.shrink import phases_for, shrink
 from nat2.training.teacher import largest_as_teacher
 
@@ -130,30 +130,30 @@ def _seconds(context: RunContext, networks: Sequence[SuperNetwork]) -> dict[str,
     training = 0.0
     for network in networks:
         space = dataclasses.replace(context.space, widths=(network.macro.width,))
-        steps = steps_per_epoch(len(train), config.shrink.batch_size)
-        phases = phases_for(space, config.phases)
+        batch_size = batch_size_for(config.shrink.batch_size, len(train))
+        counts = [phase.length(len(train), batch_size).steps for phase in phases_for(space, config.phases)]
         taken = _phase_seconds(context, network, space)
-        training += sum(phase.epochs * steps * each for phase, each in zip(phases, taken, strict=True))
+        training += sum(count * each for count, each in zip(counts, taken, strict=True))
     evaluating, measuring = _evaluation_seconds(context, networks)
-    adapts = config.adapt.epochs > 0
+    adapts = config.adapt.adapts
     saved = sum(count * (1 - share) for count, share in config.search.rungs)
     searching = (config.search.evaluations(adapts=adapts) - saved) * evaluating + config.search.networks * measuring
     searching += config.search.generations * _GENERATION_SECONDS
     if adapts and config.search.generations:
-        steps = steps_per_epoch(len(train), config.adapt.batch_size)
-        searching += config.search.generations * config.adapt.epochs * steps * _adaptation_seconds(context, networks)
+        steps = config.adapt.length(len(train)).steps
+        searching += config.search.generations * steps * _adaptation_seconds(context, networks)
     exporting = _EXPORT_SECONDS + _PT2_SECONDS * config.pt2
     polishing = config.networks * sum(exporting + each for each in _finetuning_seconds(context, networks[0]))
     return {"train": training, "search": searching, "fine-tune and export": polishing}
 
 
-def _few(split: Split, batch_size: int) -> Split:
+def _few(split: Split, batch_size: int | None) -> Split:
     """Images for a few steps."""
-    size = min(batch_size, len(split))
+    size = batch_size_for(batch_size, len(split))
     return split.part(torch.linspace(0, len(split) - 1, min(len(split), _STEPS * size)).round().long())
 
 
-def _few_steps(context: RunContext, batch_size: int, name: str, watch: _Stopwatch) -> TrainingContext:
+def _few_steps(context: RunContext, batch_size: int | None, name: str, watch: _Stopwatch) -> TrainingContext:
     """What a training loop of a few steps is given, which nobody resumes."""
     training = context.training(context.folder.state / f"{name}.safetensors", unit="")
     few = _few(context.dataset.train, batch_size)
@@ -182,7 +182,9 @@ def _lap_seconds(moments: Sequence[float]) -> float:
 def _phase_seconds(context: RunContext, network: SuperNetwork, space: SearchSpace) -> list[float]:
     """Of a step of each phase."""
     config = context.config
-    phases = tuple(dataclasses.replace(phase, epochs=1, warmup_epochs=0) for phase in config.phases)
+    phases = tuple(
+        dataclasses.replace(phase, epochs=1, steps=None, warmup_epochs=0, warmup_steps=None) for phase in config.phases
+    )
     watch = _Stopwatch()
     settings = dataclasses.replace(config.shrink, corners=0, teacher="progressive")
     training = _few_steps(context, config.shrink.batch_size, f"profile-{network.macro.width}", watch)
@@ -222,7 +224,7 @@ def _adaptation_seconds(context: RunContext, networks: Sequence[SuperNetwork]) -
         SuperNetworks(networks),
         context.space,
         teacher,
-        dataclasses.replace(config.adapt, epochs=1),
+        dataclasses.replace(config.adapt, epochs=1, steps=None),
         training,
         generations=1,
     )
@@ -241,7 +243,7 @@ def _finetuning_seconds(context: RunContext, network: SuperNetwork) -> list[floa
     )
     arch = context.space.decode(genomes[order[25]])  # what is returned is rather small
     return [
-        _variant_seconds(context, network, arch, exits, few) if config.epochs else 0.0
+        _variant_seconds(context, network, arch, exits, few) if config.length(len(few)).steps else 0.0
         for exits in variants(network.macro, arch, config)
     ]
 
@@ -254,9 +256,9 @@ def _variant_seconds(
     finetune(
         extract(network, arch, context.evaluator.statistics(network, arch, exits=exits), exits=exits),
         few,
-        dataclasses.replace(config, epochs=2),
+        dataclasses.replace(config, epochs=2, steps=None),
         _few_steps(context, config.batch_size, f"profile-finetune-{len(exits)}", watch),
     )
     epoch = min(taken for taken in np.diff(watch.laps[0]) if taken > 1e-3)  # the others were found done
-    steps = steps_per_epoch(len(few), config.batch_size)
-    return 2 * config.epochs * steps_per_epoch(len(context.dataset.train), config.batch_size) * epoch / steps
+    steps = config.length(len(context.dataset.train)).steps * (2 if config.restart else 1)
+    return steps * epoch / config.length(len(few)).epoch

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from nat2.data.transform import steps_per_epoch
 from nat2.errors import ArchError, ConfigError, RunError
 from nat2.files import load_tensors, save_tensors, write_csv
 from nat2.nas.archive import Archive
@@ -18,6 +17,7 @@ from nat2.nas.search_result import SearchResult
 from nat2.nas.task import Search
 from nat2.pipeline.context import RunContext
 from nat2.pipeline.finetune import ENSEMBLE
+from nat2.pipeline.learning import nothing_predicted, nothing_trained
 from nat2.pipeline.pretrained import begin_with
 from nat2.processes import Processes
 from nat2.reports.curves import write_curves
@@ -34,6 +34,7 @@ from nat2.supernet import SuperNetwork, SuperNetworks, store_statistics
 from nat2.supernet.checkpoint import load_weights
 from nat2.supernet.static import channels_last
 from nat2.training.adapt import Adaptation
+from nat2.training.length import batch_size_for
 from nat2.training.optimise import has_state
 from nat2.training.shrink import (
     PhaseOutcome,
@@ -53,11 +54,12 @@ def train_supernets(context: RunContext, networks: Sequence[SuperNetwork]) -> Su
         networks: Those to begin with, narrowest first; none if the run was begun before.
     """
     config = context.config
-    steps = steps_per_epoch(len(context.dataset.train), config.shrink.batch_size)
-    epochs = sum(phase.epochs for phase in phases_for(context.space, config.phases))
+    images = len(context.dataset.train)
+    batch_size = batch_size_for(config.shrink.batch_size, images)
+    steps = sum(phase.length(images, batch_size).steps for phase in phases_for(context.space, config.phases))
     missing = sum(not context.folder.trained(macro.width).exists() for macro in context.macros)
     if missing:
-        context.progress.stage("train", steps=epochs * steps * missing)
+        context.progress.stage("train", steps=steps * missing)
     given: Sequence[SuperNetwork | None] = networks or [None] * len(context.macros)
     # The widest first: it may teach the others.
     pairs = list(zip(context.macros, given, strict=True))[::-1]
@@ -94,6 +96,7 @@ def _train_supernet(context: RunContext, macro: Macro, network: SuperNetwork | N
     if config.shrink.teacher == "widest" and macro is not widest:
         teacher_of = TeacherSource(widest, teacher_file(context.folder.shrinking(widest.width)))
 
+    phases = phases_for(space, config.phases)
     outcomes = shrink(
         network,
         space,
@@ -105,20 +108,31 @@ def _train_supernet(context: RunContext, macro: Macro, network: SuperNetwork | N
         validate=lambda network, arch: 1 - context.evaluator.error(network, arch),
     )
     for outcome in outcomes:
-        context.progress.say(f"{title}: {_phase_summary(context, network, space, outcome)}")
+        ends = _ends(context, network, space)
+        context.progress.say(f"{title}: {_phase_summary(outcome, *ends)}")
+        if outcome.phase == phases[-1]:
+            loss = None if len(phases) > 1 and config.shrink.kd_ratio else outcome.loss
+            warning = nothing_trained(loss, macro.classes, ends)
+            if warning:
+                context.progress.say(f"warning: {warning}")
         context.clock.lap()
     processes.once(lambda: save_tensors(trained, network.state_dict()))
     return network.eval()
 
 
-def _phase_summary(context: RunContext, network: SuperNetwork, space: SearchSpace, outcome: PhaseOutcome) -> str:
-    """What came of a phase, and how good the two ends of the space are now."""
+def _ends(context: RunContext, network: SuperNetwork, space: SearchSpace) -> tuple[Accuracy, Accuracy]:
+    """How good the largest and the smallest network are now, on validation images."""
     ends = (space.largest, space.smallest)
     measured = context.processes.spread(lambda arch: context.evaluator.error(network, arch), ends, costs=(1, 1))
     counts = context.folder.images().get("val", ())
     largest, smallest = (Accuracy.over(1 - error, counts) for _, error, _ in measured)
-    chance = "" if largest.beats_chance else ", no better than chance"
-    kept = f", epoch {outcome.kept} kept" if outcome.kept < outcome.phase.epochs else ""
+    return largest, smallest
+
+
+def _phase_summary(outcome: PhaseOutcome, largest: Accuracy, smallest: Accuracy) -> str:
+    """What came of a phase."""
+    chance, parts = "" if largest.beats_chance else ", no better than chance", outcome.length.parts
+    kept = f", epoch {outcome.kept} of {parts} kept" if outcome.kept < parts else ""
     return (
         f"{outcome.phase.name} done{kept}, learning rate {outcome.learning_rate:.3g}, loss "
         f"{outcome.loss:.3f}, validation accuracy {largest.percent} % (largest network{chance}), "
@@ -131,9 +145,8 @@ def search_networks(context: RunContext, networks: SuperNetworks, archive: Archi
     config, folder, processes = context.config, context.folder, context.processes
     widest = networks[context.space.largest.width]
     teacher = largest_as_teacher(widest, context.space, context.dataset.train, context.pipeline, config.shrink)
-    steps = steps_per_epoch(len(context.dataset.train), config.adapt.batch_size)
-    adapts = config.adapt.epochs > 0
-    training = config.search.generations * config.adapt.epochs * steps
+    adapts = config.adapt.adapts
+    training = config.search.generations * config.adapt.length(len(context.dataset.train)).steps
     context.progress.stage("search", evaluations=config.search.evaluations(adapts=adapts), steps=training)
     adaptation = Adaptation(
         networks,
@@ -168,6 +181,10 @@ def search_networks(context: RunContext, networks: SuperNetworks, archive: Archi
         processes.once(lambda: _log(context, archive.generations()))
         context.progress.say(f"search: {generation.summary(config.search.generations)}")
         context.clock.lap()
+    taus = [each.facts.quality.tau for each in generations if each.facts.quality is not None]
+    warning = nothing_predicted(taus, len(context.dataset.val))
+    if warning:
+        context.progress.say(f"warning: {warning}")
     return SearchResult.of(task, generations)
 
 

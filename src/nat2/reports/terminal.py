@@ -16,7 +16,7 @@ from nat2.nas.objectives import OBJECTIVES
 from nat2.progress import duration
 from nat2.runs.accuracy import Accuracy
 from nat2.runs.folder import RunFolder
-from nat2.runs.results import Result, chance_warning, guessing, picks, table
+from nat2.runs.results import Result, chance_warning, guessing, picks, precision_warning, table
 from nat2.runs.rounding import milliseconds, rounded
 from nat2.space.arch import Arch
 from nat2.wording import counted
@@ -90,7 +90,7 @@ def networks_summary(results: Sequence[Result], folder: RunFolder) -> list[Table
     hopeless = not any(result.tested.beats_chance for result in results)
     following = f"nat2 predict {best} IMAGE"
     if hopeless:
-        following = "check the labels, add images, or train longer (--finetune.epochs, --fresh)"
+        following = "check the labels, add images, or train longer (--finetune.steps, --fresh)"
     return [
         "",
         table(results, folder.milliseconds()),
@@ -101,7 +101,7 @@ def networks_summary(results: Sequence[Result], folder: RunFolder) -> list[Table
             ("report", f"{folder.page} (open it in a browser), {folder.pareto}, {folder.plot}"),
             ("each network", _files(results)),
             ("time", duration(sum(folder.seconds().values()))),
-            *([("warning", warning)] if warning else []),
+            *(("warning", text) for text in (warning, precision_warning(results)) if text),
             ("next", following),
         ),
     ]

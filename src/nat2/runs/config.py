@@ -77,9 +77,10 @@ class RunConfig:
     """Weights to begin with, one file per width, separated by commas: a super-network of an earlier run, or a
     checkpoint in the OFA or OFAv2 layout; other classes and channels are adapted. Family, width and stem stride are
     taken from the files unless they are given."""
-    schedule: ScheduleName = "short"
-    """Phases of progressive shrinking: a short form, those published for OFA or OFAv2, or, to go on from trained
-    weights, NAT's warm-up or a short form of it."""
+    schedule: ScheduleName = "uniform"
+    """Training of the super-network: sub-networks of all sizes from the start (`uniform`), progressive shrinking in a
+    short form or as published for OFA or OFAv2, or, to go on from trained weights, NAT's warm-up or a short form of
+    it."""
     phases: tuple[Phase, ...] = ()
     """Phases of your own instead, in order (see config.yaml of a run)."""
     shrink: ShrinkSettings = field(default_factory=ShrinkSettings)
@@ -137,7 +138,7 @@ class RunConfig:
         if self.schedule.endswith("transfer") and not self.pretrained and not self.phases:
             raise ConfigError(
                 f"--schedule {self.schedule} goes on from trained weights; name them with --pretrained, or choose "
-                "short, ofa or ofav2"
+                "uniform, short, ofa or ofav2"
             )
         if self.networks < 1:
             raise ConfigError(f"--networks must be at least 1; got {self.networks}")
@@ -305,11 +306,11 @@ def parse_widths(value: str | float) -> tuple[float, ...]:
 
 _PUBLISHED: dict[str, Any] = {
     "schedule": "ofav2",
-    "shrink": {"corners": 32, "calibration_images": 1000, "ramp": "ASC"},
+    "shrink": {"batch_size": 64, "corners": 32, "calibration_images": 1000, "ramp": "ASC"},
     "width": "1.0",
     "networks": 4,
     "adapt": {"epochs": 5, "lr": 2.5e-3, "warmup_epochs": 5.0, "subnets": 4, "batch_size": 256},
-    "finetune": {"epochs": 150, "lr": 1e-4, "label_smoothing": 0.0, "anneal": False},
+    "finetune": {"epochs": 150, "batch_size": 64, "lr": 1e-4, "label_smoothing": 0.0, "anneal": False, "restart": True},
 }
 PRESETS: dict[Preset, dict[str, Any]] = {
     "quick": {},

@@ -33,11 +33,11 @@ class Result:
     calibrated_val_accuracy: float
     """With the adapted super-network's weights and statistics calibrated for this network."""
     val_accuracy: float
-    """Of fine-tuning's first phase at its best epoch, which saw training images only."""
+    """After fine-tuning's first phase (at its best epoch if it is made twice), which saw training images only."""
     test_accuracy: float
     """Of the exported weights on the test images."""
     finetune_epochs: int
-    """The best epoch; 0 if the inherited weights stayed the best."""
+    """Epochs made; with `restart` the best one, 0 if the inherited weights stayed the best."""
     others: dict[str, float] = field(default_factory=dict)
     """Whatever else the search measured, e.g. ``memory`` (bytes), ``latency`` (ms)."""
     exits: tuple[int, ...] = ()
@@ -145,6 +145,21 @@ def chance_warning(results: Sequence[Result]) -> str:
         who = "the network does not beat" if len(results) == 1 else f"none of the {len(results)} networks beats"
         return f"{who} chance by its standard error: {guess}"
     return f"not better than chance by the standard error ({guess}): {shown((each.id for each in below), _NAMED)}"
+
+
+def precision_warning(results: Sequence[Result]) -> str:
+    """A sentence where so few test images are there that accuracies say little; empty otherwise."""
+    tested = max((result.tested for result in results), key=lambda accuracy: accuracy.share, default=None)
+    error = tested.standard_error if tested else None
+    if tested is None or error is None or error <= _COARSE:
+        return ""
+    return (
+        f"{tested.images:,} test images tell an accuracy to ± {100 * error:.0f} points (one standard error), so "
+        "smaller differences mean nothing; add images, or keep more of them for the test (--test_fraction)"
+    )
+
+
+_COARSE = 0.04  # a standard error above which an accuracy is a guess
 
 
 def guessing(accuracy: Accuracy, split: str) -> str:

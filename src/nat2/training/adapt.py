@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import scipy.stats
 from numpy.typing import NDArray
 
-from nat2.data.transform import steps_per_epoch
 from nat2.errors import CheckpointError
 from nat2.progress import FoundDone
 from nat2.space.arch import Arch
@@ -19,6 +19,7 @@ from nat2.space.space import Genomes, SearchSpace
 from nat2.supernet.network import SuperNetworks
 from nat2.training.context import TrainingContext
 from nat2.training.distill import Teacher, distillation_loss
+from nat2.training.length import batch_size_for
 from nat2.training.optimise import ElasticEpoch, Schedule, has_state, load_state, save_state, sgd, train_epoch
 from nat2.training.settings import AdaptSettings
 
@@ -152,15 +153,20 @@ class Adaptation:
         self._settings = settings
         # One for all widths is one per width: a weight without a gradient does not move, nor does its momentum.
         self._optimizer = sgd(networks, weight_decay=settings.weight_decay, nesterov=False)
-        self._steps = steps_per_epoch(len(context.split), settings.batch_size)
-        total = self._steps * settings.epochs * generations
-        warmup = min(round(self._steps * settings.warmup_epochs), total // 2)
+        self._length = settings.length(len(context.split))
+        total = self._length.steps * generations
+        warmup = min(round(self._length.epoch * settings.warmup_epochs), total // 2)
         self._schedule = Schedule(settings.lr, total, warmup, min(1e-4, settings.lr))
-        self._epochs_done = 0
+        self._done = 0
         if has_state(context.state):
             stored = load_state(context.state, networks, self._optimizer, progress=context.progress)
-            self._epochs_done = stored["epochs"]
-        context.step(FoundDone(self._steps * self._epochs_done))
+            self._done = stored["epochs"]
+        context.step(FoundDone(self._before(self._done)))
+
+    def _before(self, part: int) -> int:
+        """Steps in front of a part; those of all generations are numbered on."""
+        generation, within = divmod(part, max(1, self._length.parts))
+        return generation * self._length.steps + self._length.before(within)
 
     def advance(self, generation: int, good: Genomes) -> None:
         """Train from version `generation` - 1 to version `generation`, or find that this was done before.
@@ -184,7 +190,7 @@ class Adaptation:
             return sample_from(self._space, distributions, generator, resolution=resolution)
 
         epoch_settings = ElasticEpoch(
-            batch_size=min(settings.batch_size, len(self._context.split)),
+            batch_size=batch_size_for(settings.batch_size, len(self._context.split)),
             resolutions=self._space.resolutions,
             sample=sample,
             # Scaled so that the sum weighs as much as two losses whatever the ratio (method of the reference).
@@ -195,28 +201,27 @@ class Adaptation:
             teacher=self._teacher if settings.kd_ratio else None,
             clip=settings.clip,
         )
-        saved = time.monotonic()
-        first = (generation - 1) * settings.epochs
-        if self._epochs_done < first:
+        saved, parts = time.monotonic(), self._length.parts
+        first, last = (generation - 1) * parts, generation * parts
+        if self._done < first:
             raise CheckpointError(
-                f"{self._context.state} holds the weights of epoch {self._epochs_done}, the archive those of epoch "
-                f"{first}; begin again with --fresh"
+                f"{self._context.state} holds the weights of generation {self._done // parts}, the archive those of "
+                f"generation {generation - 1}; begin again with --fresh"
             )
-        for epoch in range(max(first, self._epochs_done), generation * settings.epochs):
+        for part in range(max(first, self._done), last):
             train_epoch(
                 self.networks,
                 self._optimizer,
-                epoch_settings,
+                replace(epoch_settings, steps=self._length.within(part % parts)),
                 self._context,
-                purpose=("adapt", epoch),
+                purpose=("adapt", part),
                 schedule=self._schedule,
-                first_step=epoch * self._steps,
+                first_step=self._before(part),
             )
-            self._epochs_done = epoch + 1
-            last = epoch + 1 == generation * settings.epochs
-            if last or self._context.processes.once(partial(self._context.is_due, saved)):
+            self._done = part + 1
+            if part + 1 == last or self._context.processes.once(partial(self._context.is_due, saved)):
                 self._context.processes.once(self._save)
                 saved = time.monotonic()
 
     def _save(self) -> None:
-        save_state(self._context.state, self.networks, self._optimizer, {"epochs": self._epochs_done})
+        save_state(self._context.state, self.networks, self._optimizer, {"epochs": self._done})

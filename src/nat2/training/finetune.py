@@ -7,32 +7,19 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from nat2.data.dataset import Split
-from nat2.data.transfer import to_device
-from nat2.data.transform import Pipeline, ResizedImages, shuffled_batches, steps_per_epoch
-from nat2.errors import RunError
+from nat2.data.transform import ResizedImages, steps_per_epoch
 from nat2.files import load_tensors, save_tensors
 from nat2.progress import FoundDone
-from nat2.seeds import numpy_generator, torch_generator
-from nat2.supernet.static import StaticNetwork, by_exit
+from nat2.supernet.static import StaticNetwork
 from nat2.training.context import TrainingContext
-from nat2.training.distill import Teacher, exit_weights, joint_accuracy, joint_loss
-from nat2.training.optimise import (
-    Schedule,
-    has_state,
-    is_finite,
-    load_state,
-    mix,
-    mixed_loss,
-    read_state,
-    save_state,
-    set_learning_rate,
-)
+from nat2.training.distill import Teacher, exit_weights, joint_accuracy
+from nat2.training.lesson import Lesson, answers_of, measure, optimizer_of
+from nat2.training.optimise import Schedule, has_state, load_state, read_state, save_state
 from nat2.training.prune import best_exits, keep_exits
 from nat2.training.settings import FinetuneSettings
 
@@ -48,9 +35,9 @@ class Finetuned:
     calibrated_val_accuracy: float
     """With the super-network's weights and calibrated statistics, and all exits."""
     val_accuracy: float
-    """Of phase 1 at its best epoch, which has not seen the validation images, and the exits kept."""
+    """Of phase 1 (at its best epoch if it has one), which has not seen the validation images, and the exits kept."""
     epochs: int
-    """The best epoch E*; 0 if no epoch was better than the inherited weights."""
+    """The best epoch E*, 0 if no epoch was better than the inherited weights; or the epochs made by `Polishing`."""
     val_logits: Tensor
     """What the exits kept said of the validation images at that epoch, shape (exits, N, classes)."""
 
@@ -84,55 +71,76 @@ def finetune(
     """
     progress = _Progress(context, inherited)
     images = ResizedImages(val, context.pipeline)
-    lesson = _Lesson(context.pipeline, settings, context.seed, teacher if settings.kd_ratio else None)
+    lesson = Lesson.of(context.pipeline, settings, context.seed, len(context.split), teacher)
+    longest = settings.length(len(context.split)).parts
     standing = progress.read()
     if standing is None:
         answers = answers_of(inherited, images)
-        loss, value = _measure(answers, images.labels, settings)
+        loss, value = measure(answers, images.labels, settings)
         progress.keep(answers)
         standing = _Standing(calibrated=value, best=value, best_loss=loss)
     if standing.phase == 1:
         context.step(FoundDone(standing.epochs))
         network, optimizer = progress.resume(settings, standing)
-        while standing.epochs < settings.epochs and standing.since < settings.patience:
-            _train(network, optimizer, context.split, lesson, standing.epochs, last=settings.epochs)
+        while standing.epochs < longest and standing.since < settings.patience:
+            _train(network, optimizer, context.split, lesson, standing.epochs, longest=longest, last=longest)
             answers = answers_of(network, images)
-            standing = standing.after(*_measure(answers, images.labels, settings))
+            standing = standing.after(*measure(answers, images.labels, settings))
             improved = standing.best_epoch == standing.epochs
             if improved:
                 progress.keep(answers)
             # What was kept is never newer than the resume point by more than a moment.
             progress.save(network, optimizer, standing, now=improved)
             context.step(1)
-        context.step(FoundDone(settings.epochs - standing.epochs))
+        context.step(FoundDone(longest - standing.epochs))
         standing = replace(standing, phase=2, epochs=0)
         progress.restart(standing)
     else:
-        context.step(FoundDone(settings.epochs))
+        context.step(FoundDone(longest))
     network, optimizer = progress.resume(settings, standing)
     context.step(FoundDone(standing.epochs))
     everything = context.split.joined(val)
-    last = standing.best_epoch if settings.anneal else settings.epochs
+    last = standing.best_epoch if settings.anneal else longest
     while standing.epochs < standing.best_epoch:
-        _train(network, optimizer, everything, lesson, settings.epochs + standing.epochs, last=last)
+        _train(network, optimizer, everything, lesson, longest + standing.epochs, longest=longest, last=last)
         standing = replace(standing, epochs=standing.epochs + 1)
         progress.save(network, optimizer, standing)
         context.step(1)
-    context.step(FoundDone(settings.epochs - standing.best_epoch))
+    context.step(FoundDone(longest - standing.best_epoch))
     progress.save(network, optimizer, standing, now=True)
     answers = progress.kept().to(images.labels.device)
-    return _pruned(network.eval(), answers, images.labels, standing, settings, allowed)
+    return pruned(
+        network.eval(),
+        answers,
+        images.labels,
+        settings,
+        allowed,
+        calibrated=standing.calibrated,
+        epochs=standing.best_epoch,
+    )
 
 
-def _pruned(
+def pruned(
     network: StaticNetwork,
     answers: Tensor,
     labels: Tensor,
-    standing: _Standing,
     settings: FinetuneSettings,
     allowed: Callable[[tuple[int, ...]], bool],
+    *,
+    calibrated: float,
+    epochs: int,
 ) -> Finetuned:
-    """The network with the exits that are best together on the validation images."""
+    """The network with the exits that are best together on the validation images.
+
+    Args:
+        network: With all exits.
+        answers: What they said of the validation images, shape (exits, N, classes).
+        labels: Of these.
+        settings: Weights of the exits, and whether to leave any out.
+        allowed: Whether a subset of the exits keeps the budget.
+        calibrated: See `Finetuned`.
+        epochs: See `Finetuned`.
+    """
     exits = network.exit_numbers
     weights = exit_weights(settings.ramp, len(exits))[1]
     kept = best_exits(network, answers, labels, weights, allowed=allowed) if settings.prune else exits
@@ -141,9 +149,9 @@ def _pruned(
     return Finetuned(
         network=keep_exits(network, kept),
         weights=tuple(weights.tolist()),
-        calibrated_val_accuracy=standing.calibrated,
+        calibrated_val_accuracy=calibrated,
         val_accuracy=joint_accuracy(answers, labels, weights),
-        epochs=standing.best_epoch,
+        epochs=epochs,
         val_logits=answers,
     )
 
@@ -212,12 +220,7 @@ class _Progress:
     def resume(self, settings: FinetuneSettings, standing: _Standing) -> tuple[StaticNetwork, torch.optim.Optimizer]:
         """The network and optimiser to continue with."""
         network = copy.deepcopy(self._inherited).requires_grad_(True)
-        parameters = network.parameters()
-        optimizer: torch.optim.Optimizer
-        if settings.optimizer == "sgd":
-            optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9, weight_decay=settings.decay)
-        else:
-            optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=settings.decay)
+        optimizer = optimizer_of(network, settings)
         if has_state(self._path) and standing.epochs:
             load_state(self._path, network, optimizer)
         return network, optimizer
@@ -231,68 +234,18 @@ class _Progress:
             self._saved = time.monotonic()
 
 
-@dataclass(frozen=True)
-class _Lesson:
-    """What is taught, and how."""
-
-    pipeline: Pipeline
-    settings: FinetuneSettings
-    seed: int
-    teacher: Teacher | None
-
-
 def _train(
     network: StaticNetwork,
     optimizer: torch.optim.Optimizer,
     split: Split,
-    lesson: _Lesson,
-    epoch: int,
+    lesson: Lesson,
+    part: int,
     *,
+    longest: int,
     last: int,
 ) -> None:
-    """One epoch; those of phase 2 are numbered on behind `settings.epochs`. The cosine ends behind epoch `last`."""
-    pipeline, settings = lesson.pipeline, lesson.settings
-    steps = steps_per_epoch(len(split), settings.batch_size)
-    schedule = Schedule(settings.lr, steps * last, final=1e-8)
-    exits = network.exit_numbers if len(network.exit_numbers) > 1 else ()
-    purpose: tuple[str | int, ...] = ("finetune", network.arch.key, *exits, epoch)
-    crops = torch_generator(lesson.seed, *purpose)
-    weights = exit_weights(settings.ramp, len(network.exit_numbers))[0].to(pipeline.device)
-    network.train()
-    total = torch.zeros((), device=pipeline.device)
-    order = shuffled_batches(len(split), settings.batch_size, crops)
-    choices = numpy_generator(lesson.seed, *purpose)
-    for step, (pixels, labels) in enumerate(split.batches(order)):
-        images = pipeline.augmented(pixels, network.arch.resolution, crops)
-        labels = to_device(labels, pipeline.device)
-        images, kept, others = mix(images, labels, pipeline.augmentation.mixup, choices)
-        loss_of = partial(
-            joint_loss,
-            by_exit(network(images)),
-            weights=weights,
-            targets=lesson.teacher(images) if lesson.teacher is not None else None,
-            ratio=settings.kd_ratio,
-            label_smoothing=settings.label_smoothing,
-        )
-        loss = mixed_loss(loss_of, labels, others, kept)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        set_learning_rate(optimizer, schedule(epoch % settings.epochs * steps + step))
-        optimizer.step()
-        total += loss.detach()
-    network.eval()
-    if not math.isfinite(mean := float(total) / steps) or not is_finite(network):
-        raise RunError(f"fine-tuning {network.arch.id} diverged (loss {mean}); try a smaller --finetune.lr")
-
-
-@torch.no_grad()
-def answers_of(network: StaticNetwork, images: ResizedImages) -> Tensor:
-    """Logits of the images, shape (exits, N, classes)."""
-    network.eval()
-    return torch.cat([by_exit(network(batch)) for batch in images.batches(network.arch.resolution)], dim=1)
-
-
-def _measure(answers: Tensor, labels: Tensor, settings: FinetuneSettings) -> tuple[float, float]:
-    """Joint cross entropy of the exits, and accuracy of their joint answer."""
-    losses, outputs = exit_weights(settings.ramp, len(answers))
-    return float(joint_loss(answers, labels, losses)), joint_accuracy(answers, labels, outputs)
+    """One epoch; those of phase 2 are numbered on behind phase 1's `longest`. The cosine ends behind epoch `last`."""
+    epoch = steps_per_epoch(len(split), lesson.batch_size)
+    schedule = Schedule(lesson.rate, epoch * last, final=1e-8)
+    first = part % longest * epoch
+    lesson.train(network, optimizer, split, schedule, steps=range(first, first + epoch), part=part)

@@ -82,6 +82,8 @@ class ElasticEpoch:
     teacher: Teacher | None = None
     clip: float | None = None
     """Largest norm of the gradient, applied after each sub-network."""
+    steps: int | None = None
+    """Batches; by default those of a pass over the images."""
 
 
 def train_epoch(
@@ -94,7 +96,7 @@ def train_epoch(
     schedule: Schedule,
     first_step: int,
 ) -> float:
-    """Train a super-network for one epoch and return the mean loss of a sub-network.
+    """Train a super-network for one epoch, or for `epoch.steps`, and return the mean loss of a sub-network.
 
     Args:
         network: Changed in place.
@@ -113,7 +115,9 @@ def train_epoch(
     device = pipeline.device
     choices = numpy_generator(seed, *purpose, "archs")
     torch.manual_seed(int(choices.integers(2**62)) + processes.rank)  # dropout
-    order = shuffled_batches(len(context.split), epoch.batch_size, torch_generator(seed, *purpose, "order"))
+    order = shuffled_batches(
+        len(context.split), epoch.batch_size, torch_generator(seed, *purpose, "order"), steps=epoch.steps
+    )
     crops = torch_generator(seed, *purpose, "augmentation")
     total = torch.zeros((), device=device)
     steps = 0

@@ -5,16 +5,34 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from nat2.errors import ConfigError
 from nat2.space.space import SearchSpace
+from nat2.training.length import Length, batch_size_for, growth
 from nat2.validation import check_at_least, check_not_negative, check_positive, check_share, check_types
 
 Ramp = Literal["DESC", "ASC", "MIX", "UNIF"]
 """AEP's weights over the exits: descending, ascending, descending for losses and ascending for outputs, uniform."""
 Variant = Literal["auto", "single", "ensemble", "both"]
-ScheduleName = Literal["short", "ofa", "ofav2", "transfer", "short-transfer"]
+ScheduleName = Literal["uniform", "short", "ofa", "ofav2", "transfer", "short-transfer"]
 
 
 _PAIR = 2  # images in a batch: one image has no batch statistics
+_ADAPTATION, _POLISHING = 50, 600  # steps of a generation and of a network, at least
+
+
+def check_length(settings: Phase | AdaptSettings | FinetuneSettings, of: str, *, minimum: int = 0) -> None:
+    """Check that a training is counted in epochs or in steps.
+
+    Raises:
+        ConfigError: both are given, or one is below the minimum.
+    """
+    check = check_positive if minimum else check_not_negative
+    check(settings, of, "epochs", "steps")
+    if settings.epochs is not None and settings.steps is not None:
+        raise ConfigError(
+            f"{of} is counted in `epochs` or in `steps`, not in both; got {settings.epochs} and {settings.steps}: set "
+            "one of them to null"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +41,6 @@ class Phase:
 
     name: str
     """Name shown and logged."""
-    epochs: int
-    """Passes over the training images, at least 1."""
     lr: float
     """Base learning rate for batches of 64; scaled in proportion to the batch."""
     kernels: tuple[int, ...] = (7,)
@@ -41,8 +57,14 @@ class Phase:
     """Sub-networks a step, whose gradients are added."""
     joint: bool = False
     """Train all exits of the largest network at once instead of sampled sub-networks."""
+    epochs: int | None = None
+    """Passes over the training images, at least 1; or give `steps`."""
+    steps: int | None = None
+    """Gradient steps, at least 1; or give `epochs`."""
     warmup_epochs: float = 0.0
     """Epochs at the start in which the learning rate rises from a tenth of the base."""
+    warmup_steps: int | None = None
+    """The same in steps; instead of `warmup_epochs`."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -55,8 +77,11 @@ class Phase:
             given = (given,) if type(given) is int else given
             object.__setattr__(self, name, tuple(given) if isinstance(given, list) else given)
         check_types(self, f"phase {self.name!r}")
-        check_positive(self, f"phase {self.name!r}", "epochs", "lr", "subnets")
-        check_not_negative(self, f"phase {self.name!r}", "warmup_epochs")
+        check_positive(self, f"phase {self.name!r}", "lr", "subnets")
+        check_not_negative(self, f"phase {self.name!r}", "warmup_epochs", "warmup_steps")
+        check_length(self, f"phase {self.name!r}", minimum=1)
+        if self.epochs is None and self.steps is None:
+            raise ConfigError(f"phase {self.name!r} must say how long it is; give it `steps` or `epochs`")
         # The search space knows which choices exist.
         SearchSpace(
             resolutions=(32,),
@@ -68,20 +93,32 @@ class Phase:
             parallel_blocks=True,
         )
 
+    def length(self, images: int, batch_size: int) -> Length:
+        """How long it is, with so many training images in batches of this size."""
+        return Length.of(images, batch_size, epochs=self.epochs, steps=self.steps)
+
+    def longer(self, factor: float) -> Phase:
+        """The same with `factor` times its steps, if it is counted in them."""
+        if self.steps is None:
+            return self
+        warmup = None if self.warmup_steps is None else round(factor * self.warmup_steps)
+        return replace(self, steps=round(factor * self.steps), warmup_steps=warmup)
+
 
 _KERNELS, _EXITS, _DEPTHS, _LEVELS = (3, 5, 7), (1, 2, 3, 4, 5), (2, 3, 4), (1, 2, 3)
-_HEIGHT = Phase(name="height", epochs=5, lr=0.03, subnets=2, kernels=_KERNELS, levels=_LEVELS, exits=_EXITS)
+_BRIEF = Phase(name="height", steps=125, lr=0.03, subnets=2, kernels=_KERNELS, levels=_LEVELS, exits=_EXITS)
 SHORT: tuple[Phase, ...] = (
-    Phase(name="full", epochs=6, lr=0.08, joint=True, warmup_epochs=1),
-    Phase(name="kernel", epochs=2, lr=0.03, kernels=_KERNELS),
-    Phase(name="level", epochs=3, lr=0.03, subnets=2, kernels=_KERNELS, levels=_LEVELS),
-    _HEIGHT,
-    replace(_HEIGHT, name="depth", epochs=4, depths=_DEPTHS),
-    replace(_HEIGHT, name="expand 1", epochs=3, depths=_DEPTHS, expands=(4, 6)),
-    replace(_HEIGHT, name="expand 2", epochs=8, lr=0.04, depths=_DEPTHS, expands=(3, 4, 6)),
+    Phase(name="full", steps=150, lr=0.08, joint=True, warmup_steps=25),
+    Phase(name="kernel", steps=50, lr=0.03, kernels=_KERNELS),
+    Phase(name="level", steps=75, lr=0.03, subnets=2, kernels=_KERNELS, levels=_LEVELS),
+    _BRIEF,
+    replace(_BRIEF, name="depth", steps=100, depths=_DEPTHS),
+    replace(_BRIEF, name="expand 1", steps=75, depths=_DEPTHS, expands=(4, 6)),
+    replace(_BRIEF, name="expand 2", steps=200, lr=0.04, depths=_DEPTHS, expands=(3, 4, 6)),
 )
-"""A short form of the published schedule (OFAv2), for small data sets and machines."""
+"""A short form of the published schedule (OFAv2), for small data sets and machines; many images get more steps."""
 
+_HEIGHT = replace(_BRIEF, steps=None, epochs=5)
 _DEPTH = replace(_HEIGHT, name="depth", epochs=25, lr=2.5e-3, depths=_DEPTHS)
 OFAV2: tuple[Phase, ...] = (
     Phase(name="full", epochs=180, lr=0.08, joint=True),
@@ -110,11 +147,17 @@ TRANSFER: tuple[Phase, ...] = (
 )
 """The published warm-up of a trained super-network on new images (NAT), its rates for batches of 256."""
 SHORT_TRANSFER: tuple[Phase, ...] = (
-    Phase(name="largest", epochs=6, lr=0.02, joint=True, warmup_epochs=1),
-    replace(_EVERYTHING, name="uniform", epochs=10, lr=0.02),
+    Phase(name="largest", steps=150, lr=0.02, joint=True, warmup_steps=25),
+    replace(_BRIEF, name="uniform", steps=250, lr=0.02, depths=_DEPTHS, expands=(3, 4, 6)),
 )
-"""A short form of it, for small data sets and machines."""
+"""A short form of it, for small data sets and machines; many images get more steps."""
+UNIFORM: tuple[Phase, ...] = (
+    replace(_BRIEF, name="uniform", steps=400, lr=0.08, warmup_steps=40, depths=_DEPTHS, expands=(3, 4, 6)),
+)
+"""No shrinking: sub-networks of all sizes from the first step on, without a teacher. Its steps cost a fraction of those
+of the largest network, and small networks, which small data sets ask for, are trained all the time."""
 SCHEDULES: dict[ScheduleName, tuple[Phase, ...]] = {
+    "uniform": UNIFORM,
     "short": SHORT,
     "ofa": OFA,
     "ofav2": OFAV2,
@@ -127,8 +170,8 @@ SCHEDULES: dict[ScheduleName, tuple[Phase, ...]] = {
 class ShrinkSettings:
     """What the phases have in common."""
 
-    batch_size: int = 64
-    """Images a step."""
+    batch_size: int | None = None
+    """Images a step; by default 16 for up to 150 training images, 32 up to 1,500, else 64."""
     weight_decay: float = 3e-5
     """Weight decay of SGD; batch norms and biases have none."""
     label_smoothing: float = 0.1
@@ -160,25 +203,25 @@ class ShrinkSettings:
         check_types(self, "the shrinking")
         check_at_least(self, "the shrinking", _PAIR, "batch_size", "calibration_images")
         check_share(self, "the shrinking", "label_smoothing")
-        check_not_negative(self, "the shrinking", "weight_decay", "kd_ratio", "corners")
-        if self.clip is not None:
-            check_not_negative(self, "the shrinking", "clip")
+        check_not_negative(self, "the shrinking", "weight_decay", "kd_ratio", "corners", "clip")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptSettings:
     """How the super-network is adapted between two generations."""
 
-    epochs: int = 2
-    """Passes over the training images a generation; 0 leaves the weights as they are."""
+    epochs: int | None = None
+    """Passes over the training images a generation; 0 leaves the weights as they are. Or give `steps`."""
+    steps: int | None = None
+    """Gradient steps a generation; by default 50, and up to four times as many with more than 2,000 training images."""
     lr: float = 0.01
     """Largest learning rate; one cosine spans the whole search."""
     warmup_epochs: float = 1.0
     """Epochs at the very start in which the learning rate rises from 1e-4."""
     subnets: int = 2
     """Sub-networks a step, whose gradients are added."""
-    batch_size: int = 64
-    """Images a step."""
+    batch_size: int | None = None
+    """Images a step; by default 16 for up to 150 training images, 32 up to 1,500, else 64."""
     weight_decay: float = 3e-4
     """Weight decay of SGD; batch norms and biases have none."""
     kd_ratio: float = 1.0
@@ -198,36 +241,60 @@ class AdaptSettings:
             ConfigError: a number is outside its range.
         """
         check_types(self, "the adaptation")
-        check_not_negative(self, "the adaptation", "epochs", "warmup_epochs", "weight_decay", "kd_ratio")
+        check_length(self, "the adaptation")
+        check_not_negative(self, "the adaptation", "warmup_epochs", "weight_decay", "kd_ratio")
         check_at_least(self, "the adaptation", _PAIR, "batch_size")
         check_positive(self, "the adaptation", "lr", "subnets", "clip", "smoothing")
+
+    @property
+    def adapts(self) -> bool:
+        """Whether there is any."""
+        return self.epochs != 0 and self.steps != 0
+
+    def settled(self, images: int) -> AdaptSettings:
+        """With the batch size and the steps that suit the number of training images, where they are left open."""
+        steps = self.length(images).steps if self.epochs is None else None
+        return replace(self, batch_size=self.batch_size or batch_size_for(None, images), steps=steps)
+
+    def length(self, images: int) -> Length:
+        """Of a generation's adaptation."""
+        steps = round(_ADAPTATION * growth(images)) if self.epochs is None and self.steps is None else self.steps
+        return Length.of(images, batch_size_for(self.batch_size, images), epochs=self.epochs, steps=steps)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings:
     """How a returned network is fine-tuned."""
 
-    epochs: int = 13
-    """Longest training on the training images; 0 leaves the networks as the search found them."""
+    epochs: int | None = None
+    """Passes over the training images; 0 leaves the networks as the search found them. Or give `steps`."""
+    steps: int | None = None
+    """Gradient steps; by default 600, and up to four times as many with more than 2,000 training images."""
+    measured_at: float = 0.6
+    """Share of the steps after which a network is measured on the validation images, from which on it learns from them
+    too; networks that others beat stop there."""
+    restart: bool = False
+    """Instead (published), train twice from the inherited weights: on training images to find the best epoch, then on
+    all images for as many epochs."""
     patience: int = 30
-    """Epochs without a lower validation loss after which phase 1 stops."""
+    """With `restart`, epochs without a lower validation loss after which the first training stops."""
     anneal: bool = True
-    """Let the learning rate fall to its end within phase 2 too, however short it is; where rates are as small as the
-    published ones it may follow phase 1's and be cut off (published)."""
+    """With `restart`, let the learning rate fall to its end in the second training too, however short it is; where
+    rates are as small as the published ones it may follow the first one's and be cut off (published)."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW (published for early-exit families) or SGD with momentum 0.9 (for single-exit ones)."""
     lr: float = 1e-2
-    """Learning rate at the start; it falls along a cosine to 1e-8 over `epochs`."""
+    """Learning rate at the start, for batches of 64; it falls along a cosine."""
     weight_decay: float | None = None
     """Weight decay of all weights; by default 0.01 with AdamW and 5e-4 with SGD (published)."""
-    batch_size: int = 64
-    """Images a step."""
+    batch_size: int | None = None
+    """Images a step; by default 16 for up to 150 training images, 32 up to 1,500, else 64."""
     label_smoothing: float = 0.1
     """Smoothing of the labels while training, from 0 (published) to below 1."""
     variant: Variant = "auto"
     """What is made of each network: the one with its own exit (`single`, NAT2's variant A), the one whose exits up to
-    there were trained jointly and answer together (`ensemble`, variant B), or `both`; by default both for families
-    with early exits."""
+    there were trained jointly and answer together (`ensemble`, variant B), or `both`; by default `single`, and with
+    `restart` both for families with early exits."""
     ramp: Ramp = "UNIF"
     """Weights of the losses and outputs of an ensemble's exits (AEP)."""
     prune: bool = True
@@ -243,12 +310,33 @@ class FinetuneSettings:
             ConfigError: a number is outside its range.
         """
         check_types(self, "the fine-tuning")
-        check_not_negative(self, "the fine-tuning", "epochs", "kd_ratio")
-        if self.weight_decay is not None:
-            check_not_negative(self, "the fine-tuning", "weight_decay")
+        check_length(self, "the fine-tuning")
+        check_not_negative(self, "the fine-tuning", "kd_ratio", "weight_decay")
         check_at_least(self, "the fine-tuning", _PAIR, "batch_size")
         check_positive(self, "the fine-tuning", "patience", "lr")
         check_share(self, "the fine-tuning", "label_smoothing")
+        if not 0 < self.measured_at <= 1:
+            raise ConfigError(f"`measured_at` of the fine-tuning must be above 0 and at most 1; got {self.measured_at}")
+
+    def length(self, images: int) -> Length:
+        """How long a network is trained, with so many training images; with `restart` twice at most."""
+        steps = round(_POLISHING * growth(images)) if self.epochs is None and self.steps is None else self.steps
+        return Length.of(images, batch_size_for(self.batch_size, images), epochs=self.epochs, steps=steps)
+
+    def phases(self, images: int) -> tuple[Length, Length]:
+        """The parts before and after a network is measured, without `restart`."""
+        total = self.length(images).steps
+        first = min(total, max(1, round(self.measured_at * total)))
+        batch_size = batch_size_for(self.batch_size, images)
+        return (
+            Length.of(images, batch_size, epochs=None, steps=first),
+            Length.of(images, batch_size, epochs=None, steps=total - first),
+        )
+
+    def settled(self, images: int) -> FinetuneSettings:
+        """With the batch size and the steps that suit the number of training images, where they are left open."""
+        steps = self.length(images).steps if self.epochs is None else None
+        return replace(self, batch_size=self.batch_size or batch_size_for(None, images), steps=steps)
 
     @property
     def decay(self) -> float:

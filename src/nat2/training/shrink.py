@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nat2.data.transform import steps_per_epoch
 from nat2.errors import ConfigError
 from nat2.files import load_tensors
 from nat2.progress import FoundDone
@@ -27,6 +26,7 @@ from nat2.supernet.sort import sort_channels
 from nat2.supernet.static import channels_last
 from nat2.training.context import TrainingContext
 from nat2.training.distill import Teacher, distillation_loss, exit_weights, joint_loss
+from nat2.training.length import Length, batch_size_for
 from nat2.training.optimise import ElasticEpoch, Schedule, has_state, load_state, save_state, sgd, train_epoch
 from nat2.training.settings import Phase, ShrinkSettings
 from nat2.training.teacher import largest_as_teacher
@@ -84,9 +84,10 @@ class PhaseOutcome:
     learning_rate: float
     """The base, scaled to the batch."""
     loss: float
-    """Mean loss of the last epoch."""
+    """Mean loss of the last part."""
+    length: Length
     kept: int
-    """The epoch whose weights go on, counted from 1."""
+    """The part whose weights go on, counted from 1; an epoch is a part where phases are counted in epochs."""
 
 
 def shrink(
@@ -132,7 +133,10 @@ def shrink(
         validate=validate,
     )
     first, done = task.resume()
-    context.step(FoundDone(task.steps * (sum(phase.epochs for phase in phases[:first]) + done)))
+    lengths = [task.length(phase) for phase in phases]
+    context.step(FoundDone(sum(length.steps for length in lengths[:first])))
+    if done:
+        context.step(FoundDone(lengths[first].before(done)))
     for number, phase in enumerate(phases[first:], start=first):
         if done == 0:
             task.begin(number, phases)
@@ -168,10 +172,14 @@ class _Shrinking:
 
     def __post_init__(self) -> None:
         self.optimizer = sgd(self.network, weight_decay=self.settings.weight_decay)
-        self.steps = steps_per_epoch(len(self.context.split), self.settings.batch_size)
+        self.batch_size = batch_size_for(self.settings.batch_size, len(self.context.split))
+
+    def length(self, phase: Phase) -> Length:
+        """How long a phase is, and its parts."""
+        return phase.length(len(self.context.split), self.batch_size)
 
     def resume(self) -> tuple[int, int]:
-        """The phase to go on with and how many of its epochs are done."""
+        """The phase to go on with and how many of its parts are done."""
         if not has_state(self.files.state):
             return 0, 0
         metadata = load_state(self.files.state, self.network, self.optimizer, progress=self.context.progress)
@@ -196,39 +204,40 @@ class _Shrinking:
         self.save(self.files.state, phase=number, epochs=0)
 
     def train(self, number: int, phase: Phase, done: int) -> PhaseOutcome:
-        """The epochs of a phase that are not done yet."""
+        """The parts of a phase that are not done yet."""
+        length = self.length(phase)
         opened = opened_by(phase, self.space)
         teacher = self.teacher() if number and self.settings.kd_ratio else None
-        epoch_settings = _epoch_of(phase, opened, self.context, self.settings, teacher)
-        rate = phase.lr * epoch_settings.batch_size / 64
-        warmup = round(self.steps * phase.warmup_epochs)
-        schedule = Schedule(rate, self.steps * phase.epochs, warmup, 0.1 * rate)
+        epoch_settings = _epoch_of(phase, opened, self.batch_size, self.context.pipeline.device, self.settings, teacher)
+        rate = phase.lr * self.batch_size / 64
+        warmup = round(length.epoch * phase.warmup_epochs) if phase.warmup_steps is None else phase.warmup_steps
+        schedule = Schedule(rate, length.steps, warmup, 0.1 * rate)
         corners = corner_networks(opened, self.settings.corners, numpy_generator(self.context.seed, "corners", number))
         best = _Best.read(self.files.best, number, done)
         saved, loss = time.monotonic(), float("nan")
-        for epoch in range(done, phase.epochs):
+        for part in range(done, length.parts):
             loss = train_epoch(
                 self.network,
                 self.optimizer,
-                epoch_settings,
+                dataclasses.replace(epoch_settings, steps=length.within(part)),
                 self.context,
-                purpose=("shrink", number, epoch),
+                purpose=("shrink", number, part),
                 schedule=schedule,
-                first_step=epoch * self.steps,
+                first_step=length.before(part),
             )
             if self.validate is not None and corners:
                 accuracy = self.mean_accuracy(corners)
                 if accuracy > best.accuracy:
-                    best = _Best(number, epoch + 1, accuracy)
+                    best = _Best(number, part + 1, accuracy)
                     self.save(self.files.best, **asdict(best))
             due = self.context.processes.once(partial(self.context.is_due, saved))
-            if due and epoch + 1 < phase.epochs:
-                self.save(self.files.state, phase=number, epochs=epoch + 1)
+            if due and part + 1 < length.parts:
+                self.save(self.files.state, phase=number, epochs=part + 1)
                 saved = time.monotonic()
-        if 0 < best.epoch < phase.epochs:
+        if 0 < best.epoch < length.parts:
             load_state(self.files.best, self.network, self.optimizer)
         self.save(self.files.state, phase=number + 1, epochs=0)
-        return PhaseOutcome(phase, rate, loss, best.epoch or phase.epochs)
+        return PhaseOutcome(phase, rate, loss, length, best.epoch or length.parts)
 
     def mean_accuracy(self, archs: Sequence[Arch]) -> float:
         """Of networks on validation images, each measured by one of the processes."""
@@ -263,7 +272,7 @@ class _Files:
 
 @dataclass(frozen=True)
 class _Best:
-    """The best epoch of a phase so far, counted from 1; 0 if there is none."""
+    """The best part of a phase so far, counted from 1; 0 if there is none."""
 
     phase: int
     epoch: int = 0
@@ -271,7 +280,7 @@ class _Best:
 
     @staticmethod
     def read(path: Path, phase: int, done: int) -> _Best:
-        """What was written in this phase, unless the epochs after the resume point wrote it: those are repeated."""
+        """What was written in this phase, unless the parts after the resume point wrote it: those are repeated."""
         if path.exists():
             written = _Best(**load_tensors(path)[1])
             if written.phase == phase and written.epoch <= done:
@@ -302,12 +311,13 @@ def corner_networks(space: SearchSpace, count: int, generator: np.random.Generat
 def _epoch_of(
     phase: Phase,
     opened: SearchSpace,
-    context: TrainingContext,
+    batch_size: int,
+    device: torch.device,
     settings: ShrinkSettings,
     teacher: Teacher | None,
 ) -> ElasticEpoch:
     exits = opened.largest.exit if phase.joint and opened.early_exits else None
-    losses = exit_weights(settings.ramp, exits or 1)[0].to(context.pipeline.device)
+    losses = exit_weights(settings.ramp, exits or 1)[0].to(device)
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         if exits is not None:
@@ -326,7 +336,7 @@ def _epoch_of(
 
     sandwich = settings.sampling == "sandwich" and not phase.joint
     return ElasticEpoch(
-        batch_size=min(settings.batch_size, len(context.split)),
+        batch_size=batch_size,
         resolutions=opened.resolutions,
         sample=sample,
         loss=loss,
