@@ -17,7 +17,7 @@ ScheduleName = Literal["uniform", "short", "ofa", "ofav2", "transfer", "short-tr
 
 
 _PAIR = 2  # images in a batch: one image has no batch statistics
-_ADAPTATION, _POLISHING = 50, 600  # steps of a generation and of a network, at least
+_ADAPTATION, _POLISHING = 50, 1200  # steps of a generation and of a network, at least
 
 
 def check_length(settings: Phase | AdaptSettings | FinetuneSettings, of: str, *, minimum: int = 0) -> None:
@@ -269,7 +269,7 @@ class FinetuneSettings:
     epochs: int | None = None
     """Passes over the training images; 0 leaves the networks as the search found them. Or give `steps`."""
     steps: int | None = None
-    """Gradient steps; by default 600, and up to four times as many with more than 2,000 training images."""
+    """Gradient steps; by default 1,200, and up to four times as many with more than 2,000 training images."""
     measured_at: float = 0.6
     """Share of the steps after which a network is measured on the validation images, from which on it learns from them
     too; networks that others beat stop there."""
