@@ -22,11 +22,12 @@ from nat2.reports.curves import check_curves
 from nat2.runs.config import RunConfig, absolute
 from nat2.runs.facts import Fact, images_fact, search_facts
 from nat2.runs.plan import Choices, RunPlan, macros_for, resolutions_for
+from nat2.shipped import DEFAULT
 from nat2.space import Macro, SearchSpace
 from nat2.training.length import batch_size_for, growth
 from nat2.training.settings import SCHEDULES
 from nat2.training.shrink import phases_for
-from nat2.validation import user_path
+from nat2.validation import parts_of
 
 _MOST_CLASSES = 20  # that are listed
 _LONGEST = 40  # letters of a class's name
@@ -48,8 +49,8 @@ def prepare(config: RunConfig, processes: Processes = ALONE, *, progress: Report
         check_curves()
     check_predictor(config.search.predictor)
     source = open_source(config.data, skip_bad_images=config.skip_bad_images, memory=config.memory)
-    choices = Choices.of(config)
-    sides = choices.resolutions or resolutions_for(source.side)
+    choices = Choices.of(config).with_weights(source.side)
+    sides = choices.resolutions or resolutions_for(source.side, shipped=choices.pretrained == (DEFAULT.name,))
     progress.stage("read", images=source.count)
     dataset = read_dataset(
         config.data,
@@ -73,7 +74,7 @@ def prepare(config: RunConfig, processes: Processes = ALONE, *, progress: Report
         space=space,
         objectives=objectives,
         recorded=recorded,
-        pretrained=tuple(str(user_path(path, "--pretrained").resolve()) for path in choices.pretrained),
+        pretrained=tuple(parts_of(settled.pretrained)),
     )
     _check(plan, dataset, processes)
     return plan, dataset
@@ -85,7 +86,10 @@ def _settled(
     """The configuration as config.yaml holds it."""
     known = dataset.known or Known(crop_scale=DEFAULT_CROP)
     augmentation = config.augmentation
-    transfers = config.schedule.endswith("transfer") and not config.phases
+    schedule = config.schedule
+    if schedule == "auto":
+        schedule = "short-transfer" if choices.pretrained else "uniform"
+    transfers = schedule.endswith("transfer") and not config.phases
     shrink, images = config.shrink, len(dataset.train)
     return dataclasses.replace(
         absolute(dataclasses.replace(config, pretrained=",".join(choices.pretrained))),
@@ -108,7 +112,8 @@ def _settled(
         ),
         adapt=config.adapt.settled(images),
         finetune=config.finetune.settled(images),
-        phases=config.phases or tuple(phase.longer(growth(images)) for phase in SCHEDULES[config.schedule]),
+        schedule=schedule,
+        phases=config.phases or tuple(phase.longer(growth(images)) for phase in SCHEDULES[schedule]),
     )
 
 

@@ -11,8 +11,9 @@ import yaml
 
 from nat2.data.dataset import Dataset
 from nat2.errors import CheckpointError, ConfigError, Nat2Error
-from nat2.runs.config import DEFAULT_FAMILY, RunConfig
+from nat2.runs.config import DEFAULT_FAMILY, WEIGHTS_BY_NAME, RunConfig
 from nat2.runs.plan import Choices, RunPlan
+from nat2.shipped import SHIPPED
 from nat2.space.macro import STAGES, FamilyName, Macro
 from nat2.supernet import SuperNetwork
 from nat2.supernet.checkpoint import load_pretrained
@@ -83,7 +84,8 @@ def recalled(config: RunConfig, stored: Path) -> RunConfig:
         config: As given.
         stored: The run's own configuration, a YAML file.
     """
-    paths = [user_path(path, "--pretrained") for path in parts_of(config.pretrained)]
+    given = [part for part in parts_of(config.pretrained) if part not in WEIGHTS_BY_NAME]
+    paths = [user_path(path, "--pretrained") for path in given]
     if all(path.exists() for path in paths):
         return config
     try:
@@ -196,7 +198,13 @@ def remarks(given: RunConfig, plan: RunPlan, dataset: Dataset) -> list[str]:
     taken = [f"family {plan.family}"] if given.family == "auto" else []
     taken += [f"width {' and '.join(map(str, plan.widths))}"] if given.width == "auto" else []
     taken += [f"stem stride {stride}"] if not given.stem_stride and found[0].stem_stride == stride else []
-    lines = [f"{each.path} holds {identity}" for each, identity in zip(checkpoints, found, strict=True)]
+    lines = [
+        f"{each.path} comes with nat2: {identity}, trained on {SHIPPED[str(each.path)].trained_on}; `--pretrained none` "
+        "begins with random weights"
+        if str(each.path) in SHIPPED
+        else f"{each.path} holds {identity}"
+        for each, identity in zip(checkpoints, found, strict=True)
+    ]
     lines += [f"taken from that: {', '.join(taken)}"] if taken else []
     if given.family == "auto" and plan.macros[0].dense_skips and len(found[0].families) > 1:
         lines.append(

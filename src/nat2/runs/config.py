@@ -18,6 +18,7 @@ from nat2.nas.budget import parse_budget
 from nat2.nas.objectives import parse_objectives
 from nat2.nas.settings import SEARCH_PRESETS, SearchSettings
 from nat2.runs.yaml_config import in_words, plainly
+from nat2.shipped import SHIPPED
 from nat2.space.macro import FamilyName
 from nat2.training.settings import AdaptSettings, FinetuneSettings, Phase, ScheduleName, ShrinkSettings
 from nat2.validation import as_text, check_types, parts_of, user_path
@@ -25,6 +26,9 @@ from nat2.validation import as_text, check_types, parts_of, user_path
 Family = Literal["auto", FamilyName]
 Preset = Literal["quick", "nat2", "nat"]
 DEFAULT_FAMILY: FamilyName = "EE_D"
+ANY_WEIGHTS, NO_WEIGHTS = "auto", "none"
+WEIGHTS_BY_NAME = (ANY_WEIGHTS, NO_WEIGHTS, *SHIPPED)
+"""What `pretrained` takes beside files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +77,15 @@ class RunConfig:
     published for the data set, or 1."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random changes of training images."""
-    pretrained: str = ""
-    """Weights to begin with, one file per width, separated by commas: a super-network of an earlier run, or a
-    checkpoint in the OFA or OFAv2 layout; other classes and channels are adapted. Family, width and stem stride are
+    pretrained: str = "auto"
+    """Weights to begin with: `auto` takes the super-network that comes with nat2 (`ee_d-w0.5`) where it fits images and
+    settings, `none` random weights; or files, one per width, separated by commas: a super-network of an earlier run, or
+    a checkpoint in the OFA or OFAv2 layout. Other classes and channels are adapted. Family, width and stem stride are
     taken from the files unless they are given."""
-    schedule: ScheduleName = "uniform"
+    schedule: ScheduleName | Literal["auto"] = "auto"
     """Training of the super-network: sub-networks of all sizes from the start (`uniform`), progressive shrinking in a
     short form or as published for OFA or OFAv2, or, to go on from trained weights, NAT's warm-up or a short form of
-    it."""
+    it; `auto` is `short-transfer` with `pretrained` weights, else `uniform`."""
     phases: tuple[Phase, ...] = ()
     """Phases of your own instead, in order (see config.yaml of a run)."""
     shrink: ShrinkSettings = field(default_factory=ShrinkSettings)
@@ -135,7 +140,7 @@ class RunConfig:
             )
         if self.resolutions != "auto":
             parse_resolutions(self.resolutions)
-        if self.schedule.endswith("transfer") and not self.pretrained and not self.phases:
+        if self.schedule.endswith("transfer") and self.pretrained in ("", NO_WEIGHTS) and not self.phases:
             raise ConfigError(
                 f"--schedule {self.schedule} goes on from trained weights; name them with --pretrained, or choose "
                 "uniform, short, ofa or ofav2"
@@ -209,7 +214,9 @@ def with_paths(config: RunConfig, place: Callable[[str, str], Path]) -> dict[str
     data = config.data
     if data != "digits" and not data.startswith("hub:"):
         data = str(place(data, "--data"))
-    files = [str(place(part, "--pretrained")) for part in parts_of(config.pretrained)]
+    files = [
+        part if part in WEIGHTS_BY_NAME else str(place(part, "--pretrained")) for part in parts_of(config.pretrained)
+    ]
     objectives = []
     for part in parts_of(config.objectives):
         file, colon, function = part.rpartition(":")
@@ -306,6 +313,7 @@ def parse_widths(value: str | float) -> tuple[float, ...]:
 
 _PUBLISHED: dict[str, Any] = {
     "schedule": "ofav2",
+    "pretrained": NO_WEIGHTS,
     "shrink": {"batch_size": 64, "corners": 32, "calibration_images": 1000, "ramp": "ASC"},
     "width": "1.0",
     "networks": 4,

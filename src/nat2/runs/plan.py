@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nat2.errors import ConfigError
 from nat2.nas.objectives import Objective
-from nat2.runs.config import DEFAULT_FAMILY, RunConfig, parse_resolutions, parse_widths
+from nat2.runs.config import ANY_WEIGHTS, DEFAULT_FAMILY, NO_WEIGHTS, RunConfig, parse_resolutions, parse_widths
+from nat2.shipped import DEFAULT
 from nat2.space import Macro, SearchSpace
 from nat2.space.macro import STAGES, FamilyName
 from nat2.validation import parts_of
+
+_SMALLEST = 24  # side of images that look like something to weights that were trained on photographs
+_ENLARGED = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +28,7 @@ class Choices:
     resolutions: tuple[int, ...] | None = None
     """Image sides to search, ascending."""
     pretrained: tuple[str, ...] = ()
-    """Files of weights to begin with; once `settle` has looked into them, one for each width."""
+    """Weights to begin with, files or names; once `settle` has looked into them, one for each width."""
 
     @staticmethod
     def of(config: RunConfig) -> Choices:
@@ -34,8 +38,29 @@ class Choices:
             widths=None if config.width == "auto" else parse_widths(config.width),
             stem_stride=config.stem_stride or None,
             resolutions=None if config.resolutions == "auto" else parse_resolutions(config.resolutions),
-            pretrained=tuple(parts_of(config.pretrained)),
+            pretrained=() if config.pretrained == NO_WEIGHTS else tuple(parts_of(config.pretrained)),
         )
+
+    def with_weights(self, side: int) -> Choices:
+        """The same with `auto` weights decided: those that come with nat2, or none.
+
+        They are taken where family, width and stem stride are open or theirs, and images and resolutions are neither
+        smaller nor larger than those at which they serve.
+
+        Args:
+            side: Of the images, in pixels.
+        """
+        if self.pretrained != (ANY_WEIGHTS,):
+            return self
+        low, high = DEFAULT.sides
+        fits = (
+            self.family in (None, DEFAULT.family)
+            and self.widths in (None, (DEFAULT.width,))
+            and self.stem_stride in (None, DEFAULT.stem_stride)
+            and side >= _SMALLEST
+            and (self.resolutions is None or (low <= self.resolutions[0] and self.resolutions[-1] <= high))
+        )
+        return replace(self, pretrained=(DEFAULT.name,) if fits else ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +77,7 @@ class RunPlan:
     recorded: tuple[Objective, ...]
     """What is recorded beside that, and held within its bounds."""
     pretrained: tuple[str, ...] = ()
-    """Files of weights to begin with, one for each width; none for random ones."""
+    """Weights to begin with, files or names, one for each width; none for random ones."""
 
     @property
     def family(self) -> FamilyName:
@@ -80,8 +105,16 @@ class RunPlan:
         return tuple(each for each in self.quantities if each.bounded)
 
 
-def resolutions_for(native: int) -> tuple[int, ...]:
-    """Three sides to search for images that are `native` pixels wide or high: up to 64, at least 14."""
+def resolutions_for(native: int, *, shipped: bool = False) -> tuple[int, ...]:
+    """Three sides to search for images that are `native` pixels wide or high: up to 64, at least 14.
+
+    Args:
+        native: Of the images as they are.
+        shipped: For the weights that come with nat2, whose stem halves the image: small images are enlarged, which
+            costs no more than a stem that does not halve them.
+    """
+    if shipped:
+        native = max(native, _ENLARGED)
     if native < 16:
         return (14, 16, 18)
     largest = max(24, min(64, native // 4 * 4))

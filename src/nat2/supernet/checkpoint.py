@@ -145,6 +145,7 @@ def _fit(network: SuperNetwork | StaticNetwork, given: dict[str, Tensor]) -> lis
         given["stem.conv.weight"] = stem.float().mean(1, keepdim=True).expand(-1, channels, -1, -1) * scale
         notes.append(f"first convolution: adapted from {stem.shape[1]} to {channels} input channels")
     classes = network.macro.classes
+    replaced: dict[int, list[str]] = {}
     doubled = dataclasses.replace(network.macro, doubled_exit_widths=True)
     for number in network.exits:
         expand = given.get(f"exits.{number}.expand.weight")
@@ -157,7 +158,10 @@ def _fit(network: SuperNetwork | StaticNetwork, given: dict[str, Tensor]) -> lis
         rows = {given[name].shape[:1] for name in pair if name in given}
         if len(rows) == 1 and rows != {(classes,)} and all(name in given for name in pair):
             given |= {name: own[name] for name in pair}
-            notes.append(f"classifier of exit {number}: {rows.pop()[0]} classes, not {classes}; left as initialised")
+            replaced.setdefault(rows.pop()[0], []).append(number)
+    for other, exits in replaced.items():
+        of = f"classifier of exit {exits[0]}" if len(exits) == 1 else f"classifiers of exits {', '.join(exits)}"
+        notes.append(f"{of}: {other} classes, not {classes}; left as initialised")
     return notes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import pickle
 import re
 import warnings
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from nat2.errors import CheckpointError, ConfigError
 from nat2.files import load_tensors
+from nat2.shipped import SHIPPED
 from nat2.space.macro import Macro
 from nat2.validation import user_path
 
@@ -100,13 +102,18 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     """Read a ``.safetensors`` file or a file that torch wrote (``.pth``), whose code never runs.
 
     Args:
-        path: The file. The weights may lie in it directly, under ``state_dict`` or another usual entry, or as NAT2's
-            authors write them, one set a width under ``model_w1.0_state_dict``. Prefixes that wrappers put before
-            all names (``module.``, ``model.``) are removed.
+        path: The file, or the name of weights that come with nat2. The weights may lie in it directly, under
+            ``state_dict`` or another usual entry, or as NAT2's authors write them, one set a width under
+            ``model_w1.0_state_dict``. Prefixes that wrappers put before all names (``module.``, ``model.``) are
+            removed.
 
     Raises:
         CheckpointError: the file is absent or damaged, holds more than tensors and plain data, or no weights.
     """
+    if str(path) in SHIPPED:
+        shipped = SHIPPED[str(path)]
+        shipped.verify()
+        return dataclasses.replace(_open_safetensors(shipped.path), path=Path(shipped.name))
     try:
         path = user_path(path, "--pretrained")
     except ConfigError as error:
