@@ -16,11 +16,12 @@ def of(**flags: Any) -> Choices:
 
 
 def test_texts_become_typed_values_and_auto_stays_open() -> None:
-    assert of() == Choices()
+    assert of() == Choices(pretrained=("auto",))
+    assert of(pretrained="none") == of(pretrained="") == Choices()
     assert of(
         family="SE_DP", width="0.25, 1", stem_stride=2, resolutions="12, 16", pretrained="a.pth, b.pth"
     ) == Choices(family="SE_DP", widths=(0.25, 1.0), stem_stride=2, resolutions=(12, 16), pretrained=("a.pth", "b.pth"))
-    assert of(width=0.25, resolutions=[16]) == Choices(widths=(0.25,), resolutions=(16,))
+    assert of(width=0.25, resolutions=[16]) == Choices(widths=(0.25,), resolutions=(16,), pretrained=("auto",))
 
 
 @pytest.mark.parametrize(

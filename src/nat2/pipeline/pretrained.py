@@ -198,13 +198,7 @@ def remarks(given: RunConfig, plan: RunPlan, dataset: Dataset) -> list[str]:
     taken = [f"family {plan.family}"] if given.family == "auto" else []
     taken += [f"width {' and '.join(map(str, plan.widths))}"] if given.width == "auto" else []
     taken += [f"stem stride {stride}"] if not given.stem_stride and found[0].stem_stride == stride else []
-    lines = [
-        f"{each.path} comes with nat2: {identity}, trained on {SHIPPED[str(each.path)].trained_on}; `--pretrained none` "
-        "begins with random weights"
-        if str(each.path) in SHIPPED
-        else f"{each.path} holds {identity}"
-        for each, identity in zip(checkpoints, found, strict=True)
-    ]
+    lines = [_described(each, identity) for each, identity in zip(checkpoints, found, strict=True)]
     lines += [f"taken from that: {', '.join(taken)}"] if taken else []
     if given.family == "auto" and plan.macros[0].dense_skips and len(found[0].families) > 1:
         lines.append(
@@ -226,6 +220,16 @@ def remarks(given: RunConfig, plan: RunPlan, dataset: Dataset) -> list[str]:
                 "which training has to adapt it"
             )
     return list(dict.fromkeys(lines))
+
+
+def _described(checkpoint: Checkpoint, identity: Identity) -> str:
+    shipped = SHIPPED.get(str(checkpoint.path))
+    if shipped is None:
+        return f"{checkpoint.path} holds {identity}"
+    return (
+        f"{shipped.name}, which comes with nat2: {shipped.family} of width {shipped.width}, trained on "
+        f"{shipped.trained_on}; --pretrained none begins with random ones"
+    )
 
 
 def _is_imagenets(mean: Sequence[float], std: Sequence[float]) -> bool:
