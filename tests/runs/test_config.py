@@ -169,7 +169,7 @@ def test_urls_are_not_read(name: str, url: str) -> None:
         ("seed: abc", "--seed must be a whole number; got abc"),
         ("memory: lots", "--memory must be a number; got lots"),
         ("augmentation: {policy: on}", "--augmentation.policy must be one of none, autoaugment, randaugment; got True"),
-        ("phases: [{name: a, epochs: {}, lr: 1}]", "lr (`epochs` must be a whole number or nothing; got {})"),
+        ("phases: [{name: a, epochs: {}, lr: 1}]", "lr (`epochs` must be a whole number; got {})"),
         ("phases: [3]", "--phases must be a list of phases, each with its name, epochs and lr; got 3"),
         ("budget: {params: 3}", "--budget must be text; got {'params': 3}"),
         ("- a", "it holds a list"),
@@ -215,6 +215,6 @@ def test_flags_say_off_as_yaml_does(word: str) -> None:
 
 
 def test_a_phase_names_its_setting() -> None:
-    with pytest.raises(ConfigError, match=r"^`epochs` of phase 'a' must be a whole number or nothing; got \{\}$"):
+    with pytest.raises(ConfigError, match=r"^`epochs` of phase 'a' must be a whole number; got \{\}$"):
         Phase(name="a", epochs={}, lr=1.0)  # type: ignore[arg-type]
     assert Phase(name="a", epochs=1, lr=1.0, kernels=3).kernels == (3,)  # type: ignore[arg-type]

@@ -1,0 +1,204 @@
+"""Is a run worth its time? Against networks made by hand in the same processor time, on several sets of images.
+
+    python benchmarks/worth.py --images FOLDER --json worth.json            two seeds, some hours on one core
+    python benchmarks/worth.py --images FOLDER --quick                      three sets, one seed, some 30 minutes
+
+For each set and seed: a run with the defaults; three networks made by hand (`benchmarks/handmade.py`), each in a third
+of the run's processor time; and the medium one in all of it. Compared is what a user takes of the run, the most
+accurate on validation images with no more parameters, on the same test images. FOLDER holds sets as folders with
+`train.npz` and `test.npz` or `val.npz`: image files joined end to end (`data`), where each begins (`offsets`), and
+`labels`; or one .npz file of arrays. Sets that it does not hold are left out; the drawn shapes and the bundled digits
+need none. What is done is kept under `--keep`, one file for each set and seed, and not repeated.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from handmade import SIZES, best_within, made_by_hand
+from numpy.typing import NDArray
+from PIL import Image
+from table import Row, parser, show, write
+
+import nat2
+from nat2.allocator import keep_freed_memory
+from nat2.runs.config import RunConfig
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.shapes import write_shapes
+
+FILES = {  # folder, and how many training images; 0 for all
+    "EuroSAT": ("eurosat_rgb_subset", 0),
+    "sign-digits": ("sign_digits_64", 0),
+    "CIFAR-10": ("cifar10", 10_000),
+    "Tiny-ImageNet-50": ("tiny_imagenet_50", 0),
+    "Fashion-MNIST": ("fashion_mnist_subset", 0),
+}
+OWN = ("shapes", "digits")
+QUICK = ("EuroSAT", "shapes", "digits")
+MEAN_TARGET, WORST_TARGET, PARAMS_TARGET = 1.0, -0.5, 0.5
+
+
+def images_of(folder: Path, most: int) -> dict[str, NDArray[np.generic]]:
+    """The arrays of a set as nat2 reads them from an .npz file."""
+    arrays: dict[str, NDArray[np.generic]] = {}
+    for split in ("train", "test"):
+        file = folder / f"{split}.npz"
+        held = np.load(file if file.exists() else folder / "val.npz")
+        data, offsets, labels = held["data"], held["offsets"], held["labels"].astype(np.int64)
+        chosen = np.arange(len(labels))
+        if split == "train" and most:
+            chosen = np.sort(np.random.default_rng(0).permutation(len(labels))[:most])
+        arrays[f"x_{split}"] = np.stack(
+            [np.asarray(Image.open(io.BytesIO(data[offsets[n] : offsets[n + 1]].tobytes()))) for n in chosen]
+        )
+        arrays[f"y_{split}"] = labels[chosen]
+    return arrays
+
+
+def source(name: str, images: Path | None, scratch: Path) -> str | None:
+    """What --data takes for a set; None if its images are not there."""
+    if name == "digits":
+        return name
+    if name == "shapes":
+        write_shapes(scratch / "shapes" / "train", count=40)
+        write_shapes(scratch / "shapes" / "test", count=200, seed=1)
+        return str(scratch / "shapes")
+    if images is None:
+        return None
+    folder, most = images / FILES[name][0], FILES[name][1]
+    if (folder / f"{folder.name}.npz").exists():
+        return str(folder / f"{folder.name}.npz")
+    if not (folder / "train.npz").exists():
+        return None
+    file = scratch / f"{folder.name}.npz"
+    np.savez(file, **images_of(folder, most))  # type: ignore[arg-type]
+    return str(file)
+
+
+def measure(data: str, seed: int, scratch: Path) -> dict[str, object]:
+    """One set and seed: what the run and the networks by hand reach."""
+    config = RunConfig.of("quick", data=data, seed=seed)
+    began = time.process_time()
+    found = nat2.run(config, out=scratch / "run", quiet=True, fresh=True)
+    seconds = time.process_time() - began
+    by_hand = [made_by_hand(config, name, seconds / len(SIZES)) for name in SIZES]
+    rival = made_by_hand(config, "medium", seconds)
+    best = max(found, key=lambda each: each.val_accuracy)
+    return {
+        "seconds": seconds,
+        "found": [
+            {"params": each.params, "val": each.val_accuracy, "test": each.test_accuracy, "id": each.id}
+            for each in found
+        ],
+        "by hand": [asdict(each) for each in by_hand],
+        "within": [
+            None if (ours := best_within(found, each.params)) is None else [ours.params, ours.test_accuracy]
+            for each in by_hand
+        ],
+        "best": [best.params, best.test_accuracy],
+        "equal": [
+            min((each.params for each in found if each.test_accuracy >= made.accuracy), default=None)
+            for made in by_hand
+        ],
+        "rival": asdict(rival),
+    }
+
+
+def rows_of(name: str, seed: int, kept: dict[str, object]) -> list[Row]:
+    """What was measured of a set and seed, to be read."""
+    at = f"{name}, seed {seed}"
+    rows = [Row(f"{at}: processor seconds of the run", float(kept["seconds"]), unit="s")]  # type: ignore[arg-type]
+    for made, ours in zip(kept["by hand"], kept["within"], strict=True):  # type: ignore[call-overload]
+        detail = f"by hand {100 * made['accuracy']:.1f} % with {made['params']:,} parameters"
+        if ours is not None:
+            difference = 100 * (ours[1] - made["accuracy"])
+            detail += f", nat2 {100 * ours[1]:.1f} % with {ours[0]:,}"
+            rows.append(Row(f"{at}: nat2 minus {made['name']}", difference, unit="points", detail=detail))
+    best, rival = kept["best"], kept["rival"]
+    assert isinstance(best, list)
+    assert isinstance(rival, dict)
+    rows.append(
+        Row(
+            f"{at}: nat2 minus one network in all the time",
+            100 * (best[1] - rival["accuracy"]),
+            unit="points",
+            detail=f"by hand {100 * rival['accuracy']:.1f} %, nat2 {100 * best[1]:.1f} % with {best[0]:,} parameters",
+        )
+    )
+    return rows
+
+
+def summary(rows: list[Row], kept: list[dict[str, object]]) -> list[Row]:
+    """Means over sets and seeds, beside their targets."""
+    result = []
+    for size in (*SIZES, "one network in all the time"):
+        values = [row.value for row in rows if row.name.endswith(f"minus {size}")]
+        if not values:
+            continue
+        error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+        against = WORST_TARGET if size not in SIZES else MEAN_TARGET
+        detail = f"standard error {error:.1f}, {len(values)} comparisons"
+        result.append(Row(f"mean: nat2 minus {size}", statistics.mean(values), against, "higher", "points", detail))
+        if size in SIZES:
+            result.append(Row(f"worst: nat2 minus {size}", min(values), WORST_TARGET, "higher", "points"))
+    shares = [
+        needed / made["params"]
+        for each in kept
+        for needed, made in zip(each["equal"], each["by hand"], strict=True)  # type: ignore[call-overload]
+        if needed is not None
+    ]
+    if shares:
+        detail = f"of {3 * len(kept)} networks by hand {len(shares)} are equalled"
+        name = "parameters that nat2 needs to equal a network by hand, mean share"
+        result.append(Row(name, statistics.mean(shares), PARAMS_TARGET, detail=detail))
+    return result
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options = parser(str(__doc__).partition("\n")[0])
+    options.add_argument("--images", type=Path, help="folder of the sets")
+    options.add_argument("--sets", nargs="+", choices=(*FILES, *OWN), default=[*FILES, *OWN])
+    options.add_argument("--seeds", type=int, default=2)
+    options.add_argument("--keep", type=Path, default=Path("runs/worth"), help="folder of what is done")
+    options.add_argument("--quick", action="store_true", help=f"{', '.join(QUICK)}, one seed")
+    given = options.parse_args()
+    keep_freed_memory()
+    torch.set_num_threads(1)  # processor time is compared
+    sets, seeds = (QUICK, 1) if given.quick else (given.sets, given.seeds)
+    rows: list[Row] = []
+    done: list[dict[str, object]] = []
+    for seed in range(seeds):
+        for name in sets:
+            file = given.keep / f"{name}-{seed}.json"
+            if not file.exists():
+                with tempfile.TemporaryDirectory() as scratch:
+                    data = source(name, given.images, Path(scratch))
+                    if data is None:
+                        print(f"{name}: its images are not in {given.images}", flush=True)
+                        continue
+                    measured = measure(data, seed, Path(scratch))
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(json.dumps(measured, indent=2) + "\n")
+            kept = json.loads(file.read_text())
+            done.append(kept)
+            for row in (added := rows_of(name, seed, kept)):
+                print(f"{row.value:8.2f} {row.unit}  {row.name}; {row.detail}", flush=True)
+            rows += added
+            if given.json is not None:
+                write("A run against networks made by hand in the same time", rows + summary(rows, done), given.json)
+    show("A run against networks made by hand in the same time", rows + summary(rows, done), given.json)
+
+
+if __name__ == "__main__":
+    main()
