@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,26 +166,52 @@ def test_predictions_are_judged_on_new_networks_only(archive: Archive[Arch]) -> 
 OURS: dict[str, object] = {"preprocess": "halving", "oversample": 3, "predictor": "auto", "features": "structure"}
 
 
+@dataclasses.dataclass(frozen=True)
+class Uninterrupted:
+    """How a search ends that nothing interrupts."""
+
+    found: SearchResult[Arch]
+    logged: list[tuple[object, ...]]
+
+
+def logged_in(archive: Archive[Arch]) -> list[tuple[object, ...]]:
+    return [(each.members, each.hypervolume, each.facts.quality) for each in archive.generations()]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Uninterrupted]:
+    """The whole search with NAT2's policies or with ours, made once."""
+
+    @functools.cache
+    def whole(ours: bool) -> Uninterrupted:
+        with new_archive(tmp_path_factory.mktemp("whole") / "archive.db") as archive:
+            found = look_for(World(), archive, **OURS if ours else {})  # type: ignore[arg-type]
+            return Uninterrupted(found, logged_in(archive))
+
+    return whole
+
+
+# 48 initial evaluations, then in each generation 6 candidates, an adaptation, and 24 networks again.
 @pytest.mark.parametrize(
-    ("policies", "stop_after"),
-    [({}, n) for n in (0, 1, 30, 47, 48, 50, 54, 55, 60, 79, 80, 100, 140)] + [(OURS, n) for n in (40, 80, 95, 130)],
+    ("ours", "stop_after"),
+    [(False, n) for n in (0, 30, 48, 54, 55, 60, 79, 140)]
+    + [pytest.param(False, n, marks=pytest.mark.slow) for n in (1, 47, 50, 80, 100)]
+    + [(True, n) for n in (40, 80, 95, 130)],
 )
 def test_an_interrupted_search_ends_like_an_uninterrupted_one(
-    tmp_path: Path, policies: dict[str, Any], stop_after: int
+    tmp_path: Path, uninterrupted: Callable[[bool], Uninterrupted], ours: bool, stop_after: int
 ) -> None:
-    with new_archive(tmp_path / "whole.db") as archive:
-        whole = look_for(World(), archive, **policies)
-        logged = [(g.members, g.hypervolume, g.facts.quality) for g in archive.generations()]
+    whole, policies = uninterrupted(ours), OURS if ours else {}
     killed = World(stop_after=stop_after)
     with new_archive(tmp_path / "killed.db") as archive:
         with pytest.raises(KeyboardInterrupt):
-            look_for(killed, archive, **policies)
+            look_for(killed, archive, **policies)  # type: ignore[arg-type]
         kept = len(archive.evaluations())
         assert kept == len(killed.measured) + len(killed.parts)
         resumed = World(version=killed.version)
-        ended = look_for(resumed, archive, **policies)
-        assert (ended.members, ended.front) == (whole.members, whole.front)
-        assert [(g.members, g.hypervolume, g.facts.quality) for g in archive.generations()] == logged
+        ended = look_for(resumed, archive, **policies)  # type: ignore[arg-type]
+        assert (ended.members, ended.front) == (whole.found.members, whole.found.front)
+        assert logged_in(archive) == whole.logged
         assert not set(resumed.measured) & set(killed.measured)
         assert not set(resumed.parts) & set(killed.parts)
 
@@ -567,16 +594,28 @@ class Killed(BaseException):
     """A kill at a write."""
 
 
+def search_with_writes(path: Path) -> SearchResult[tuple[int, ...]]:
+    """A search of moments that writes some forty times."""
+    settings = SearchSettings(archive=8, generations=3, candidates=3, population=12, predictor="bayesian")
+    objectives = [Objective(name="loss"), Objective(name="gain", direction="max")]
+    return search(IntegerSpace((4,) * 4), counting, objectives, settings=settings, archive=path)
+
+
+@pytest.fixture(scope="module")
+def unkilled(tmp_path_factory: pytest.TempPathFactory) -> SearchResult[tuple[int, ...]]:
+    return search_with_writes(tmp_path_factory.mktemp("unkilled") / "a.db")
+
+
 @pytest.mark.parametrize("written", [False, True])
 @pytest.mark.parametrize("place", [0, 1, 4, 9, 10, 11, 12, 15, 16, 17, 20, 21])
 def test_a_kill_at_any_write_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, written: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    unkilled: SearchResult[tuple[int, ...]],
+    place: int,
+    written: bool,
 ) -> None:
     """Just before a write to the archive, or just behind it."""
-    space = IntegerSpace((4,) * 4)
-    objectives = [Objective(name="loss"), Objective(name="gain", direction="max")]
-    settings = SearchSettings(archive=8, generations=3, candidates=3, population=12, predictor="bayesian")
-    whole = search(space, counting, objectives, settings=settings, archive=tmp_path / "whole.db")
     left = [place]
     with monkeypatch.context() as patched:
         for name in ("add", "note", "close_generation"):
@@ -592,8 +631,8 @@ def test_a_kill_at_any_write_changes_nothing(
 
             patched.setattr(Archive, name, stop)
         with pytest.raises(Killed):
-            search(space, counting, objectives, settings=settings, archive=tmp_path / "killed.db")
-    resumed = search(space, counting, objectives, settings=settings, archive=tmp_path / "killed.db")
+            search_with_writes(tmp_path / "killed.db")
+    resumed, whole = search_with_writes(tmp_path / "killed.db"), unkilled
     assert (resumed.members, resumed.front, resumed.evaluated) == (whole.members, whole.front, whole.evaluated)
     volumes = [[generation.hypervolume for generation in found.generations] for found in (whole, resumed)]
     assert volumes[0] == volumes[1]

@@ -17,7 +17,8 @@ from nat2.nas.objectives import Objective
 from nat2.nas.propose import Model, candidates, choose, prediction_quality, propose, training_set
 from nat2.nas.settings import SearchSettings
 from nat2.nas.task import Search
-from nat2.space import Genomes, IntegerSpace
+from nat2.space import Arch, Genomes, IntegerSpace, SearchSpace
+from nat2.space.space import Sampling
 
 SPACE = IntegerSpace((10, 10))
 LOSS = Objective(name="loss")
@@ -204,6 +205,23 @@ def test_the_inner_evolution_finds_the_predicted_front_and_keeps_the_budget() ->
     assert starts[0] == starts[1] != starts[2]
 
 
+@pytest.mark.parametrize("sampling", ["balanced", "uniform"])
+def test_random_networks_of_the_start_are_drawn_as_asked(sampling: Sampling) -> None:
+    space = SearchSpace(resolutions=(32,), depths=(2, 3, 4))
+    drawn = list[tuple[int, Sampling]]()
+
+    class Recording(SearchSpace):
+        def sample(self, count: int, *rest: Any, **options: Any) -> Genomes:
+            drawn.append((count, options["sampling"]))
+            return space.sample(count, *rest, **options)
+
+    settings = SearchSettings(population=12, inner_generations=1, start="random", sampling=sampling)
+    archive = Archive[Arch](None, ("loss",), key=space.key, parse=space.parse)
+    task = Search(Recording(resolutions=(32,)), lambda arch: 0.5, (LOSS,), (), settings, archive, None, 0)
+    propose(task, [], lambda genomes: {"loss": np.zeros(len(genomes))}, 1)  # type: ignore[arg-type]
+    assert (12, sampling) in drawn
+
+
 def test_candidates_are_new_and_how_they_were_found_is_told() -> None:
     bounded = Objective(name="size", cost="exact", high=9)
     task = task_of([LOSS, bounded], recorded=[WATTS], candidates=5, population=30, inner_generations=6)
@@ -241,6 +259,15 @@ def test_the_predictor_learns_from_the_archive_and_the_best_of_the_rest() -> Non
     assert training_set(task, everything[9:], 1) == everything[9:]
 
 
+def test_what_keeps_the_budget_teaches_before_what_is_better_and_breaks_it() -> None:
+    bounded = Objective(name="size", cost="exact", high=4, measure=SIZE.measure)
+    task = task_of([LOSS], recorded=[bounded], learn_from=3)
+    everything = [member((n, 0), 0.9 - 0.1 * n) for n in range(8)]
+    for evaluation in everything:
+        task.archive.add(evaluation, EvaluationRecord(0, 0, "initial", 1.0, 0.1, 0))
+    assert {each.arch for each in training_set(task, everything[:1], 0)} == {(0, 0), (3, 0), (4, 0)}
+
+
 def test_predictions_are_compared_with_what_was_measured() -> None:
     task = task_of([LOSS, SIZE, WATTS])
     evaluated = [
@@ -270,6 +297,19 @@ def test_the_share_of_proposals_within_the_budget_is_told() -> None:
     assert 0 < facts.feasible < 1
     assert any(9 < sum(arch) <= 18 for arch in pool)
     assert facts.duplicate == pytest.approx(np.mean([arch[0] == 0 for arch in pool]))
+
+
+def test_a_cost_of_nothing_is_less_than_any_other() -> None:
+    """It has no logarithm; where all members cost something, a network that costs nothing has to be the cheapest."""
+    cost = Objective(name="cost", cost="exact", measure=lambda genomes: genomes.sum(1) / 1000)
+    members = [
+        Evaluation(each.arch, {"loss": np.log(sum(each.arch)) / 3, "cost": sum(each.arch) / 1000})
+        for each in linear()
+        if sum(each.arch)
+    ]
+    model = Model(task_of([LOSS, cost], features="structure"), members, 1)
+    nothing, little, more = model(np.array([[0, 0], [0, 1], [1, 1]]))["loss"]
+    assert nothing < little < more
 
 
 def scaled(genomes: Genomes, *, lowest: int, unit: float) -> Any:

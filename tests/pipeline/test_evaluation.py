@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,14 +13,16 @@ import torch
 
 from nat2.data.dataset import Split
 from nat2.data.transform import Pipeline, ResizedImages
+from nat2.deploy.latency import Latency
 from nat2.errors import ConfigError
 from nat2.nas.feasible import exact
 from nat2.nas.objectives import Objective
+from nat2.pipeline import evaluation as module
 from nat2.pipeline.evaluation import Evaluator, exact_costs, latency_of_ends, quantities, try_objectives
 from nat2.processes import ALONE
 from nat2.runs.config import RunConfig
 from nat2.space import Macro, SearchSpace, cost
-from nat2.supernet import SuperNetwork, SuperNetworks
+from nat2.supernet import StaticNetwork, SuperNetwork, SuperNetworks
 from nat2.supernet.static import channels_last
 
 MACRO = Macro(classes=4, channels=1, width=0.25, stem_stride=1)
@@ -120,6 +124,29 @@ def test_a_latency_that_no_network_has_is_refused(networks: SuperNetworks, evalu
         latency_of_ends(evaluator, networks, SPACE, bound)
     least, most = latency_of_ends(evaluator, networks, SPACE, Objective(name="latency", cost="measured"))
     assert 0 < least < most
+
+
+def test_a_latency_is_the_median_of_the_network_and_its_spread_lies_between_the_quartiles(
+    networks: SuperNetworks, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conditions: list[dict[str, Any]] = []
+
+    def timed(network: StaticNetwork, **given: Any) -> Latency:
+        conditions.append(given)
+        size = sum(parameter.numel() for parameter in network.parameters())
+        return Latency(median=size, lower=size - 2, upper=size + 3, runs=20)
+
+    monkeypatch.setattr(module, "measure_latency", timed)
+    objectives, recorded = quantities(RunConfig(objectives="error,latency"))
+    bound = dataclasses.replace(evaluator, latency_batch=4, latency_threads=2).bind(networks, (*objectives, *recorded))
+    measures = {each.name: each.measure for each in bound}
+    assert measures["error"] is None  # `evaluate` gives it
+    for arch in (SPACE.smallest, SPACE.largest):
+        assert measures["latency"] is not None
+        assert measures["latency"](arch) == cost(MACRO, arch).params
+        assert measures["latency_spread"] is not None
+        assert measures["latency_spread"](arch) == 5
+    assert conditions == [{"batch": 4, "threads": 2, "device": ALONE.device}] * 2
 
 
 @pytest.mark.parametrize("text", ["return 1 / 0", "return None", "return float('nan')", "return 'much'"])

@@ -115,7 +115,7 @@ def choose(task: Search[A], members: Sequence[Evaluation[A]], pool: Genomes, mod
     first = [members[n] for n in task.front(members)]
     if task.violations(first).any():  # a front that breaks the budget is no reason to leave out what keeps it
         first = []
-    front = task.values(first) if first else np.zeros((0, predicted.shape[1]))
+    front = task.values(first)
     if task.settings.selection == "spread":
         return pool[spread_subset(predicted[:, 1:], front[:, 1:], count)]
     doubts = np.array([model.doubts.get(each.name, 0.0) for each in task.objectives])
@@ -150,7 +150,7 @@ def candidates(
     first = task.objectives[0].name
     predict_seconds, evolve_seconds, select_seconds = np.diff(clock).tolist()
     proposal = Proposal(
-        predictor=model.choices.get(first, "-"),
+        predictor=model.choices[first],
         predictors=model.choices,
         bounded=task.bounded,
         feasible=feasible,
