@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 
 from nat2.data.transform import Pipeline
 from nat2.deploy import export
 from nat2.deploy import latency as module
+from nat2.deploy.export import open_session
 from nat2.deploy.latency import Latency, Measured, latency, measure_exported, measure_latency
 from nat2.deploy.quantise import quantise
 from nat2.errors import CheckpointError, ConfigError
@@ -129,6 +132,30 @@ def test_every_network_of_a_run_is_measured_under_every_condition(run_folder: Pa
     }  # fmt: skip
     (small,) = latency(run_folder / "networks" / "a", runtimes=["int8"])
     assert (small.id, small.runtime) == ("a", "int8")
+
+
+def test_a_network_runs_as_it_would_be_exported(quick: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On images of its channels and side, the same ones every time, with as many threads as asked."""
+    threads: list[int] = []
+
+    def opened(content: bytes, **options: int) -> onnxruntime.InferenceSession:
+        threads.append(options["threads"])
+        return open_session(content, **options)
+
+    monkeypatch.setattr(module, "open_session", opened)
+    macro = Macro(classes=7, channels=1, width=0.25, stem_stride=1)
+    network = StaticNetwork(macro, SearchSpace.of(macro, (20,)).largest, exits=(1, 3)).eval()
+    for batch in (1, 3, 3):
+        measure_latency(network, batch=batch, threads=2)
+    (one,), (three,), (again,) = quick
+    assert (one.shape, three.shape) == ((1, 7), (3, 7))
+    assert np.isfinite(three).all()
+    assert not np.array_equal(three[0], three[1])
+    np.testing.assert_array_equal(three, again)
+    assert threads == [2, 2, 2]
+    measure_latency(network, device=torch.device("cpu"))
+    np.testing.assert_allclose(quick[3][0], one, rtol=1e-4, atol=1e-5)
+    assert threads[-1] == 1  # unless told otherwise, as is one image
 
 
 def test_what_cannot_be_measured_is_refused_before_anything_is(run_folder: Path, quick: list[Any]) -> None:

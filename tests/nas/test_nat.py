@@ -389,7 +389,7 @@ def test_any_space_can_be_searched_and_more_can_be_better(preset: Any) -> None:
 def test_an_archive_on_disk_is_gone_on_with(tmp_path: Path) -> None:
     space, path = IntegerSpace((8,) * 6), tmp_path / "a.db"
     objectives = [Objective(name="loss"), Objective(name="gain", direction="max")]
-    settings = SearchSettings(archive=16, generations=2, candidates=4)
+    settings = SearchSettings(archive=16, generations=2, candidates=4, predictor="ridge", inner_generations=5)
     search(space, counting, objectives, settings=settings, archive=path)
     asked: list[tuple[int, ...]] = []
 
@@ -460,7 +460,9 @@ def test_objectives_that_contradict_each_other_are_refused(objectives: list[Obje
 def test_spaces_smaller_than_the_archive_are_searched_to_the_end(preset: Any, choices: tuple[int, ...]) -> None:
     space = IntegerSpace(choices)
     objectives = [Objective(name="loss"), Objective(name="gain", direction="max")]
-    settings = SearchSettings.of(preset, archive=8, oversample=1, generations=3, candidates=2)
+    settings = SearchSettings.of(
+        preset, archive=8, oversample=1, generations=3, candidates=2, population=8, inner_generations=3
+    )
     found = search(space, counting, objectives, settings=settings)
     assert len(found.evaluated) == space.size
 
@@ -468,7 +470,7 @@ def test_spaces_smaller_than_the_archive_are_searched_to_the_end(preset: Any, ch
 def test_what_failed_is_made_again_when_it_was_mended(tmp_path: Path) -> None:
     space, path = IntegerSpace((4, 4)), tmp_path / "a.db"
     objectives = [Objective(name="loss"), Objective(name="gain", direction="max")]
-    settings = SearchSettings(archive=8, generations=2, candidates=2)
+    settings = SearchSettings(archive=8, generations=2, candidates=2, predictor="ridge", inner_generations=3)
     working = [False]
 
     def evaluate(arch: tuple[int, ...]) -> dict[str, float]:
@@ -522,7 +524,7 @@ def test_costs_of_nothing_are_no_harder_to_learn_from() -> None:
     )
     found = search(
         space, functions, [Objective(name="loss"), size],
-        settings=SearchSettings(archive=20, generations=1, predictor="bayesian"),
+        settings=SearchSettings(archive=20, generations=1, predictor="bayesian", inner_generations=2),
     )  # fmt: skip
     task = Search(
         space, functions, (Objective(name="loss"), size), (), SearchSettings(predictor="bayesian"),
@@ -539,7 +541,7 @@ def test_costs_of_nothing_are_no_harder_to_learn_from() -> None:
 def test_progress_shows_under_a_tight_budget() -> None:
     space = IntegerSpace((8,) * 6)
     gain = Objective(name="gain", direction="max", low=30)
-    settings = SearchSettings(archive=16, generations=4, candidates=8)
+    settings = SearchSettings(archive=16, generations=4, candidates=8, predictor="lgb", inner_generations=10)
     found = search(space, counting, [Objective(name="loss"), gain], settings=settings)
     volumes = [generation.hypervolume for generation in found.generations]
     assert volumes[-1] > volumes[0]
@@ -551,7 +553,7 @@ def test_the_best_is_looked_for_beyond_the_front() -> None:
     space = IntegerSpace((8,) * 3)
     last = Objective(name="last", cost="exact")
     functions = SearchFunctions[tuple[int, ...]](lambda arch: 1 - arch[2] / 10, {"last": lambda genomes: genomes[:, 2]})
-    settings = SearchSettings(archive=30, generations=2, candidates=8)
+    settings = SearchSettings(archive=30, generations=2, candidates=8, predictor="ridge")
     found = search(space, functions, [Objective(name="loss")], recorded=[last], settings=settings)
     assert found.best("last<=2")["last"] <= 2
     assert found.best()["last"] == 7
@@ -596,7 +598,9 @@ class Killed(BaseException):
 
 def search_with_writes(path: Path) -> SearchResult[tuple[int, ...]]:
     """A search of moments that writes some forty times."""
-    settings = SearchSettings(archive=8, generations=3, candidates=3, population=12, predictor="bayesian")
+    settings = SearchSettings(
+        archive=8, generations=3, candidates=3, population=12, inner_generations=3, predictor="ridge"
+    )
     objectives = [Objective(name="loss"), Objective(name="gain", direction="max")]
     return search(IntegerSpace((4,) * 4), counting, objectives, settings=settings, archive=path)
 
