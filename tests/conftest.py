@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
 
+from tests.zygote import Zygote
+
 SHARED_DATA = Path(os.environ.get("NAT2_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _parsers_are_built_fast() -> Iterator[None]:
+    """Half of what a refusal takes is reading our own sources for the help texts; once is enough for all of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inspect, "getsource", functools.cache(inspect.getsource))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +51,20 @@ def folder_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         finetune(read_config(run / "config.yaml"), networks=[TWO_EXITS], out=run, quiet=True)
     run.rename(place / "runs" / "photos")
     return place
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    process = Zygote()
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="session")
+def other_zygote() -> Iterator[Zygote]:
+    process = Zygote()
+    yield process
+    process.close()
 
 
 hypothesis.settings.register_profile(

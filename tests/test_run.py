@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import os
-import resource
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import yaml
 from nat2.runs.folder import RunFolder
 from nat2.space import Arch
 from tests.tiny import write_corners, write_settings
+from tests.zygote import Zygote
 
 # Twenty random moments are tried among the attacks; here are those between two stages, the longer half if asked for.
 STAGES = (
@@ -30,37 +30,63 @@ STAGES = (
     pytest.param("generation 2", marks=pytest.mark.slow),
     "exported",
 )
+Said = Callable[[list[str]], str]
+"""Runs a command line; gives what was printed."""
+Kill = Callable[[list[str], str], None]
+"""Runs a command line until it prints a text."""
 
 
 def command(data: Path, settings: Path, out: Path, *extra: str) -> list[str]:
-    line = [sys.executable, "-m", "nat2", "run", "--config", str(settings), "--data", str(data), "--out", str(out)]
-    return [*line, *extra]
+    return ["run", "--config", str(settings), "--data", str(data), "--out", str(out), *extra]
 
 
-def start(arguments: list[str], **options: object) -> subprocess.Popen[str]:
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    """The program as a user starts it; most tests need only what `zygote` runs."""
     environment = {
         **os.environ,
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": "1",
         "PYTHONWARNINGS": "error::UserWarning",
     }
-    return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
-    )
+    line = [sys.executable, "-m", "nat2", *arguments]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def finish(arguments: list[str], **options: object) -> tuple[int, str, str]:
-    process = start(arguments, **options)
-    output, errors = process.communicate(timeout=300)
-    return process.returncode, output, errors
-
-
-def refusal(arguments: list[str]) -> str:
+@pytest.fixture
+def refusal(zygote: Zygote) -> Said:
     """What the program says when it refuses a command."""
-    code, _, errors = finish(arguments)
-    assert code == 2
-    assert "Traceback" not in errors
-    return errors
+
+    def refuse(arguments: list[str]) -> str:
+        ended = zygote.run(*arguments)
+        assert ended.code == 2, ended
+        assert "Traceback" not in ended.errors
+        return ended.errors
+
+    return refuse
+
+
+@pytest.fixture
+def finish(zygote: Zygote) -> Said:
+    """What the program prints on its way to a good end."""
+
+    def finish(arguments: list[str]) -> str:
+        ended = zygote.run(*arguments)
+        assert ended.code == 0, ended.errors
+        return ended.output
+
+    return finish
+
+
+@pytest.fixture
+def kill(zygote: Zygote) -> Kill:
+    """Runs the program until a moment after it has printed a text."""
+
+    def kill(arguments: list[str], text: str) -> None:
+        ended = zygote.run(*arguments, kill_at=text)
+        assert ended.code == -signal.SIGKILL, ended
+        assert text in ended.output
+
+    return kill
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +98,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def whole(place: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("runs") / "whole"
-    code, output, errors = finish(command(*place, out))
-    assert code == 0, errors
+    process = start(command(*place, out))
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
     assert errors == ""
     return out, output
 
@@ -139,27 +166,12 @@ def test_the_archive_can_be_read_with_sql(whole: tuple[Path, str]) -> None:
     database.close()
 
 
-def test_a_finished_run_is_not_repeated(whole: tuple[Path, str], place: tuple[Path, Path]) -> None:
+def test_a_finished_run_is_not_repeated(whole: tuple[Path, str], place: tuple[Path, Path], finish: Said) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole[0].rglob("*") if path.is_file() and path.name != ".lock"}
-    code, output, _ = finish(command(*place, whole[0]))
-    assert code == 0
+    output = finish(command(*place, whole[0]))
     assert "finished run" in output
     assert output.splitlines()[-1] == whole[1].splitlines()[-1]
     assert before == {path: path.stat().st_mtime_ns for path in before}
-
-
-def kill(arguments: list[str], text: str) -> None:
-    """Run until a line that holds `text` was printed, and a moment longer."""
-    process = start(arguments)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if text in line:
-            time.sleep(0.3)  # somewhere inside what comes next
-            break
-    else:
-        pytest.fail(f"it never said {text!r}")
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
 
 
 def assert_same_outcome(out: Path, expected: Path) -> None:
@@ -172,13 +184,17 @@ def assert_same_outcome(out: Path, expected: Path) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_killed_in_any_stage_ends_with_the_same_networks(
-    place: tuple[Path, Path], whole: tuple[Path, str], tmp_path: Path, stage: str
+    place: tuple[Path, Path],
+    whole: tuple[Path, str],
+    tmp_path: Path,
+    kill: Kill,
+    finish: Said,
+    stage: str,
 ) -> None:
     out = tmp_path / "killed"
     kill(command(*place, out), "objectives" if stage == "nothing" else stage)
     assert not (out / "results.json").exists()
-    code, _, errors = finish(command(*place, out))
-    assert code == 0, errors
+    finish(command(*place, out))
     assert_same_outcome(out, whole[0])
 
 
@@ -192,15 +208,17 @@ def calm(network):
 
 
 @pytest.fixture(scope="module")
-def bounded(place: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+def bounded(
+    place: tuple[Path, Path], zygote: Zygote, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[str], Path]:
     """A command with a budget, a measured latency, an objective of the user, halving and curves; where it was run."""
     root = tmp_path_factory.mktemp("bounded")
     (root / "own.py").write_text(OWN)
     arguments = command(write_corners(root / "images", 130), place[1], root / "whole")
     arguments += ["--objectives", f"error,params,{root / 'own.py'}:calm", "--budget", "params<=60k,latency<=1s"]
     arguments += ["--search.preprocess", "halving", "--search.oversample", "3", "--tensorboard", "true"]
-    code, _, errors = finish(arguments)
-    assert code == 0, errors
+    ended = zygote.run(*arguments)
+    assert ended.code == 0, ended.errors
     return arguments, root / "whole"
 
 
@@ -217,14 +235,18 @@ def test_a_budget_is_kept_from_the_first_network_on(bounded: tuple[list[str], Pa
     assert any((out / "tensorboard").iterdir())
 
 
-def test_a_run_with_a_budget_survives_kills(bounded: tuple[list[str], Path], tmp_path: Path) -> None:
+def test_a_run_with_a_budget_survives_kills(
+    bounded: tuple[list[str], Path],
+    tmp_path: Path,
+    kill: Kill,
+    finish: Said,
+) -> None:
     """Latencies differ from run to run, so only what does not depend on them is compared."""
     arguments, whole = bounded
     arguments = [str(tmp_path / "killed") if word == str(whole) else word for word in arguments]
     for moment in ("train: all done", "generation 1"):
         kill(arguments, moment)
-    code, _, errors = finish(arguments)
-    assert code == 0, errors
+    finish(arguments)
     first, second = (rows(out / "log.csv")[0] for out in (whole, tmp_path / "killed"))
     assert [first[name] for name in ("hypervolume", "evaluations")] == [
         second[name] for name in ("hypervolume", "evaluations")
@@ -234,21 +256,23 @@ def test_a_run_with_a_budget_survives_kills(bounded: tuple[list[str], Path], tmp
         assert twice.fetchone()[0] == 0
 
 
-def test_another_budget_is_another_run(bounded: tuple[list[str], Path]) -> None:
+def test_another_budget_is_another_run(bounded: tuple[list[str], Path], refusal: Said) -> None:
     assert "different are budget" in refusal([word.replace("60k", "50k") for word in bounded[0]])
 
 
-def test_halving_on_a_handful_of_images_is_refused(place: tuple[Path, Path], tmp_path: Path) -> None:
+def test_halving_on_a_handful_of_images_is_refused(place: tuple[Path, Path], tmp_path: Path, refusal: Said) -> None:
     options = ("--search.preprocess", "halving", "--search.oversample", "9")
     assert "validation images, which says nothing" in refusal(command(*place, tmp_path / "out", *options))
 
 
 def test_parallel_blocks_and_two_widths_go_the_whole_way_and_survive_a_kill(
-    place: tuple[Path, Path], tmp_path: Path
+    place: tuple[Path, Path],
+    tmp_path: Path,
+    kill: Kill,
+    finish: Said,
 ) -> None:
     options = ("--family", "EE_DP", "--width", "0.15,0.25", "--finetune.variant", "both")
-    code, output, errors = finish(command(*place, tmp_path / "whole", *options))
-    assert code == 0, errors
+    output = finish(command(*place, tmp_path / "whole", *options))
     assert "EE_DP of width 0.15 and 0.25" in output
     names = {path.name for path in (tmp_path / "whole").glob("supernet-*")}
     assert names == {"supernet-w0.15.safetensors", "supernet-w0.25.safetensors"}
@@ -257,29 +281,26 @@ def test_parallel_blocks_and_two_widths_go_the_whole_way_and_survive_a_kill(
     assert {Arch.from_key(arch).width for arch in archs} == {0.15, 0.25}
     assert len({layer.blocks for arch in archs for layer in Arch.from_key(arch).stages[0]}) > 3
     kill(command(*place, tmp_path / "killed", *options), "train width 0.15: full")
-    code, _, errors = finish(command(*place, tmp_path / "killed", *options))
-    assert code == 0, errors
+    finish(command(*place, tmp_path / "killed", *options))
     assert_same_outcome(tmp_path / "killed", tmp_path / "whole")
 
 
 def test_images_that_stay_on_disk_make_the_same_networks(
-    place: tuple[Path, Path], whole: tuple[Path, str], tmp_path: Path
+    place: tuple[Path, Path], whole: tuple[Path, str], tmp_path: Path, finish: Said
 ) -> None:
-    code, output, errors = finish(command(*place, tmp_path / "streamed", "--memory", "1e-6"))
-    assert code == 0, errors
+    output = finish(command(*place, tmp_path / "streamed", "--memory", "1e-6"))
     assert "decoded when they are needed" in output
     assert (tmp_path / "streamed" / "pareto.csv").read_text() == (whole[0] / "pareto.csv").read_text()
 
 
 def test_a_run_goes_on_from_a_trained_super_network_on_other_images(
-    place: tuple[Path, Path], whole: tuple[Path, str], tmp_path: Path
+    place: tuple[Path, Path], whole: tuple[Path, str], tmp_path: Path, finish: Said
 ) -> None:
     shutil.copytree(place[0], tmp_path / "three")
     shutil.rmtree(tmp_path / "three" / "north east")
     weights = whole[0] / "supernet-w0.25.safetensors"
     out = tmp_path / "transferred"
-    code, output, errors = finish(command(tmp_path / "three", place[1], out, "--pretrained", str(weights)))
-    assert code == 0, errors
+    output = finish(command(tmp_path / "three", place[1], out, "--pretrained", str(weights)))
     assert f"{weights}: classifier of exit 5: 4 classes, not 3; left as initialised" in output
     assert rows(out / "pareto.csv")
 
@@ -294,19 +315,28 @@ def test_a_run_goes_on_from_a_trained_super_network_on_other_images(
     ],
 )
 def test_unfit_weights_are_refused_before_anything_is_begun(
-    place: tuple[Path, Path], whole: tuple[Path, str], tmp_path: Path, options: list[str], message: str
+    place: tuple[Path, Path],
+    whole: tuple[Path, str],
+    tmp_path: Path,
+    refusal: Said,
+    options: list[str],
+    message: str,
 ) -> None:
     options = [str(whole[0] / "supernet-w0.25.safetensors") if option == "WEIGHTS" else option for option in options]
     assert message in refusal(command(*place, tmp_path / "out", *options))
     assert not (tmp_path / "out").exists()
 
 
-def test_another_configuration_is_refused_and_named(whole: tuple[Path, str], place: tuple[Path, Path]) -> None:
+def test_another_configuration_is_refused_and_named(
+    whole: tuple[Path, str], place: tuple[Path, Path], refusal: Said
+) -> None:
     errors = refusal(command(*place, whole[0], "--seed", "7", "--search.candidates=5"))
     assert "seed (0 there, 7 now); search.candidates (3 there, 5 now)" in errors
 
 
-def test_changed_images_are_refused(whole: tuple[Path, str], place: tuple[Path, Path], tmp_path: Path) -> None:
+def test_changed_images_are_refused(
+    whole: tuple[Path, str], place: tuple[Path, Path], tmp_path: Path, refusal: Said
+) -> None:
     data = write_corners(tmp_path / "some images")
     config = yaml.safe_load((whole[0] / "config.yaml").read_text())
     out = tmp_path / "run"
@@ -317,18 +347,22 @@ def test_changed_images_are_refused(whole: tuple[Path, str], place: tuple[Path, 
     assert "not those that the run" in refusal(command(data, place[1], out))
 
 
-def test_the_same_images_by_another_path_are_the_same_run(whole: tuple[Path, str], place: tuple[Path, Path]) -> None:
+def test_the_same_images_by_another_path_are_the_same_run(
+    whole: tuple[Path, str], place: tuple[Path, Path], finish: Said
+) -> None:
     data = place[0].parent / "." / f"{place[0].name}/"
     line = command(data, place[1], whole[0], "--skip-bad-images")
     line[line.index("--data") + 1] += "/"
-    code, output, errors = finish(line)
-    assert code == 0, errors
-    assert "finished run" in output
+    assert "finished run" in finish(line)
 
 
 @pytest.mark.parametrize("lost", ["networks/*/model.onnx", "report.html", "networks/*/result.json"])
 def test_a_finished_run_that_is_no_longer_whole_says_so(
-    whole: tuple[Path, str], place: tuple[Path, Path], tmp_path: Path, lost: str
+    whole: tuple[Path, str],
+    place: tuple[Path, Path],
+    tmp_path: Path,
+    refusal: Said,
+    lost: str,
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(whole[0], out)
@@ -338,7 +372,11 @@ def test_a_finished_run_that_is_no_longer_whole_says_so(
 
 @pytest.mark.parametrize("name", ["config.yaml", "data.json", "results.json"])
 def test_a_damaged_run_folder_is_refused(
-    whole: tuple[Path, str], place: tuple[Path, Path], tmp_path: Path, name: str
+    whole: tuple[Path, str],
+    place: tuple[Path, Path],
+    tmp_path: Path,
+    refusal: Said,
+    name: str,
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(whole[0], out)
@@ -356,7 +394,7 @@ def test_an_interrupted_fresh_start_is_made_good(whole: tuple[Path, str], tmp_pa
 
 
 def test_work_goes_on_when_nobody_listens_any_more(place: tuple[Path, Path], tmp_path: Path) -> None:
-    process = start(command(*place, tmp_path / "run"))
+    process = start(command(*place, tmp_path / "run", "--networks", "1", "--search.generations", "0"))
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
@@ -367,48 +405,30 @@ def test_work_goes_on_when_nobody_listens_any_more(place: tuple[Path, Path], tmp
     assert (tmp_path / "run" / "report.html").exists()
 
 
-def test_two_runs_in_one_folder_are_refused(place: tuple[Path, Path], tmp_path: Path) -> None:
-    process = start(command(*place, tmp_path / "run"))
-    assert process.stdout is not None
-    while "objectives" not in process.stdout.readline():
-        pass
-    code, _, errors = finish(command(*place, tmp_path / "run"))
-    process.kill()
-    process.communicate()
-    assert code == 2
-    assert "another run is working" in errors
-
-
-def test_fresh_starts_over_and_foreign_folders_are_left_alone(place: tuple[Path, Path], tmp_path: Path) -> None:
+def test_fresh_starts_over_and_foreign_folders_are_left_alone(
+    place: tuple[Path, Path],
+    tmp_path: Path,
+    refusal: Said,
+    kill: Kill,
+) -> None:
     (tmp_path / "precious.txt").write_text("mine")
-    code, _, errors = finish(command(*place, tmp_path, "--fresh"))
-    assert code == 2
-    assert "precious.txt" in errors
+    assert "precious.txt" in refusal(command(*place, tmp_path, "--fresh"))
     assert (tmp_path / "precious.txt").read_text() == "mine"
     out = tmp_path / "run"
     (out / "networks").mkdir(parents=True)
     (out / "networks" / "old.txt").write_text("old")
     (out / "config.yaml").write_text("seed: 5\n")
-    process = start(command(*place, out, "--fresh"))
-    assert process.stdout is not None
-    while "objectives" not in process.stdout.readline():
-        pass
-    process.kill()
-    process.communicate()
+    kill(command(*place, out, "--fresh"), "objectives")
     assert not (out / "networks" / "old.txt").exists()
     assert yaml.safe_load((out / "config.yaml").read_text())["seed"] == 0
 
 
-def test_a_full_disk_ends_in_a_message_and_the_run_continues_later(place: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_full_disk_ends_in_a_message_and_the_run_continues_later(
+    place: tuple[Path, Path], tmp_path: Path, zygote: Zygote, finish: Said
+) -> None:
     out = tmp_path / "full"
-
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
-
-    code, _, errors = finish(command(*place, out), preexec_fn=limit)
-    assert code == 2, errors
-    assert "the disk is full" in errors
-    assert "Traceback" not in errors
-    code, _, errors = finish(command(*place, out))
-    assert code == 0, errors
+    ended = zygote.run(*command(*place, out), largest=300_000)
+    assert ended.code == 2, ended
+    assert "the disk is full" in ended.errors
+    assert "Traceback" not in ended.errors
+    finish(command(*place, out))

@@ -143,7 +143,7 @@ def test_counts_equal_those_of_torch(data: st.DataObject, macro: Macro) -> None:
 
 
 @given(st.data(), macros(widths=(0.35, 1.2)))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_activation_memory_equals_that_of_the_traced_graph(data: st.DataObject, macro: Macro) -> None:
     arch = data.draw(archs_in(SearchSpace.of(macro, (8, 33, 48))))
     exits = None

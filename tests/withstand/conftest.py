@@ -1,24 +1,16 @@
-"""What the attacks on whole runs share: a small run's settings, processes to run it in, and how it ends undisturbed."""
+"""What the attacks on whole runs share: a small run's settings, and how it ends undisturbed."""
 
 from __future__ import annotations
 
 import csv
-import functools
-import inspect
-import json
-import os
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.tiny import write_corners, write_settings
+from tests.zygote import Zygote
 
 KINDS = {
     "test_configurations": "malformed settings",
@@ -31,76 +23,6 @@ KINDS = {
     "test_kills": "kills, two runs at once",
     "test_clock": "clocks that jump",
 }
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command line ended in a process of its own; its code is negative if a signal ended it."""
-
-    code: int
-    output: str
-    errors: str
-
-
-class Zygote:
-    """Runs command lines in processes that need no time to import anything."""
-
-    def __init__(self) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.withstand.zygote"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-            cwd=Path(__file__).parents[2],
-        )
-        assert self._read() == "ready\n"
-
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline()
-
-    def begin(self, *arguments: str, **options: Any) -> None:
-        """Start a command line; `end` waits for it."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"arguments": arguments, **options}) + "\n")
-        self._process.stdin.flush()
-
-    def end(self) -> Ended:
-        """How the command line that was begun ended."""
-        return Ended(**json.loads(self._read()))
-
-    def run(self, *arguments: str, **options: Any) -> Ended:
-        """Run a command line; see `zygote` for the options."""
-        self.begin(*arguments, **options)
-        return self.end()
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate(timeout=60)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _parsers_are_built_fast() -> Iterator[None]:
-    """Half of what a refusal takes is reading our own sources for the help texts; once is enough for all of them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inspect, "getsource", functools.cache(inspect.getsource))
-        yield
-
-
-@pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
-    process = Zygote()
-    yield process
-    process.close()
-
-
-@pytest.fixture(scope="session")
-def other_zygote() -> Iterator[Zygote]:
-    process = Zygote()
-    yield process
-    process.close()
 
 
 @pytest.fixture(scope="session")

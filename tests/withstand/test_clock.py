@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from nat2.progress import Progress, duration
-from tests.withstand.conftest import Zygote, assert_same
+from tests.withstand.conftest import assert_same
+from tests.zygote import Zygote
 
 YEAR = 365 * 24 * 3600
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.withstand.attack import RecordProperty, refused
-from tests.withstand.conftest import Zygote, assert_same
+from tests.withstand.conftest import assert_same
+from tests.zygote import Zygote
 
 FILE_SIZES = (1_000, 20_000, 60_000, 400_000, 2_600_000)
 DISK_SIZES = (40, 1200, 2600, 5000, 7000)  # kB

@@ -12,7 +12,8 @@ from nat2.errors import Nat2Error
 from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
 from nat2.space import Arch
 from tests.withstand.attack import RecordProperty, flipped
-from tests.withstand.conftest import Ended, Zygote, assert_same
+from tests.withstand.conftest import assert_same
+from tests.zygote import Ended, Zygote
 
 COLUMNS = ("error", "params", "macs", "memory")
 HALFWAY = (1.2, 2.2, 3.2)  # seconds behind which a small run is killed

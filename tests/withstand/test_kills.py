@@ -10,7 +10,8 @@ from pathlib import Path
 from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
 from nat2.space import Arch
 from tests.withstand.attack import RecordProperty
-from tests.withstand.conftest import Zygote, assert_same
+from tests.withstand.conftest import assert_same
+from tests.zygote import Zygote
 
 KILLS = 20
 COLUMNS = ("error", "params", "macs", "memory")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.tiny import write_corners
 from tests.withstand.attack import answer, refused
-from tests.withstand.conftest import Zygote
+from tests.zygote import Zygote
 
 NAMES = (
     " ", " a ", "-", "--", "--data", "-rf", "'", '"', "it's", "$(touch exploded)", "`touch exploded`", "a;b", "a&&b",
