@@ -106,10 +106,12 @@ def test_tiny_archives_are_no_error(name: PredictorName, count: int) -> None:
 
 
 def test_a_predictor_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nat2.nas.predictors.find_spec", lambda name: None)
+    monkeypatch.setattr("nat2.nas.predictors.find_spec", lambda name: None if name == "catboost" else object())
     with pytest.raises(ConfigError, match=r"nat2\[catboost\]"):
         check_predictor("catboost")
     check_predictor("lgb")
+    monkeypatch.setattr("nat2.nas.predictors.find_spec", lambda name: object())
+    check_predictor("catboost")
 
 
 def test_quality_is_that_of_the_textbook() -> None:
@@ -222,3 +224,88 @@ def test_radial_functions_leave_out_directions_without_differences() -> None:
     np.testing.assert_allclose(predict(features), targets, atol=0.02)
     constant = predictors.fit_rbf(np.ones((6, 2)), np.arange(6.0), 0)
     assert constant(np.zeros((3, 2))).tolist() == [2.5] * 3
+
+
+def learnt(name: PredictorName, features: np.ndarray, targets: np.ndarray, *, seed: int = 0) -> Predictor:
+    """One predictor alone."""
+    return PREDICTORS[name](features, targets, seed)(features, targets, seed)
+
+
+def few(count: int = 20, width: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Features, and targets that are not linear in them."""
+    features = np.random.default_rng(0).normal(size=(count, width))
+    targets = features[:, 0] ** 2 - features[:, 1]
+    return features, (targets - targets.mean()) / targets.std()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("name", ["svr", "knn", "mlp"])
+def test_units_of_what_is_seen_decide_nothing(name: PredictorName) -> None:
+    features, targets = few()
+    queries = np.random.default_rng(1).normal(size=(9, 3))
+    expected, factors = learnt(name, features, targets)(queries), np.array([1e-3, 1.0, 1e4])
+    assert expected.std() > 0.1
+    found = learnt(name, features * factors + 5 * factors, targets)(queries * factors + 5 * factors)
+    np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+def test_radial_functions_see_which_columns_follow_from_others_in_any_unit() -> None:
+    features, targets = few()
+    queries = np.random.default_rng(1).normal(size=(9, 3))
+    expected = learnt("rbf", features, targets)(queries)
+    features, queries = (np.concatenate([each, each.sum(1, keepdims=True)], axis=1) for each in (features, queries))
+    found = learnt("rbf", 1e6 * (features + 3), targets)(1e6 * (queries + 3))
+    assert np.corrcoef(found, expected)[0, 1] > 0.95
+    assert found.std() < 2 * expected.std()
+
+
+def test_one_number_is_enough_to_learn_from() -> None:
+    features = np.linspace(-2, 2, 9)[:, None]
+    np.testing.assert_allclose(learnt("rbf", features, features[:, 0] ** 3)(features), features[:, 0] ** 3, atol=0.01)
+
+
+def test_nearer_neighbours_weigh_more() -> None:
+    """Five neighbours by the inverse of their distance; of a network that was seen its own value."""
+    features, targets = np.arange(10.0)[:, None], np.arange(10.0) ** 2
+    predict = learnt("knn", features, targets)
+    np.testing.assert_allclose(predict(features), targets)
+    distances = np.abs(2.25 - np.arange(5))
+    expected = (targets[:5] / distances).sum() / (1 / distances).sum()
+    np.testing.assert_allclose(predict(np.array([[2.25]])), expected)
+    assert learnt("knn", features[:3], targets[:3])(np.array([[1.0]])).tolist() == [1.0]  # there are no five
+
+
+def test_many_radial_models_each_see_half_and_their_mean_answers() -> None:
+    """Where all columns say the same, any half of them says it all; where one says it, half of the models know."""
+    x = np.linspace(-1, 1, 15)
+    same = np.stack([x, 2 * x, -x, x + 3], axis=1)
+    np.testing.assert_allclose(predictors.fit_rbfs(same, 3 * x, 0, count=3)(same), 3 * x, atol=0.01)
+    generator = np.random.default_rng(0)
+    one = np.stack([x, generator.permutation(x)], axis=1)
+    found = predictors.fit_rbfs(one, x, 0, count=40)(one)
+    assert 0.3 < np.polyfit(x, found, 1)[0] < 1
+    assert not np.array_equal(found, predictors.fit_rbfs(one, x, 1, count=40)(one))
+    single = predictors.fit_rbfs(x[:, None], x, 0, count=2)(x[:, None])
+    np.testing.assert_allclose(single, x, atol=0.01)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("name", ["mlp", "carts", "rbfs"])
+def test_a_seed_decides_what_is_random_in_a_predictor(name: PredictorName) -> None:
+    features, targets = few(count=12)
+    features = np.concatenate([features, features[:, :1]], axis=1)  # trees choose between equal columns
+    queries = np.random.default_rng(1).normal(size=(30, 4))
+    first, again, other = (learnt(name, features, targets, seed=seed)(queries) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    assert np.corrcoef(learnt(name, features, targets)(features), targets)[0, 1] > 0.8
+
+
+def test_trees_that_see_half_of_the_networks_answer_with_a_mean() -> None:
+    """A single tree repeats what it has seen; the mean of trees that have not all seen it does not."""
+    features, targets = few(count=12)
+    np.testing.assert_allclose(learnt("carts", features, targets)(features), targets)
+    found, again = (learnt("e2epp", features, targets)(features) for _ in range(2))
+    assert np.abs(found - targets).max() > 0.1
+    assert np.corrcoef(found, targets)[0, 1] > 0.8
+    np.testing.assert_array_equal(found, again)  # the seed decides which half

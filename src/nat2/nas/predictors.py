@@ -225,13 +225,14 @@ def _scikit(make: Callable[[int], _Regressor]) -> Fit:
     return fit
 
 
-def _trees(seed: int) -> _Regressor:
+def _trees(features: Values, targets: Values, seed: int) -> Predictor:
     """1,000 trees, each on half of the networks and half of what is seen of them (E2EPP)."""
-    regressor: _Regressor = BaggingRegressor(
-        DecisionTreeRegressor(), n_estimators=1000, max_samples=0.5, max_features=0.5, bootstrap=False,
+    half = max(1, len(targets) // 2)
+    model = BaggingRegressor(
+        DecisionTreeRegressor(), n_estimators=1000, max_samples=half, max_features=0.5, bootstrap=False,
         random_state=seed,
-    )  # fmt: skip
-    return regressor
+    ).fit(features, targets)  # fmt: skip
+    return lambda queries: np.asarray(model.predict(queries), dtype=np.float64)
 
 
 def _support_vectors(features: Values, targets: Values, seed: int) -> Predictor:
@@ -271,7 +272,7 @@ PREDICTORS: dict[PredictorName, Tune] = {
     "rbf": _untuned(fit_rbf),
     "rbfs": _untuned(fit_rbfs),
     "mlp": _untuned(_scikit(_network)),
-    "e2epp": _untuned(_scikit(_trees)),
+    "e2epp": _untuned(_trees),
     "carts": _untuned(_scikit(lambda seed: DecisionTreeRegressor(random_state=seed))),
     "gp": _gaussian_process(DotProduct(1.0, (1e-6, 1e6)) + WhiteKernel(0.1, (1e-6, 1e2))),
     "svr": _untuned(_support_vectors),
