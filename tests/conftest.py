@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,16 +12,17 @@ import hypothesis
 import pytest
 import torch
 
+from nat2.cli import build_parser
 from tests.zygote import Zygote
 
 SHARED_DATA = Path(os.environ.get("NAT2_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _parsers_are_built_fast() -> Iterator[None]:
-    """Half of what a refusal takes is reading our own sources for the help texts; once is enough for all of them."""
+def _parsers_are_built_once() -> Iterator[None]:
+    """Most of what a refusal takes is building the parser; a process of its own needs it once, the tests hundreds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inspect, "getsource", functools.cache(inspect.getsource))
+        patch.setattr("nat2.cli.build_parser", functools.cache(build_parser))
         yield
 
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from nat2.cli import main
+from nat2.cli.parser import build_parser
 from nat2.cli.verbs import VERBS
 from tests.data.test_sources import write_images
 
@@ -200,8 +201,13 @@ def test_a_read_only_folder_is_refused(capsys: pytest.CaptureFixture[str], tmp_p
     ],
 )
 def test_shells_complete_verbs_flags_and_values(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: list[str], completed: str
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    completed: str,
 ) -> None:
+    monkeypatch.setattr("nat2.cli.build_parser", build_parser)  # shtab leaves its parser changed behind
     code, script, _ = run(capsys, "--print_completion", "shtab-bash")
     assert code == 0
     (tmp_path / "nat2.bash").write_text(script)

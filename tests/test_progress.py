@@ -70,11 +70,16 @@ def test_results_of_several_at_once_count_with_what_they_took_together(
     assert lines(capsys)[-1] == "search: 5 of 16 evaluations, 53 s left"
 
 
-def test_nothing_of_no_stage_is_counted() -> None:
-    with Progress(quiet=True) as progress:
+def test_nothing_of_no_stage_is_counted(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress() as progress:
+        clock[0] += 100
         progress.step()
         progress.stage("train", steps=0)
+        clock[0] += 100
         progress.step()
+    told = lines(capsys)
+    progress.step()  # nor of one that is over
+    assert (told, lines(capsys)) == ([], [])
 
 
 def test_a_notebook_gets_plain_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,9 +38,14 @@ def split() -> Split:
     return corners(96)
 
 
+def new_network(macro: Macro = MACRO) -> SuperNetwork:
+    """The same untrained super-network every time."""
+    return channels_last(SuperNetwork(macro, generator=torch.Generator().manual_seed(0))).eval()
+
+
 @pytest.fixture
 def network() -> SuperNetwork:
-    return channels_last(SuperNetwork(MACRO, generator=torch.Generator().manual_seed(0))).eval()
+    return new_network()
 
 
 def kill_after(count: int) -> Callable[[int], None]:

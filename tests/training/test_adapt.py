@@ -28,7 +28,16 @@ from nat2.training.context import TrainingContext
 from nat2.training.distill import Teacher
 from nat2.training.optimise import ElasticEpoch
 from nat2.training.settings import AdaptSettings
-from tests.training.conftest import MACRO, SPACE, context_of, kill_after, same_weights, weights_of
+from tests.training.conftest import (
+    MACRO,
+    SPACE,
+    context_of,
+    corners,
+    kill_after,
+    new_network,
+    same_weights,
+    weights_of,
+)
 
 
 def genomes(count: int = 200, seed: int = 0) -> np.ndarray:
@@ -76,15 +85,25 @@ def fresh_copy(network: SuperNetwork) -> SuperNetwork:
     return copy.eval()
 
 
-@pytest.mark.parametrize("steps_before_kill", [2, 6, 9, 13, 20])
-def test_a_killed_adaptation_ends_with_the_same_weights(
-    tmp_path: Path, network: SuperNetwork, split: Split, steps_before_kill: int
-) -> None:
-    whole = fresh_copy(network)
-    task = adaptation(whole, split, tmp_path / "whole.safetensors")
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The weights behind two generations that nothing interrupted."""
+    whole = fresh_copy(new_network())
+    task = adaptation(whole, corners(48), tmp_path_factory.mktemp("whole") / "s.safetensors")
     for generation in (1, 2):
         task.advance(generation, genomes(seed=generation))
-    kill = kill_after(steps_before_kill)
+    return weights_of(whole)
+
+
+# Three steps an epoch, two epochs a generation.
+@pytest.mark.parametrize("steps_before_kill", [1, 3, 5, 7, 10])
+def test_a_killed_adaptation_ends_with_the_same_weights(
+    tmp_path: Path,
+    network: SuperNetwork,
+    uninterrupted: dict[str, torch.Tensor],
+    steps_before_kill: int,
+) -> None:
+    split, kill = corners(48), kill_after(steps_before_kill)
 
     def all_generations(task: Adaptation) -> None:
         for generation in (1, 2):
@@ -94,21 +113,23 @@ def test_a_killed_adaptation_ends_with_the_same_weights(
         all_generations(adaptation(fresh_copy(network), split, tmp_path / "killed.safetensors", kill))
     resumed = fresh_copy(network)
     all_generations(adaptation(resumed, split, tmp_path / "killed.safetensors"))
-    assert same_weights(weights_of(resumed), weights_of(whole))
+    assert same_weights(weights_of(resumed), uninterrupted)
 
 
-def test_a_lost_checkpoint_is_made_again(tmp_path: Path, network: SuperNetwork, split: Split) -> None:
-    state, whole = tmp_path / "s.safetensors", fresh_copy(network)
-    task = adaptation(whole, split, state)
+def test_a_lost_checkpoint_is_made_again(
+    tmp_path: Path, network: SuperNetwork, uninterrupted: dict[str, torch.Tensor]
+) -> None:
+    state, split = tmp_path / "s.safetensors", corners(48)
+    task = adaptation(fresh_copy(network), split, state)
     for generation in (1, 2):
         task.advance(generation, genomes(seed=generation))
     state.write_bytes(state.read_bytes()[:-100])
     resumed = fresh_copy(network)
     task = adaptation(resumed, split, state)
-    assert not same_weights(weights_of(resumed), weights_of(whole))
+    assert not same_weights(weights_of(resumed), uninterrupted)
     for generation in (1, 2):  # what the search does when it goes on
         task.advance(generation, genomes(seed=generation))
-    assert same_weights(weights_of(resumed), weights_of(whole))
+    assert same_weights(weights_of(resumed), uninterrupted)
 
 
 def test_adaptation_leaves_unreachable_weights_alone(tmp_path: Path, network: SuperNetwork, split: Split) -> None:

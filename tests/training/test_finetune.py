@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from nat2.data.dataset import Split
 from nat2.errors import ConfigError, RunError
-from nat2.supernet import StaticNetwork, SuperNetwork, calibrate, extract
+from nat2.supernet import StaticNetwork, calibrate, extract
 from nat2.training import finetune as module
 from nat2.training import lesson
 from nat2.training.distill import Teacher, exit_weights, joint_loss
@@ -22,15 +22,30 @@ from nat2.training.finetune import Finetuned, finetune
 from nat2.training.optimise import set_learning_rate
 from nat2.training.settings import FinetuneSettings, Ramp
 from tests.pixels import pixels_of
-from tests.training.conftest import PIPELINE, SPACE, context_of, corners, kill_after, same_weights, weights_of
+from tests.training.conftest import (
+    PIPELINE,
+    SPACE,
+    context_of,
+    corners,
+    kill_after,
+    new_network,
+    same_weights,
+    weights_of,
+)
 
 SETTINGS = FinetuneSettings(restart=True, epochs=4, patience=4, batch_size=16, lr=5e-3)
+QUICK = dataclasses.replace(SETTINGS, batch_size=48)
+
+
+def with_one_exit() -> StaticNetwork:
+    network = new_network()
+    statistics = calibrate(network, SPACE.smallest, [PIPELINE(pixels_of(corners(96)), 12)])
+    return extract(network, SPACE.smallest, statistics)
 
 
 @pytest.fixture
-def inherited(network: SuperNetwork, split: Split) -> StaticNetwork:
-    statistics = calibrate(network, SPACE.smallest, [PIPELINE(pixels_of(split), 12)])
-    return extract(network, SPACE.smallest, statistics)
+def inherited() -> StaticNetwork:
+    return with_one_exit()
 
 
 def run(inherited: StaticNetwork, state: Path, settings: FinetuneSettings = SETTINGS, **extra: object) -> Finetuned:
@@ -87,15 +102,20 @@ def test_phase_one_stops_when_the_validation_loss_no_longer_falls(tmp_path: Path
     assert sum(ticks) == 100
 
 
-@pytest.mark.parametrize("epochs_before_kill", [1, 3, 4, 5, 7])
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Finetuned:
+    """A fine-tuning that nothing interrupts."""
+    return run(with_one_exit(), tmp_path_factory.mktemp("whole") / "s.safetensors", QUICK)
+
+
+@pytest.mark.parametrize("epochs_before_kill", [1, 4, 5, 7])
 def test_a_killed_fine_tuning_ends_with_the_same_weights(
-    tmp_path: Path, inherited: StaticNetwork, epochs_before_kill: int
+    tmp_path: Path, inherited: StaticNetwork, whole: Finetuned, epochs_before_kill: int
 ) -> None:
-    whole = run(inherited, tmp_path / "whole.safetensors")
     kill = kill_after(epochs_before_kill)
     with pytest.raises(KeyboardInterrupt):
-        run(inherited, tmp_path / "killed.safetensors", tick=kill, interval=0.0)
-    resumed = run(inherited, tmp_path / "killed.safetensors")
+        run(inherited, tmp_path / "killed.safetensors", QUICK, tick=kill, interval=0.0)
+    resumed = run(inherited, tmp_path / "killed.safetensors", QUICK)
     assert same_weights(weights_of(resumed.network), weights_of(whole.network))
     assert (resumed.epochs, resumed.val_accuracy) == (whole.epochs, whole.val_accuracy)
 
@@ -113,13 +133,22 @@ def test_impossible_settings_are_refused(change: dict[str, float]) -> None:
         FinetuneSettings(**change)  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def several(network: SuperNetwork, split: Split) -> StaticNetwork:
-    """With exits 1 to 3."""
+def with_three_exits() -> StaticNetwork:
+    network, exits = new_network(), (1, 2, 3)
     arch = dataclasses.replace(SPACE.smallest, stages=SPACE.largest.stages[:3])
-    exits = (1, 2, 3)
-    statistics = calibrate(network, arch, [PIPELINE(pixels_of(split), 12)], exits=exits)
+    statistics = calibrate(network, arch, [PIPELINE(pixels_of(corners(96)), 12)], exits=exits)
     return extract(network, arch, statistics, exits=exits)
+
+
+@pytest.fixture
+def several() -> StaticNetwork:
+    return with_three_exits()
+
+
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory: pytest.TempPathFactory) -> Finetuned:
+    """A joint fine-tuning that nothing interrupts."""
+    return run(with_three_exits(), tmp_path_factory.mktemp("joint") / "s.safetensors", QUICK)
 
 
 @pytest.mark.parametrize("ramp", ["UNIF", "DESC", "ASC", "MIX"])
@@ -135,38 +164,36 @@ def test_exits_are_trained_jointly_and_answer_together(tmp_path: Path, several: 
 
 
 def test_exits_that_do_not_help_are_pruned_and_the_network_is_cut_behind_the_last(
-    tmp_path: Path, several: StaticNetwork
+    tmp_path: Path, several: StaticNetwork, joint: Finetuned
 ) -> None:
-    whole = run(several, tmp_path / "whole.safetensors", dataclasses.replace(SETTINGS, prune=False))
-    pruned = run(several, tmp_path / "s.safetensors", SETTINGS)
+    whole = run(several, tmp_path / "whole.safetensors", dataclasses.replace(QUICK, prune=False))
+    pruned = joint
     kept = pruned.network.exit_numbers
     assert pruned.val_accuracy >= whole.val_accuracy
     assert pruned.network.arch.exit == kept[-1]
     assert sum(pruned.weights) == pytest.approx(1)
     weights = whole.network.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in pruned.network.state_dict().items())
-    narrow = run(several, tmp_path / "n.safetensors", SETTINGS, allowed=lambda exits: exits == (1, 2))
+    narrow = run(several, tmp_path / "n.safetensors", QUICK, allowed=lambda exits: exits == (1, 2))
     assert narrow.network.exit_numbers == (1, 2)
 
 
 @pytest.mark.parametrize("epochs_before_kill", [1, 3, 6])
 def test_a_killed_joint_fine_tuning_ends_the_same(
-    tmp_path: Path, several: StaticNetwork, epochs_before_kill: int
+    tmp_path: Path, several: StaticNetwork, joint: Finetuned, epochs_before_kill: int
 ) -> None:
-    whole = run(several, tmp_path / "whole.safetensors")
     with pytest.raises(KeyboardInterrupt):
-        run(several, tmp_path / "killed.safetensors", tick=kill_after(epochs_before_kill), interval=0.0)
-    resumed = run(several, tmp_path / "killed.safetensors")
-    assert same_weights(weights_of(resumed.network), weights_of(whole.network))
-    assert torch.equal(resumed.val_logits, whole.val_logits)
-    assert (resumed.epochs, resumed.val_accuracy, resumed.weights) == (whole.epochs, whole.val_accuracy, whole.weights)
+        run(several, tmp_path / "killed.safetensors", QUICK, tick=kill_after(epochs_before_kill), interval=0.0)
+    resumed = run(several, tmp_path / "killed.safetensors", QUICK)
+    assert same_weights(weights_of(resumed.network), weights_of(joint.network))
+    assert torch.equal(resumed.val_logits, joint.val_logits)
+    assert (resumed.epochs, resumed.val_accuracy, resumed.weights) == (joint.epochs, joint.val_accuracy, joint.weights)
 
 
-def test_a_teacher_changes_what_is_learnt(tmp_path: Path, several: StaticNetwork) -> None:
-    alone = run(several, tmp_path / "alone.safetensors")
-    settings = dataclasses.replace(SETTINGS, kd_ratio=1.0)
+def test_a_teacher_changes_what_is_learnt(tmp_path: Path, several: StaticNetwork, joint: Finetuned) -> None:
+    settings = dataclasses.replace(QUICK, kd_ratio=1.0)
     taught = run(several, tmp_path / "taught.safetensors", settings, teacher=Teacher(copy.deepcopy(several), "DESC"))
-    assert not same_weights(weights_of(alone.network), weights_of(taught.network))
+    assert not same_weights(weights_of(joint.network), weights_of(taught.network))
     assert taught.val_accuracy > taught.calibrated_val_accuracy
 
 
