@@ -103,6 +103,25 @@ def test_old_runtimes_know_the_version(kind: str, ir_version: int, opset: int, w
         assert onnx.defs.get_schema(node.op_type, opset).since_version <= opset
 
 
+def test_weights_have_a_scale_for_each_channel_and_activations_are_unsigned(written: dict[str, Path]) -> None:
+    """What processors compute fastest, and what one scale for all channels would cost in accuracy."""
+    graph = onnx.load(written["int8"]).graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    weights = [
+        (stored[node.input[0]], stored[node.input[1]])
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored
+    ]
+    kernels = [(weight, scale) for weight, scale in weights if len(weight.dims) == 4]
+    assert len(kernels) > 20
+    for weight, scale in kernels:
+        assert weight.data_type == onnx.TensorProto.INT8
+        assert list(scale.dims) == [weight.dims[0]]
+    activations = [stored[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert len(activations) > 20
+    assert {zero.data_type for zero in activations} == {onnx.TensorProto.UINT8}
+
+
 @pytest.mark.parametrize("kind", ["float", "int8"])
 def test_the_file_holds_nothing_of_the_machine_that_made_it(kind: str, written: dict[str, Path]) -> None:
     model = onnx.load(written[kind])
