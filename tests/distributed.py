@@ -67,7 +67,7 @@ def searched(processes: Processes, folder: Path) -> dict[str, object]:
 
     content = processes.once(open_file)
     archive = opened[0] if opened else Archive.copy(content, ("error", "params", "macs"))
-    found = look_for(World(), archive, processes=processes)
+    found = look_for(World(), archive, processes=processes, generations=2)
     rows = [(evaluation.arch.key, evaluation["error"], row.weights) for evaluation, row in archive.evaluations()]
     archive.close()
     first = processes.once(lambda: rows)

@@ -89,7 +89,7 @@ def test_divided_work_gives_the_same_results_and_errors(alone: dict[str, object]
     assert together["caught"] == alone["caught"] == ["bad was asked for"] * 2
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_mistake_of_any_process_is_raised_by_the_launcher(rank: int) -> None:
     before = signal.getsignal(signal.SIGTERM), os.environ.get("OMP_NUM_THREADS")
     with pytest.raises(ConfigError, match=f"worse {rank} was asked for"):
