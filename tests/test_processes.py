@@ -103,7 +103,7 @@ def run(tmp_path: Path, name: str, *extra: str) -> subprocess.Popen[str]:
         write_corners(data)
         write_settings(tmp_path / "settings.yaml")
     words = ["run", "--config", str(tmp_path / "settings.yaml"), "--data", str(data), "--out", str(tmp_path / name)]
-    words += ["--search.generations", "1"]
+    words += ["--search.generations", "1", "--networks", "1"]
     return subprocess.Popen(
         [sys.executable, "-m", "nat2", *words, *extra],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
@@ -135,7 +135,7 @@ def test_a_run_in_two_processes_goes_on_when_one_is_killed(tmp_path: Path) -> No
     output, errors = whole.communicate(timeout=300)
     assert whole.returncode == 0, errors
     assert "Traceback" not in errors
-    assert output.count("exported") >= 2
+    assert "exported" in output
 
     broken = run(tmp_path, "broken", "--devices", "2", "--checkpoint_seconds", "0")
     assert broken.stdout is not None

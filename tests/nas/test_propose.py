@@ -321,12 +321,17 @@ def test_units_of_costs_decide_nothing(lowest: int) -> None:
     """Bytes or megabytes; costs of which some are 0 have no logarithms."""
     predicted = []
     for unit in (1.0, 1e3):
-        exact: dict[str, ExactCost] = {"cost": partial(scaled, lowest=lowest, unit=unit)}
-        cost = Objective(name="cost", cost="exact")
+        exact: dict[str, ExactCost] = {
+            "cost": partial(scaled, lowest=lowest, unit=unit),
+            "other": lambda genomes: genomes[:, 0],
+        }
+        cost, other = Objective(name="cost", cost="exact"), Objective(name="other", cost="exact")
         members = [
-            Evaluation(each.arch, {"loss": each["loss"], "cost": (sum(each.arch) + lowest) * unit})
+            Evaluation(
+                each.arch, {"loss": each["loss"], "cost": (sum(each.arch) + lowest) * unit, "other": each.arch[0]}
+            )
             for each in [*linear(), member((0, 0), 1.0)]
         ]
-        model = Model(task_of([LOSS, cost], exact=exact, features="structure"), members, 1)
+        model = Model(task_of([LOSS, cost, other], exact=exact, features="structure"), members, 1)
         predicted.append(model(SPACE.sample(10, np.random.default_rng(9)))["loss"])
     np.testing.assert_allclose(predicted[1], predicted[0])
