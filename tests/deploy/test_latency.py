@@ -143,7 +143,7 @@ def test_a_network_runs_as_it_would_be_exported(quick: list[Any], monkeypatch: p
         return open_session(content, **options)
 
     monkeypatch.setattr(module, "open_session", opened)
-    macro = Macro(classes=7, channels=1, width=0.25, stem_stride=1)
+    macro = Macro(classes=7, channels=2, width=0.25, stem_stride=1)
     network = StaticNetwork(macro, SearchSpace.of(macro, (20,)).largest, exits=(1, 3)).eval()
     for batch in (1, 3, 3):
         measure_latency(network, batch=batch, threads=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,23 @@ def test_a_bounded_latency_is_measured_without_being_an_objective() -> None:
     assert names(recorded) == ["macs", "memory", "latency", "latency_spread"]
     assert objectives[1].high == 20_000
     assert recorded[2].high == 3
+
+
+@pytest.mark.parametrize("cost", ["exact", "predicted", "measured"])
+def test_objectives_of_ones_own_are_bounded_once(tmp_path: Path, cost: str) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(f"import nat2\n\n@nat2.objective(cost={cost!r})\ndef watts(given): return 1.0\n")
+    config = RunConfig(objectives=f"error,{file}:watts", budget="watts>=2,watts<=3.5,macs<=1M")
+    objectives, recorded = quantities(config)
+    assert [(each.name, each.low, each.high) for each in objectives] == [
+        ("error", -math.inf, math.inf),
+        ("watts", 2.0, 3.5),
+    ]
+    assert [(each.name, each.high) for each in recorded] == [
+        ("params", math.inf),
+        ("macs", 1_000_000),
+        ("memory", math.inf),
+    ]
 
 
 def test_exact_objectives_are_those_of_single_networks() -> None:

@@ -50,7 +50,7 @@ def inherited() -> StaticNetwork:
 
 def run(inherited: StaticNetwork, state: Path, settings: FinetuneSettings = SETTINGS, **extra: object) -> Finetuned:
     train, val = corners(96), corners(48, seed=1)
-    of_context = {name: extra.pop(name) for name in ("say", "tick", "interval") if name in extra}
+    of_context = {name: extra.pop(name) for name in ("say", "tick", "interval", "seed") if name in extra}
     return finetune(inherited, val, settings, context_of(train, state, **of_context), **extra)  # type: ignore[arg-type]
 
 
@@ -118,6 +118,14 @@ def test_a_killed_fine_tuning_ends_with_the_same_weights(
     resumed = run(inherited, tmp_path / "killed.safetensors", QUICK)
     assert same_weights(weights_of(resumed.network), weights_of(whole.network))
     assert (resumed.epochs, resumed.val_accuracy) == (whole.epochs, whole.val_accuracy)
+
+
+def test_the_seed_decides_how_a_network_is_fine_tuned(
+    tmp_path: Path, inherited: StaticNetwork, whole: Finetuned
+) -> None:
+    for seed, same in ((0, True), (1, False)):
+        found = run(inherited, tmp_path / f"{seed}.safetensors", QUICK, seed=seed)
+        assert same_weights(weights_of(found.network), weights_of(whole.network)) is same
 
 
 def test_a_loss_that_is_not_finite_stops_fine_tuning(tmp_path: Path, inherited: StaticNetwork) -> None:

@@ -46,7 +46,7 @@ def quantities(config: RunConfig) -> tuple[tuple[Objective, ...], tuple[Objectiv
     objectives = parse_objectives(config.objectives)
     bounds = {each.name: each for each in parse_budget(config.budget, objectives)}
     recorded = [OBJECTIVES[name] for name in ("params", "macs", "memory")]
-    recorded += [bound for bound in bounds.values() if bound.name not in OBJECTIVES or bound.cost == "measured"]
+    recorded += [bound for bound in bounds.values() if bound.cost == "measured"]
     recorded += [SPREAD] if "latency" in {each.name for each in (*objectives, *recorded)} else []
     optimised = {each.name for each in objectives}
     unique = {each.name: each for each in recorded if each.name not in optimised}
