@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import inspect
 import json
 import os
 import random
@@ -91,8 +90,10 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in MODULES:
         importlib.import_module(name)
-    inspect.getsource = functools.cache(inspect.getsource)  # half of what a parser takes to build
-    importlib.import_module("nat2.cli").build_parser()
+    from nat2 import cli
+
+    cli.build_parser = functools.cache(cli.build_parser)  # type: ignore[assignment]
+    cli.build_parser()
     answers = os.fdopen(os.dup(1), "w")
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
