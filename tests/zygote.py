@@ -92,7 +92,7 @@ def main() -> None:
         importlib.import_module(name)
     from nat2 import cli
 
-    cli.build_parser = functools.cache(cli.build_parser)  # type: ignore[assignment]
+    cli.build_parser = functools.cache(cli.build_parser)
     cli.build_parser()
     answers = os.fdopen(os.dup(1), "w")
     print("ready", file=answers, flush=True)
