@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,8 @@ def test_after_each_adaptation_the_whole_archive_is_measured_again(archive: Arch
     assert all(len(good) == SETTINGS.top for good in world.good)
     assert {arch for arch, version in world.measured if version == 4} == {evaluation.arch for evaluation in found}
     assert len(set(world.measured)) == len(world.measured)  # nothing is measured twice with the same weights
+    origins = Counter(record.origin for _, record in archive.evaluations())
+    assert origins == {"initial": 48, "candidate": 4 * 6, "re-evaluation": 4 * 24}
 
 
 def test_with_fixed_weights_only_new_networks_are_measured(archive: Archive[Arch]) -> None:

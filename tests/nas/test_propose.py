@@ -217,7 +217,8 @@ def test_random_networks_of_the_start_are_drawn_as_asked(sampling: Sampling) -> 
 
     settings = SearchSettings(population=12, inner_generations=1, start="random", sampling=sampling)
     archive = Archive[Arch](None, ("loss",), key=space.key, parse=space.parse)
-    task = Search(Recording(resolutions=(32,)), lambda arch: 0.5, (LOSS,), (), settings, archive, None, 0)
+    functions = SearchFunctions[Arch](lambda arch: 0.5)
+    task = Search(Recording(resolutions=(32,)), functions, (LOSS,), (), settings, archive, 0)
     propose(task, [], lambda genomes: {"loss": np.zeros(len(genomes))}, 1)  # type: ignore[arg-type]
     assert (12, sampling) in drawn
 
@@ -260,7 +261,7 @@ def test_the_predictor_learns_from_the_archive_and_the_best_of_the_rest() -> Non
 
 
 def test_what_keeps_the_budget_teaches_before_what_is_better_and_breaks_it() -> None:
-    bounded = Objective(name="size", cost="exact", high=4, measure=SIZE.measure)
+    bounded = Objective(name="size", cost="exact", high=4)
     task = task_of([LOSS], recorded=[bounded], learn_from=3)
     everything = [member((n, 0), 0.9 - 0.1 * n) for n in range(8)]
     for evaluation in everything:
@@ -301,13 +302,13 @@ def test_the_share_of_proposals_within_the_budget_is_told() -> None:
 
 def test_a_cost_of_nothing_is_less_than_any_other() -> None:
     """It has no logarithm; where all members cost something, a network that costs nothing has to be the cheapest."""
-    cost = Objective(name="cost", cost="exact", measure=lambda genomes: genomes.sum(1) / 1000)
+    cost, exact = Objective(name="cost", cost="exact"), {"cost": lambda genomes: genomes.sum(1) / 1000}
     members = [
         Evaluation(each.arch, {"loss": np.log(sum(each.arch)) / 3, "cost": sum(each.arch) / 1000})
         for each in linear()
         if sum(each.arch)
     ]
-    model = Model(task_of([LOSS, cost], features="structure"), members, 1)
+    model = Model(task_of([LOSS, cost], exact=exact, features="structure"), members, 1)
     nothing, little, more = model(np.array([[0, 0], [0, 1], [1, 1]]))["loss"]
     assert nothing < little < more
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from nat2.errors import ConfigError
-from nat2.nas.archive import Archive, Evaluation, EvaluationRecord, Generation
+from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
+from nat2.nas.functions import SearchFunctions
+from nat2.nas.generation import Generation, GenerationFacts
 from nat2.nas.objectives import Objective
 from nat2.nas.search_result import SearchResult
 from nat2.nas.settings import SearchSettings
@@ -18,10 +20,6 @@ from nat2.space import IntegerSpace
 
 SPACE = IntegerSpace((10, 10))
 Vector = tuple[int, int]
-
-
-def total(genomes: Any) -> Any:
-    return genomes.sum(1)
 
 
 def result_of(
@@ -42,7 +40,7 @@ def result_of(
         high: Largest size allowed.
     """
     objectives = tuple(
-        Objective(name=name, cost="exact", measure=total, high=high)
+        Objective(name=name, cost="exact", high=high)
         if name == "size"
         else Objective(name=name, direction="max" if name == "gain" else "min")
         for name in names.split(",")
@@ -53,8 +51,10 @@ def result_of(
             evaluation = Evaluation(arch, dict(zip(names.split(","), row, strict=True)))
             archive.add(evaluation, EvaluationRecord(version, version, "initial", 1.0, 0.1, 0))
     adapt = (lambda number, good: None) if weights else None
-    task = Search(SPACE, lambda arch: 0.5, objectives, (), SearchSettings(), archive, adapt, 0)
-    return SearchResult.of(task, [Generation(weights, tuple(values)[:2], 0.5, {})])
+    functions = SearchFunctions[Any](lambda arch: 0.5, {"size": lambda genomes: genomes.sum(1)}, adapt=adapt)
+    task = Search(SPACE, functions, objectives, (), SearchSettings(), archive, 0)
+    facts = GenerationFacts(evaluations=len(values), failed=0, seconds=1.0)
+    return SearchResult.of(task, [Generation(weights, tuple(values)[:2], 0.5, facts)])
 
 
 def archs(evaluations: tuple[Evaluation[Any], ...]) -> list[Any]:
