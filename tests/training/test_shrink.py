@@ -72,9 +72,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
 
 
 def test_phases_are_trained_as_their_outcomes_are_asked_for(
-    whole: dict[str, torch.Tensor], tmp_path: Path, split: Split
+    whole: dict[str, torch.Tensor], tmp_path: Path, few: Split
 ) -> None:
-    network, context = new_network(), context_of(split, tmp_path / "s.safetensors")
+    network, context = new_network(), context_of(few, tmp_path / "s.safetensors")
     outcomes = shrink(network, SPACE, PHASES, SETTINGS, context)
     untrained = weights_of(network)
     assert same_weights(weights_of(network), untrained)
