@@ -75,8 +75,8 @@ def test_phases_are_trained_as_their_outcomes_are_asked_for(
     whole: dict[str, torch.Tensor], tmp_path: Path, few: Split
 ) -> None:
     network, context = new_network(), context_of(few, tmp_path / "s.safetensors")
-    outcomes = shrink(network, SPACE, PHASES, SETTINGS, context)
     untrained = weights_of(network)
+    outcomes = shrink(network, SPACE, PHASES, SETTINGS, context)
     assert same_weights(weights_of(network), untrained)
     assert next(outcomes).phase.name == "full"
     behind_the_first = weights_of(network)
