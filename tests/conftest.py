@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 import torch
 
-from nat2.cli import build_parser
+from nat2.cli.parser import build_parser
 from tests.zygote import Zygote
 
 SHARED_DATA = Path(os.environ.get("NAT2_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))

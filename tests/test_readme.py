@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from nat2 import cli
+from nat2.cli.parser import build_parser
 from nat2.cli.verbs import VERBS
 from nat2.deploy import load
 from nat2.deploy.export import write_program
@@ -63,7 +63,7 @@ def test_documented_commands_are_understood(line: str, monkeypatch: pytest.Monke
     if recipe is None or recipe.parts[0] == "recipes":  # others are the reader's
         monkeypatch.chdir(ROOT)
         preset: Preset = yaml.safe_load(recipe.read_text())["preset"] if recipe else "quick"
-        given = cli.build_parser(preset).parse_args(words)
+        given = build_parser(preset).parse_args(words)
         assert given.subcommand in VERBS
 
 
@@ -145,7 +145,7 @@ class _Shortcuts:
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_recipes_are_understood_and_say_what_they_cost(recipe: Path) -> None:
     preset = yaml.safe_load(recipe.read_text())["preset"]
-    given = cli.build_parser(preset).parse_args(["run", "--config", str(recipe)]).run
+    given = build_parser(preset).parse_args(["run", "--config", str(recipe)]).run
     assert given.data
     assert {"# Cost:", "# Expected:", f"#   nat2 run --config recipes/{recipe.name}"} <= {
         line[: len(start)] for line in recipe.read_text().splitlines()

@@ -91,9 +91,11 @@ def main() -> None:
     for name in MODULES:
         importlib.import_module(name)
     from nat2 import cli
+    from nat2.cli.parser import build_parser
 
-    cli.build_parser = functools.cache(cli.build_parser)
-    cli.build_parser()
+    cached = functools.cache(build_parser)
+    vars(cli)["build_parser"] = cached
+    cached()
     answers = os.fdopen(os.dup(1), "w")
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
