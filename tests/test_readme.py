@@ -147,7 +147,7 @@ def test_recipes_are_understood_and_say_what_they_cost(recipe: Path) -> None:
     preset = yaml.safe_load(recipe.read_text())["preset"]
     given = build_parser(preset).parse_args(["run", "--config", str(recipe)]).run
     assert given.data
-    assert {"# Cost:", "# Expected:", f"#   nat2 run --config recipes/{recipe.name}"} <= {
-        line[: len(start)] for line in recipe.read_text().splitlines()
-        for start in ("# Cost:", "# Expected:", f"#   nat2 run --config recipes/{recipe.name}")
-    }  # fmt: skip
+    lines = recipe.read_text().splitlines()
+    verb = "train" if recipe.stem == "pretrain" else "run"
+    for start in ("# Cost:", "# Expected:", f"#   nat2 {verb} --config recipes/{recipe.name}"):
+        assert any(line.startswith(start) for line in lines)

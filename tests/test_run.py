@@ -130,7 +130,7 @@ def test_the_run_folder_explains_itself(whole: tuple[Path, str]) -> None:
     assert {row["id"].removesuffix("-ee") for row in networks} == {
         row["id"] for row in networks if "-ee" not in row["id"]
     }
-    assert len({row["id"].removesuffix("-ee") for row in networks}) == 2
+    assert 1 <= len({row["id"].removesuffix("-ee") for row in networks}) <= 2  # one may beat the other
     latencies = rows(out / "latency.csv")
     assert [row["id"] for row in latencies] == [row["id"] for row in networks]
     assert all(0 < float(row["lower"]) <= float(row["median"]) <= float(row["upper"]) for row in latencies)
@@ -301,7 +301,7 @@ def test_a_run_goes_on_from_a_trained_super_network_on_other_images(
     weights = whole[0] / "supernet-w0.25.safetensors"
     out = tmp_path / "transferred"
     output = finish(command(tmp_path / "three", place[1], out, "--pretrained", str(weights)))
-    assert f"{weights}: classifier of exit 5: 4 classes, not 3; left as initialised" in output
+    assert f"{weights}: classifiers of exits 1, 2, 3, 4, 5: 4 classes, not 3; left as initialised" in output
     assert rows(out / "pareto.csv")
 
 

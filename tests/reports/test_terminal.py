@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def test_a_good_run_ends_with_what_to_do_next(folder: RunFolder) -> None:
     text = printed(networks_summary(folder.finished_networks(), folder))
-    assert "warning" not in text
+    assert "beats chance" not in text
     assert "next: nat2 predict " in text
     assert "% validation, " in text
     assert "% test, " in text

@@ -130,6 +130,12 @@ class RunConfig:
         check_types(self)
         if not self.data:
             raise ConfigError(f"--data must name a folder, a file, or digits; got {self.data!r}")
+        weights = parts_of(self.pretrained)
+        if (self.pretrained and not weights) or (len(weights) > 1 and {ANY_WEIGHTS, NO_WEIGHTS} & set(weights)):
+            raise ConfigError(
+                f"--pretrained must be {ANY_WEIGHTS}, {NO_WEIGHTS}, or files or names separated by commas; got "
+                f"{self.pretrained!r}"
+            )
         for name, value in with_paths(self, user_path).items():
             object.__setattr__(self, name, value)
         parse_budget(self.budget, parse_objectives(self.objectives))
