@@ -45,7 +45,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str, lines: int = LI
     assert "Traceback" not in given.errors
     assert len(given.errors.splitlines()) <= lines, given.errors
     assert len(given.errors) <= LETTERS
-    assert given.seconds < 10  # an alarm against hangs, not a measurement
+    assert given.seconds < 60  # an alarm against hangs on a machine however busy, not a measurement
     return given.errors
 
 
