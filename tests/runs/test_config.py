@@ -215,6 +215,6 @@ def test_flags_say_off_as_yaml_does(word: str) -> None:
 
 
 def test_a_phase_names_its_setting() -> None:
-    with pytest.raises(ConfigError, match=r"^`epochs` of phase 'a' must be a whole number; got \{\}$"):
+    with pytest.raises(ConfigError, match=r"^`epochs` of phase 'a' must be a whole number or nothing; got \{\}$"):
         Phase(name="a", epochs={}, lr=1.0)  # type: ignore[arg-type]
     assert Phase(name="a", epochs=1, lr=1.0, kernels=3).kernels == (3,)  # type: ignore[arg-type]

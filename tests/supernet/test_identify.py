@@ -109,7 +109,7 @@ def test_what_is_left_open_is_taken_from_the_file(published: Path) -> None:
     given = settle(of(pretrained=str(published), family="SE_D", stem_stride=1), (24, 28, 32))
     assert (given.family, given.widths, given.stem_stride) == ("SE_D", (1.0,), 1)
     assert settle(of(pretrained=str(published)), (14, 16)).stem_stride is None  # two would leave one pixel
-    assert settle(of(), (32,)).family == "EE_D"
+    assert settle(of(pretrained="none"), (32,)).family == "EE_D"
     assert RunConfig.of("nat").family == "SE_B"
 
 
