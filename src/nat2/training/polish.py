@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 from nat2.data.dataset import Split
 from nat2.data.transform import ResizedImages
@@ -21,6 +21,20 @@ from nat2.training.settings import FinetuneSettings
 
 _AGAIN = 0.5  # the second phase's learning rate, relative to the first's
 _WARMUP = 0.05  # of the first phase
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """Where the two phases stand."""
+
+    calibrated: float
+    """Validation accuracy of the inherited weights."""
+    phase: int = 0
+    """Counted from 0; 2 when both are over."""
+    parts: int = 0
+    """Those of the phase that are done."""
+    measured: float = 0.0
+    """Validation accuracy after the first phase, once it is over."""
 
 
 class Polishing:
@@ -56,25 +70,24 @@ class Polishing:
         self._val, self._images, self._context = val, ResizedImages(val, context.pipeline), context
         self._network = copy.deepcopy(inherited).requires_grad_(True).eval()
         self._optimizer = optimizer_of(self._network, settings)
-        self._facts: dict[str, Any] = {"phase": 0, "parts": 0}
         path = context.state
         # Beside the resume point, and written before it says that phase 1 is over.
         self._answers = path.with_name(f"{path.stem}-answers{path.suffix}")
         if has_state(path):
-            self._facts = load_state(path, self._network, self._optimizer, progress=context.progress)
+            stored = load_state(path, self._network, self._optimizer, progress=context.progress)
+            self._standing = _Standing(**stored)
         else:
-            self._facts["calibrated"] = self._measure()
+            self._standing = _Standing(calibrated=self._measure())
 
     def measured(self) -> float:
         """Make phase 1, or find that it was made before; the accuracy on validation images of all exits together."""
-        if self._facts["phase"] == 0:
+        if self._standing.phase == 0:
             self._train(self._context.split)
-            self._facts["measured"] = self._measure()
+            self._standing = replace(self._standing, measured=self._measure())
             self._close()
         else:
             self._context.step(FoundDone(self._phases[0].steps))
-        accuracy: float = self._facts["measured"]
-        return accuracy
+        return self._standing.measured
 
     def finished(self, *, allowed: Callable[[tuple[int, ...]], bool] = lambda exits: True) -> Finetuned:
         """Make both phases, or what is left of them.
@@ -82,9 +95,9 @@ class Polishing:
         Args:
             allowed: Whether a subset of the exits keeps the budget.
         """
-        if self._facts["phase"] == 0:
+        if self._standing.phase == 0:
             self.measured()
-        if self._facts["phase"] == 1:
+        if self._standing.phase == 1:
             self._train(self._context.split.joined(self._val))
             self._close()
         else:
@@ -96,26 +109,25 @@ class Polishing:
             self._images.labels,
             self._lesson.settings,
             allowed,
-            calibrated=self._facts["calibrated"],
+            calibrated=self._standing.calibrated,
             epochs=round(sum(length.steps / max(1, length.epoch) for length in self._phases)),
         )
 
     def _train(self, split: Split) -> None:
         """The parts of the present phase that are not made yet."""
-        facts, context = self._facts, self._context
-        phase = facts["phase"]
+        context, phase = self._context, self._standing.phase
         length = self._phases[phase]
         rate = self._lesson.rate * (1.0, _AGAIN)[phase]
         schedule = Schedule(rate, length.steps, round(_WARMUP * length.steps) * (phase == 0), 0.1 * rate)
-        context.step(FoundDone(length.before(facts["parts"])))
+        context.step(FoundDone(length.before(self._standing.parts)))
         saved = time.monotonic()
-        for part in range(facts["parts"], length.parts):
+        for part in range(self._standing.parts, length.parts):
             steps = range(length.before(part), length.before(part + 1))
             number = part + phase * self._phases[0].parts  # those of phase 2 are numbered on
             self._lesson.train(self._network, self._optimizer, split, schedule, steps=steps, part=number)
-            facts["parts"] = part + 1
+            self._standing = replace(self._standing, parts=part + 1)
             if context.is_due(saved):
-                save_state(context.state, self._network, self._optimizer, facts)
+                save_state(context.state, self._network, self._optimizer, asdict(self._standing))
                 saved = time.monotonic()
             context.step(len(steps))
 
@@ -127,5 +139,5 @@ class Polishing:
 
     def _close(self) -> None:
         """Write down that the present phase is over."""
-        self._facts |= {"phase": self._facts["phase"] + 1, "parts": 0}
-        save_state(self._context.state, self._network, self._optimizer, self._facts)
+        self._standing = replace(self._standing, phase=self._standing.phase + 1, parts=0)
+        save_state(self._context.state, self._network, self._optimizer, asdict(self._standing))
