@@ -20,7 +20,8 @@ from nat2.nas.objectives import Objective
 from nat2.nas.search_result import SearchResult
 from nat2.pipeline.context import RunContext
 from nat2.pipeline.evaluation import latency_of_ends, try_objectives
-from nat2.pipeline.finetune import finetune_networks, remeasure, select_networks
+from nat2.pipeline.finetune import finetune_networks, remeasure, select_networks, works_for
+from nat2.pipeline.planning import account, corrected, left_open, plan_for, recall_lengths
 from nat2.pipeline.prepare import prepare
 from nat2.pipeline.pretrained import recalled, remarks
 from nat2.pipeline.stages import (
@@ -35,11 +36,12 @@ from nat2.pipeline.stages import (
 from nat2.processes import Processes, connect, disconnected, launch, launched, may_restart, restarted
 from nat2.progress import Progress
 from nat2.reports.return_values import Front, Results, Supernets
-from nat2.reports.terminal import networks_summary, search_summary, training_summary
+from nat2.reports.terminal import networks_summary, search_summary, time_plan_table, training_summary
 from nat2.runs.config import RunConfig
 from nat2.runs.folder import RunFolder, check_place, was_cleared
 from nat2.runs.read import read_run
 from nat2.runs.results import Result
+from nat2.runs.timeplan import TimePlan
 from nat2.space import Arch
 from nat2.space.searchable import A, Searchable
 from nat2.supernet import SuperNetwork, SuperNetworks
@@ -184,8 +186,13 @@ def _work(order: _Order) -> _Outcome:
             )
         progress.say(f"reading {config.data}")
         begun = (out / "config.yaml").exists() and (not order.fresh or was_cleared(out, order.fresh))
-        given, began = recalled(config, out / "config.yaml") if begun else config, time.monotonic()
+        began, given = time.monotonic(), config
+        if begun:
+            given = recall_lengths(recalled(config, out / "config.yaml"), out / "config.yaml")
         plan, dataset = prepare(given, processes, progress=progress)
+        time_plan = None
+        if config.time and not begun and left_open(config):
+            plan, dataset, time_plan = plan_for(config, plan, dataset, processes, progress=progress, began=began)
         reading = time.monotonic() - began
         # Whether weights to begin with are there and fit is known before the run folder is touched.
         notes: list[str] = []
@@ -194,7 +201,7 @@ def _work(order: _Order) -> _Outcome:
         built = [] if begun else [new_supernet(plan, macro, processes) for macro in plan.macros]
         networks = tuple(network for network, _ in built)
         notes += [note for _, found in built for note in found]
-        with _open_folder(out, order.fresh, plan.config, dataset, processes) as folder:
+        with _open_folder(order, plan.config, dataset, processes, time_plan) as folder:
             context = RunContext.of(plan, dataset, folder, progress, processes)
             finished = processes.once(lambda: folder.finished)
             if finished and not order.networks:
@@ -206,6 +213,10 @@ def _work(order: _Order) -> _Outcome:
                     folder.add_seconds("read", reading)
                 for name, text in (*context.introduction, *(("weights", note) for note in notes)):
                     progress.say(f"{name}: {text}")
+                if time_plan is not None:
+                    progress.show(time_plan_table(time_plan))
+                else:
+                    progress.say(f"plan: {account(plan, len(dataset.train)).sentence}")
                 if networks:
                     processes.once(lambda: _try_measuring(context, SuperNetworks(networks)))
                 outcome = _add(context, order.networks) if finished else _stages(context, networks, order)
@@ -226,19 +237,21 @@ def _tell(outcome: _Outcome, folder: RunFolder, progress: Progress) -> None:
         progress.show(part)
 
 
-def _open_folder(out: Path, fresh: str, config: RunConfig, dataset: Dataset, processes: Processes) -> RunFolder:
+def _open_folder(
+    order: _Order, config: RunConfig, dataset: Dataset, processes: Processes, time_plan: TimePlan | None
+) -> RunFolder:
     """The run folder, claimed by the first process and seen by the others."""
     opened: list[RunFolder] = []
 
     def claim() -> None:
         with ExitStack() as held:  # which lets go of a folder that cannot be claimed
-            folder = held.enter_context(RunFolder(out, fresh=fresh))
-            folder.claim(config, dataset)
+            folder = held.enter_context(RunFolder(order.out, fresh=order.fresh))
+            folder.claim(config, dataset, time_plan)
             held.pop_all()
         opened.append(folder)
 
     processes.once(claim)
-    return opened[0] if opened else RunFolder(out, shared=True)
+    return opened[0] if opened else RunFolder(order.out, shared=True)
 
 
 def _stages(context: RunContext, networks: tuple[SuperNetwork, ...], order: _Order) -> _Outcome:
@@ -294,7 +307,9 @@ def finetune_and_report(
         ConfigError: there are none, because no network with several exits keeps the budget.
     """
     asked = [context.evaluated(networks, arch) for arch in further]
-    results = finetune_networks(context, networks, chosen, asked=asked)
+    works = works_for(context, networks, (*chosen, *asked))
+    context = corrected(context, networks, works)
+    results = finetune_networks(context, networks, works, asked=set(further))
     if not results:
         raise ConfigError(
             "no network with all its exits keeps the budget; choose --finetune.variant both or --finetune.prune true"

@@ -26,6 +26,13 @@ class StageClock:
             self.lap()
             self._stage = ""
 
+    def spent(self) -> float:
+        """Seconds of all stages up to now, interruptions left out; 0 in processes other than the first."""
+        if self._folder is None:
+            return 0.0
+        self.lap()
+        return sum(self._folder.seconds().values())
+
     def lap(self) -> None:
         """Account for the stage up to now, so that a kill does not lose it."""
         now = time.monotonic()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -96,41 +96,45 @@ class Work:
         return self.evaluation.arch.id + (ENSEMBLE if len(self.exits) > 1 else "")
 
 
+def works_for(context: RunContext, networks: SuperNetworks, evaluations: Sequence[Evaluation[Arch]]) -> list[Work]:
+    """Each network with its own exit, with several, or once each, as the settings say."""
+    unknown = [each.name for each in context.quantities if each.bounded and each.name not in _OF_EXITS]
+    if unknown:
+        context.progress.say(f"networks with several exits are left out: nobody knows their {', '.join(unknown)}")
+    return [
+        Work(evaluation, exits)
+        for evaluation in evaluations
+        for exits in variants(networks[evaluation.arch.width].macro, evaluation.arch, context.config.finetune)
+        if len(exits) == 1 or not unknown
+    ]
+
+
 def finetune_networks(
     context: RunContext,
     networks: SuperNetworks,
-    chosen: Sequence[Evaluation[Arch]],
+    works: Sequence[Work],
     *,
-    asked: Sequence[Evaluation[Arch]] = (),
+    asked: Set[Arch] = frozenset(),
 ) -> list[Result]:
     """Stage 3: fine-tune, test and export networks, each by one process.
 
-    Unless they are trained twice (`restart`), all are measured after the first phase of their fine-tuning; those of the
-    chosen ones that others beat there are not trained further, and not returned.
+    Unless they are trained twice (`restart`), all are measured after the first phase of their fine-tuning; those that
+    others beat there are not trained further, and not returned, unless the user named them.
 
     Args:
         context: What the stages share.
         networks: With the adapted weights.
-        chosen: What the search measured of the networks that it proposes.
-        asked: The same of networks that the user named, which are returned whatever beats them.
+        works: What to fine-tune, see `works_for`.
+        asked: Those that the user named.
     """
     settings, config = context.config.finetune, context.config
-    unknown = [each.name for each in context.quantities if each.bounded and each.name not in _OF_EXITS]
-    if unknown:
-        context.progress.say(f"networks with several exits are left out: nobody knows their {', '.join(unknown)}")
-    works = [
-        Work(evaluation, exits)
-        for evaluation in (*chosen, *asked)
-        for exits in variants(networks[evaluation.arch.width].macro, evaluation.arch, settings)
-        if len(exits) == 1 or not unknown
-    ]
     unit, first, rest = amounts(settings, len(context.dataset.train))
     context.progress.stage("fine-tune", **{unit: (first + rest) * len(works)})
     widest, teacher = networks[context.space.largest.width], None
     if settings.kd_ratio and works:
         teacher = largest_as_teacher(widest, context.space, context.dataset.train, context.pipeline, config.shrink)
     if not settings.restart:
-        beaten = _beaten(context, networks, works, teacher, {evaluation.arch for evaluation in asked})
+        beaten = _beaten(context, networks, works, teacher, asked)
         context.progress.step(FoundDone(rest * len(beaten)))
         works = [work for work in works if work.id not in beaten]
     here = set[str]()
@@ -173,7 +177,7 @@ def amounts(settings: FinetuneSettings, images: int) -> tuple[str, int, int]:
 
 
 def _beaten(
-    context: RunContext, networks: SuperNetworks, works: Sequence[Work], teacher: Teacher | None, asked: set[Arch]
+    context: RunContext, networks: SuperNetworks, works: Sequence[Work], teacher: Teacher | None, asked: Set[Arch]
 ) -> set[str]:
     """Ids of the networks that are not trained further: after the first phase another is at least as accurate and costs
     no more."""

@@ -75,6 +75,7 @@ def prepare(config: RunConfig, processes: Processes = ALONE, *, progress: Report
         objectives=objectives,
         recorded=recorded,
         pretrained=tuple(parts_of(settled.pretrained)),
+        side=source.side,
     )
     _check(plan, dataset, processes)
     return plan, dataset

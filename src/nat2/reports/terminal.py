@@ -18,10 +18,24 @@ from nat2.runs.accuracy import Accuracy
 from nat2.runs.folder import RunFolder
 from nat2.runs.results import Result, chance_warning, guessing, picks, precision_warning, table
 from nat2.runs.rounding import milliseconds, rounded
+from nat2.runs.timeplan import TimePlan
 from nat2.space.arch import Arch
 from nat2.wording import counted
 
 _SHOWN = 12  # networks of a front
+
+
+def time_plan_table(plan: TimePlan) -> Table:
+    """What each stage of a run that is planned for a time does, and how long it is expected to take."""
+    shown = Table("stage", "amount", "time", box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    shown.columns[2].justify = "right"
+    for stage in plan.stages:
+        shown.add_row(stage.name, stage.amount, duration(stage.seconds))
+    shown.add_row("in all", "", duration(plan.seconds))
+    shown.caption = f"planned for {plan.time}; settings that you give are kept" + (
+        f"; {plan.resolutions}" if plan.resolutions else ""
+    )
+    return shown
 
 
 def training_summary(supernets: Sequence[Path], folder: RunFolder) -> list[Table | str]:

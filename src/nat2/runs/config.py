@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -46,6 +47,9 @@ class RunConfig:
     """Bounds that the search keeps to, separated by commas: `params<=200k,latency<=3ms`."""
     networks: int = 6
     """How many networks to fine-tune and export: the best in each objective, then those of the highest trade-off."""
+    time: str = ""
+    """How long the run may take, like `15m`, `2h` or `90s`: the speed of this machine is measured and every length that
+    is not given is chosen by it, once, and written into config.yaml; without it, lengths by the number of images."""
     seed: int = 0
     """Decides every random choice; the same seed gives the same result on the same machine."""
     preset: Preset = "quick"
@@ -130,6 +134,8 @@ class RunConfig:
         check_types(self)
         if not self.data:
             raise ConfigError(f"--data must name a folder, a file, or digits; got {self.data!r}")
+        if self.time:
+            parse_time(self.time)
         weights = parts_of(self.pretrained)
         if (self.pretrained and not weights) or (len(weights) > 1 and {ANY_WEIGHTS, NO_WEIGHTS} & set(weights)):
             raise ConfigError(
@@ -200,13 +206,18 @@ class RunConfig:
                 values[name] = replace(group, **value) if isinstance(value, dict) else value
         return RunConfig(**values)
 
+    @property
+    def seconds(self) -> float:
+        """What `time` says; 0 without it."""
+        return parse_time(self.time) if self.time else 0.0
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, with lists for tuples."""
         plain: dict[str, Any] = _plain(asdict(self))
         return plain
 
 
-_TEXTS = ("data", "objectives", "budget", "width", "resolutions", "pretrained")
+_TEXTS = ("data", "objectives", "budget", "width", "resolutions", "pretrained", "time")
 """Settings that are kept as text; lists and numbers are taken too, as YAML and Python write them."""
 
 
@@ -315,6 +326,32 @@ def parse_widths(value: str | float) -> tuple[float, ...]:
             f"--width must be a number from 0.1 to 8, or at most 8 ascending ones, or auto; got {value!r:.200}"
         )
     return widths
+
+
+_TIME = re.compile(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?")
+_SHORTEST, _LONGEST = 10, 30 * 86400  # seconds of a run
+
+
+def parse_time(text: str) -> float:
+    """Read a time, e.g. ``90s``, ``15m`` or ``1h30m``; in seconds.
+
+    Raises:
+        ConfigError: it is none, or out of reach.
+    """
+    found = _TIME.fullmatch(text.replace(" ", "").lower())
+    try:
+        seconds = (
+            sum(float(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1), strict=True))
+            if found
+            else 0
+        )
+    except ValueError:
+        seconds = 0
+    if not _SHORTEST <= seconds <= _LONGEST:
+        raise ConfigError(
+            f"--time must be hours, minutes or seconds like 2h, 15m or 90s, at least 10s; got {text!r:.200}"
+        )
+    return seconds
 
 
 _PUBLISHED: dict[str, Any] = {

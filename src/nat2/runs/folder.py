@@ -22,6 +22,7 @@ from nat2.runs.config import RunConfig, flat, same
 from nat2.runs.provenance import describe, environment, splits
 from nat2.runs.results import Result
 from nat2.runs.rounding import milliseconds
+from nat2.runs.timeplan import StageEntry, TimePlan
 
 
 class RunFolder:
@@ -170,8 +171,13 @@ class RunFolder:
 
     # -- whose it is
 
-    def claim(self, config: RunConfig, dataset: Dataset) -> None:
+    def claim(self, config: RunConfig, dataset: Dataset, time_plan: TimePlan | None = None) -> None:
         """Write configuration and environment, or check that the folder's are the same.
+
+        Args:
+            config: Of the run.
+            dataset: Its images.
+            time_plan: The account of what was decided by its time, if anything was.
 
         Raises:
             RunError: the folder holds a run of another configuration (the keys are named) or of other images.
@@ -182,7 +188,26 @@ class RunFolder:
         write_json(self.path / "data.json", describe(dataset))
         write_json(self.path / "environment.json", environment())
         write_csv(self.path / "splits.csv", splits(dataset))
+        if time_plan is not None:
+            write_json(self._time_plan, asdict(time_plan))
         write_text(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
+
+    def settle(self, config: RunConfig, time_plan: TimePlan) -> None:
+        """Write down lengths that were decided during the run, by the time that is left."""
+        write_text(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False))
+        write_json(self._time_plan, asdict(time_plan))
+
+    def time_plan(self) -> TimePlan | None:
+        """What was decided by the run's time; None if nothing was, or it cannot be read."""
+        try:
+            held = json.loads(self._time_plan.read_text(encoding="utf-8"))
+            return TimePlan(**held | {"stages": tuple(StageEntry(**stage) for stage in held["stages"])})
+        except (OSError, ValueError, KeyError, TypeError):  # lengths are in the configuration too
+            return None
+
+    @property
+    def _time_plan(self) -> Path:
+        return self.path / "plan.json"
 
     def _compare(self, config: RunConfig, dataset: Dataset) -> None:
         try:
@@ -345,8 +370,8 @@ NETWORK_FILES = (
 _CLEARING, _FRESH = ".clearing", ".fresh"
 _OWN = {
     ".lock", _CLEARING, _FRESH, "archive.db", "archive.db-shm", "archive.db-wal", "config.yaml", "data.json",
-    "environment.json", "latency.csv", "log.csv", "networks", "pareto.csv", "pareto.png", "report.html", "results.json",
-    "seconds.json", "splits.csv", "state", "tensorboard",
+    "environment.json", "latency.csv", "log.csv", "networks", "pareto.csv", "pareto.png", "plan.json", "report.html",
+    "results.json", "seconds.json", "splits.csv", "state", "tensorboard",
 }  # fmt: skip
 
 

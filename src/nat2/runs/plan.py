@@ -15,6 +15,7 @@ from nat2.validation import parts_of
 
 _SMALLEST = 24  # side of images that look like something to weights that were trained on photographs
 _ENLARGED = 64
+_USUAL = 64  # side up to which images are searched unless there is time for more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,8 @@ class RunPlan:
     """What is recorded beside that, and held within its bounds."""
     pretrained: tuple[str, ...] = ()
     """Weights to begin with, files or names, one for each width; none for random ones."""
+    side: int = 0
+    """Pixels of the images' shorter side as they are; 0 if nobody asked."""
 
     @property
     def family(self) -> FamilyName:
@@ -105,19 +108,20 @@ class RunPlan:
         return tuple(each for each in self.quantities if each.bounded)
 
 
-def resolutions_for(native: int, *, shipped: bool = False) -> tuple[int, ...]:
-    """Three sides to search for images that are `native` pixels wide or high: up to 64, at least 14.
+def resolutions_for(native: int, *, shipped: bool = False, most: int = _USUAL) -> tuple[int, ...]:
+    """Three sides to search for images that are `native` pixels wide or high: up to `most`, at least 14.
 
     Args:
         native: Of the images as they are.
         shipped: For the weights that come with nat2, whose stem halves the image: small images are enlarged, which
             costs no more than a stem that does not halve them.
+        most: The largest side, a multiple of 16.
     """
     if shipped:
         native = max(native, _ENLARGED)
     if native < 16:
         return (14, 16, 18)
-    largest = max(24, min(64, native // 4 * 4))
+    largest = max(24, min(most, native // 4 * 4))
     step = max(4, largest // 32 * 4)
     return (largest - 2 * step, largest - step, largest)
 
