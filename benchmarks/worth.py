@@ -58,9 +58,9 @@ def images_of(folder: Path, most: int) -> dict[str, NDArray[np.generic]]:
         chosen = np.arange(len(labels))
         if split == "train" and most:
             chosen = np.sort(np.random.default_rng(0).permutation(len(labels))[:most])
-        arrays[f"x_{split}"] = np.stack(
-            [np.asarray(Image.open(io.BytesIO(data[offsets[n] : offsets[n + 1]].tobytes()))) for n in chosen]
-        )
+        images = [Image.open(io.BytesIO(data[offsets[n] : offsets[n + 1]].tobytes())) for n in chosen]
+        mode = "RGB" if any(image.mode != "L" for image in images) else "L"
+        arrays[f"x_{split}"] = np.stack([np.asarray(image.convert(mode)) for image in images])
         arrays[f"y_{split}"] = labels[chosen]
     return arrays
 

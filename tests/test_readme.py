@@ -139,7 +139,7 @@ class _Shortcuts:
 
     def profile(self, config: RunConfig) -> Profile:
         assert isinstance(config, RunConfig)
-        return Profile((), 10**19, (), (), 1.0, {"train": 60.0})
+        return Profile((), 10**19, (), (), 1.0, {"train": 60.0}, ())
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)

@@ -50,9 +50,10 @@ def test_the_share_that_keeps_the_budget_is_told(found: Profile) -> None:
 
 
 def test_everything_is_printed(found: Profile) -> None:
-    first, spans, last = profile_table(found)
+    first, spans, plans, last = profile_table(found)
     assert "search space" in first  # type: ignore[operator]
     assert spans.row_count == len(found.spans)  # type: ignore[union-attr]
+    assert plans.row_count == len(found.plans) == 4  # type: ignore[union-attr]
     assert "params <= 20,000, latency <= 100 ms" in last  # type: ignore[operator]
     assert "a run takes about" in last  # type: ignore[operator]
 

@@ -18,7 +18,7 @@ from nat2.pipeline.prepare import prepare
 from nat2.pipeline.speed import Speed, finetuning_seconds, measure_speed, stage_seconds, step_seconds, untrained
 from nat2.processes import Processes
 from nat2.progress import SILENT, Progress, duration
-from nat2.runs.config import RunConfig, read_config
+from nat2.runs.config import RunConfig, parse_time, read_config
 from nat2.runs.folder import RunFolder
 from nat2.runs.plan import RunPlan, resolutions_for
 from nat2.runs.timeplan import StageEntry, TimePlan
@@ -27,7 +27,7 @@ from nat2.training.length import Length, batch_size_for
 from nat2.training.settings import AdaptSettings, FinetuneSettings, Phase
 from nat2.wording import counted
 
-_SHARES = {"train": 0.15, "search": 0.25, "fine-tune and export": 0.6}
+_SHARES = {"train": 0.1, "search": 0.2, "fine-tune and export": 0.7}
 """How `quick` divides the time; the other presets keep the published proportions. See docs/training.md."""
 _CLOSING = 4.0  # seconds: networks are compared, tables, plot and report are written
 _FEWEST_NETWORKS = 3
@@ -87,10 +87,28 @@ def plan_for(
     return plan, dataset, replace(plan_of_stages, settled=not _Open.of(given).finetune)
 
 
+def preview(given: RunConfig, plan: RunPlan, images: int, speed: Speed, times: Sequence[str]) -> list[TimePlan]:
+    """The plans of runs of the default length and of several others, at the usual resolutions.
+
+    Args:
+        given: What the user wrote.
+        plan: The run of default length.
+        images: Training images.
+        speed: Of this machine.
+        times: Such as ``15m``.
+    """
+    plans = [account(plan, images, stage_seconds(plan, images, speed))]
+    for each in times:
+        config = _lengthened(given, plan, images, speed, parse_time(each) - _CLOSING)
+        longer = replace(plan, config=replace(config, time=each))
+        plans.append(account(longer, images, stage_seconds(longer, images, speed)))
+    return plans
+
+
 def account(
     plan: RunPlan, images: int, seconds: Mapping[str, float] | None = None, *, resolutions: str = ""
 ) -> TimePlan:
-    """The plan of a run in words.
+    """The plan of a run in words; a pass shows every training image once.
 
     Args:
         plan: The run.
@@ -116,7 +134,7 @@ def account(
 
 def _passes(steps: int, length: Length) -> str:
     passes = steps / max(1, length.epoch)
-    return f"{passes:.1f} passes over the images" if passes < 10 else f"{passes:.0f} passes over the images"
+    return f"{passes:.1f} passes" if passes < 10 else f"{passes:.0f} passes"
 
 
 def recall_lengths(config: RunConfig, stored: Path) -> RunConfig:
@@ -312,14 +330,14 @@ def _finetuning(config: RunConfig, images: int, speed: Speed, left: float, *, ne
     fewest = min(_FEWEST_NETWORKS, config.networks) if networks_open else config.networks
     usual = config.finetune.length(images).steps
     for networks in range(config.networks, fewest - 1, -1):
-        settings = _longest(config, images, [sum(speed.finetuning)] * networks, left)
+        settings = _longest(config, images, speed.finetuning * networks, left)
         if settings.length(images).steps >= usual / 2:
             break
     return replace(config, networks=networks, finetune=settings)
 
 
 def _longest(config: RunConfig, images: int, step_seconds: Sequence[float], left: float) -> FinetuneSettings:
-    """The longest fine-tuning of networks, given the seconds of a step of each, that ends in the time that is left."""
+    """The longest fine-tuning that ends in the time that is left, given the seconds of a step of each network."""
     settings = config.finetune
     length = settings.length(images)
 

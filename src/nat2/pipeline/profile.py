@@ -17,6 +17,7 @@ from nat2.nas.feasible import exact
 from nat2.nas.objectives import Objective, violation
 from nat2.pipeline.context import RunContext
 from nat2.pipeline.evaluation import latency_of_ends, try_objectives
+from nat2.pipeline.planning import preview
 from nat2.pipeline.prepare import prepare
 from nat2.pipeline.pretrained import remarks
 from nat2.pipeline.speed import measure_speed, stage_seconds, untrained
@@ -30,6 +31,7 @@ from nat2.space import Genomes
 from nat2.supernet import SuperNetworks, extract
 
 _DRAWN = 10_000
+_TIMES = ("5m", "15m", "1h")  # for which plans are shown
 
 
 def profile(config: RunConfig, *, progress: Reporter = SILENT) -> Profile:
@@ -68,6 +70,7 @@ def profile(config: RunConfig, *, progress: Reporter = SILENT) -> Profile:
         progress.say("training and evaluating a little")
         speed = measure_speed(context, networks)
         seconds = {"read": reading, **stage_seconds(plan, len(dataset.train), speed)}
+        plans = preview(config, plan, len(dataset.train), speed, [config.time] if config.time else _TIMES)
     return Profile(
         facts=(*context.introduction, *(("weights", note) for note in notes)),
         size=context.space.size,
@@ -75,6 +78,7 @@ def profile(config: RunConfig, *, progress: Reporter = SILENT) -> Profile:
         bounds=plan.bounds,
         kept=float((violation(known, values) <= 0).mean()),
         seconds=seconds,
+        plans=tuple(plans),
     )
 
 

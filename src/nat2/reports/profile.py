@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -10,6 +11,7 @@ from rich.table import Table
 from nat2.nas.budget import format_bound, format_value
 from nat2.progress import duration
 from nat2.runs.profile import Profile
+from nat2.runs.timeplan import TimePlan
 
 
 def profile_table(profile: Profile) -> list[Table | str]:
@@ -33,7 +35,17 @@ def profile_table(profile: Profile) -> list[Table | str]:
             ends.append(f"{'can be met':>18}: by {often} of networks as the search draws them; it looks for more")
     parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in profile.seconds.items())
     ends.append(f"{'a run takes about':>18}: {duration(sum(profile.seconds.values()))} here ({parts})")
-    return ["\n".join(lines), spans, "\n".join(ends)]
+    return ["\n".join(lines), spans, _plans(profile.plans), "\n".join(ends)]
+
+
+def _plans(plans: Sequence[TimePlan]) -> Table:
+    """What would be done in several times."""
+    shown = Table("--time", "takes", "train", "search", "fine-tune", box=SIMPLE_HEAD, show_lines=True, pad_edge=False)
+    for plan in plans:
+        shown.add_row(plan.time or "default", duration(plan.seconds), *(stage.amount for stage in plan.stages))
+    shown.caption = "longer runs train each network longer and look at more of them; what came of it on three sets of "
+    shown.caption += "images is in docs/training.md"
+    return shown
 
 
 def _power(count: int) -> str:

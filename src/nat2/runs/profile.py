@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nat2.nas.objectives import Objective
 from nat2.runs.facts import Fact
+from nat2.runs.timeplan import TimePlan
 
 
 @dataclass(frozen=True)
@@ -34,3 +35,5 @@ class Profile:
     """Share of networks, as the search draws them, that keep the exact bounds."""
     seconds: dict[str, float]
     """Estimated, by stage."""
+    plans: tuple[TimePlan, ...]
+    """Of a run of default length, and of runs for a given time."""
