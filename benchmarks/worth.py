@@ -1,14 +1,15 @@
 """Is a run worth its time? Against networks made by hand in the same processor time, on several sets of images.
 
     python benchmarks/worth.py --images FOLDER --json worth.json            two seeds, some hours on one core
-    python benchmarks/worth.py --images FOLDER --quick                      three sets, one seed, some 30 minutes
+    python benchmarks/worth.py --images FOLDER --quick                      three sets, one seed, 15 minutes
 
-For each set and seed: a run with the defaults; three networks made by hand (`benchmarks/handmade.py`), each in a third
-of the run's processor time; and the medium one in all of it. Compared is what a user takes of the run, the most
-accurate on validation images with no more parameters, on the same test images. FOLDER holds sets as folders with
-`train.npz` and `test.npz` or `val.npz`: image files joined end to end (`data`), where each begins (`offsets`), and
-`labels`; or one .npz file of arrays. Sets that it does not hold are left out; the drawn shapes and the bundled digits
-need none. What is done is kept under `--keep`, one file for each set and seed, and not repeated.
+For each set and seed: a run (of default length, or with `--time`); three networks made by hand
+(`benchmarks/handmade.py`), each in a third of the run's processor time; and the medium one in all of it. Those begin with
+random weights. Compared is what a user takes of the run, the most accurate on validation images with no more parameters,
+on the same test images. FOLDER holds sets as folders with `train.npz` and `test.npz` or `val.npz`: image files joined end
+to end (`data`), where each begins (`offsets`), and `labels`; or one .npz file of arrays. Sets that it does not hold are
+left out; the drawn shapes and the bundled digits need none. What is done is kept under `--keep`, one file for each set
+and seed, and not repeated.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,7 @@ FILES = {  # folder, and how many training images; 0 for all
 }
 OWN = ("shapes", "digits")
 QUICK = ("EuroSAT", "shapes", "digits")
+QUICK_TIME = "100s"
 MEAN_TARGET, WORST_TARGET, PARAMS_TARGET = 1.0, -0.5, 0.5
 
 
@@ -85,12 +87,12 @@ def source(name: str, images: Path | None, scratch: Path) -> str | None:
     return str(file)
 
 
-def measure(data: str, seed: int, scratch: Path) -> dict[str, object]:
+def measure(config: RunConfig, scratch: Path) -> dict[str, object]:
     """One set and seed: what the run and the networks by hand reach."""
-    config = RunConfig.of("quick", data=data, seed=seed)
     began = time.process_time()
     found = nat2.run(config, out=scratch / "run", quiet=True, fresh=True)
     seconds = time.process_time() - began
+    config = replace(config, pretrained="none", time="")
     by_hand = [made_by_hand(config, name, seconds / len(SIZES)) for name in SIZES]
     rival = made_by_hand(config, "medium", seconds)
     best = max(found, key=lambda each: each.val_accuracy)
@@ -171,23 +173,27 @@ def main() -> None:
     options.add_argument("--sets", nargs="+", choices=(*FILES, *OWN), default=[*FILES, *OWN])
     options.add_argument("--seeds", type=int, default=2)
     options.add_argument("--keep", type=Path, default=Path("runs/worth"), help="folder of what is done")
-    options.add_argument("--quick", action="store_true", help=f"{', '.join(QUICK)}, one seed")
+    options.add_argument("--time", default="", help="length of the runs, like 2m; by default that of a run without it")
+    options.add_argument("--pretrained", default="auto", help="weights that the runs begin with")
+    options.add_argument("--quick", action="store_true", help=f"{', '.join(QUICK)}, one seed, runs of {QUICK_TIME}")
     given = options.parse_args()
     keep_freed_memory()
     torch.set_num_threads(1)  # processor time is compared
     sets, seeds = (QUICK, 1) if given.quick else (given.sets, given.seeds)
+    length = QUICK_TIME if given.quick else given.time
     rows: list[Row] = []
     done: list[dict[str, object]] = []
     for seed in range(seeds):
         for name in sets:
-            file = given.keep / f"{name}-{seed}.json"
+            file = given.keep / "-".join([name, *filter(None, [length]), given.pretrained, f"{seed}.json"])
             if not file.exists():
                 with tempfile.TemporaryDirectory() as scratch:
                     data = source(name, given.images, Path(scratch))
                     if data is None:
                         print(f"{name}: its images are not in {given.images}", flush=True)
                         continue
-                    measured = measure(data, seed, Path(scratch))
+                    config = RunConfig.of("quick", data=data, seed=seed, time=length, pretrained=given.pretrained)
+                    measured = measure(config, Path(scratch))
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(json.dumps(measured, indent=2) + "\n")
             kept = json.loads(file.read_text())

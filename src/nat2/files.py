@@ -40,7 +40,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_error(path: Path, error: OSError) -> RunError:
-    """The error that tells why `path` could not be written, and what to do."""
+    """The error that says why `path` could not be written, and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return RunError(
             f"the disk is full: {path} could not be written. What was measured so far is kept; free some space and "

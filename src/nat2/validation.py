@@ -45,7 +45,7 @@ def user_path(path: str | os.PathLike[str], named: str) -> Path:
 
 
 def as_text(value: object) -> object:
-    """What stands for text in YAML and Python as the text that it stands for: lists, numbers, dates and paths.
+    """Convert lists, numbers, dates and paths, as YAML and Python write them, to the text that the setting takes.
 
     ``[12, 16]`` is ``12,16``, ``16`` is ``16``; anything else is left as it is.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-_LONGEST = 1000  # characters of a line that tells what is wrong
+_LONGEST = 1000  # characters of a line of an error message
 
 
 def counted(count: int, noun: str) -> str:
@@ -30,7 +30,7 @@ def first_few(parts: Sequence[str], most: int, *, separator: str = ", ") -> str:
 
 def shortened(message: str) -> str:
     """A message whose lines are of readable length: what was given may be of any."""
-    half = _LONGEST // 2  # what is wrong stands at the beginning of a line, and what to do at its end
+    half = _LONGEST // 2  # the beginning of a line says what is wrong, its end what to do
     return "\n".join(
         line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}" for line in message.splitlines()
     )

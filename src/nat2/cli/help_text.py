@@ -43,7 +43,7 @@ second stage of `nat2 run`, whose settings it takes. Go on with `nat2 finetune`.
 """,
     "finetune": """examples:
   nat2 finetune runs/photos                           fine-tune, test and export what the search has found
-  nat2 finetune runs/photos 1a2b3c4d 5e6f7a8b         and two networks of the archive beside; also of a finished run
+  nat2 finetune runs/photos 1a2b3c4d 5e6f7a8b         and two more networks of the archive; also of a finished run
   nat2 finetune runs/photos --finetune.variant both   with one exit, and with several that answer together
 
 Fine-tune the best networks of a search, test them once, export them, and write the report: the last stage of
@@ -65,8 +65,8 @@ they should.
 Measure on this machine how long exported networks take: warm-up, then the median and quartiles of many runs.
 """,
     "report": """examples:
-  nat2 report runs/photos                                 draw report.html again; also of a run at work
-  nat2 report runs/photos --references published.csv      beside networks of your choice
+  nat2 report runs/photos                                 draw report.html again; also of a run in progress
+  nat2 report runs/photos --references published.csv      with networks of your choice for comparison
   nat2 report runs/photos runs/fast --out both.html       compare runs
 
 Write the page of a run: its networks, sliders that single one out, how the search went, and what good networks have in

@@ -69,7 +69,7 @@ def _report_arguments(parser: ArgumentParser) -> None:
         "--references",
         type=str,
         default="",
-        help="CSV file of networks to show beside: name, accuracy, params, macs, ...",
+        help="CSV file of networks to show for comparison: name, accuracy, params, macs, ...",
     )
 
 
@@ -208,7 +208,7 @@ def check_settings(given: Namespace) -> None:
 
 
 def _settings(given: Namespace) -> tuple[RunConfig, dict[str, Any]]:
-    """The configuration that was given, and the options beside it as the functions call them."""
+    """The configuration that was given, and the other options, by the functions' names for them."""
     settings = dict(vars(given))
     settings.pop("config")
     options: dict[str, Any] = {

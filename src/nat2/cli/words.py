@@ -23,7 +23,7 @@ def underscored(words: list[str]) -> list[str]:
 
 
 def expanded(words: list[str]) -> list[str]:
-    """``~`` in the paths of files of settings, which shells leave alone behind ``=``; and `off` as `none`."""
+    """``~`` in the paths of files of settings, which shells do not expand after ``=``; and `off` as `none`."""
     changed = list(words)
     for number, word in enumerate(words):
         name, equals, value = word.partition("=")

@@ -1,4 +1,4 @@
-"""The verbs: a run, or a part of one. Each continues what was begun before in its folder, and ends in words."""
+"""The verbs: a run, or a part of one. Each continues what was begun before in its folder, and prints a summary."""
 
 from __future__ import annotations
 
@@ -298,7 +298,7 @@ def finetune_and_report(
     chosen: Sequence[Evaluation[Arch]],
     further: Sequence[Arch],
 ) -> list[Result]:
-    """Polish what the search chose and what the user asked for beside, measure latencies, and report.
+    """Fine-tune what the search chose and what the user named in addition, measure latencies, and report.
 
     Returns:
         All networks of the run, those among them that were asked for before.

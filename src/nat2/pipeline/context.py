@@ -29,7 +29,7 @@ from nat2.training.teacher import calibration_images
 
 @dataclass(frozen=True)
 class RunContext:
-    """A run that is at work."""
+    """A run in progress."""
 
     plan: RunPlan
     folder: RunFolder
@@ -98,7 +98,7 @@ class RunContext:
 
     @property
     def recorded(self) -> tuple[Objective, ...]:
-        """What is recorded beside that, and held within the budget."""
+        """What is recorded in addition, and held within the budget."""
         return self.plan.recorded
 
     def training(self, state: Path, *, unit: str) -> TrainingContext:

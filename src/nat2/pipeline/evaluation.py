@@ -100,7 +100,7 @@ class Evaluator:
     def error(
         self, network: SuperNetwork, arch: Arch, *, share: float = 1.0, normalize: Normalize | None = None
     ) -> float:
-        """Share of misclassified validation images, of all or of a part of them; calibrated unless told otherwise."""
+        """Share of misclassified validation images, of all or of a part of them; calibrated by default."""
         normalize = normalize or normalize_by(self.statistics(network, arch, share=share))
         images = self.validation.part(share)
         answer = partial(network, arch=arch, normalize=normalize)

@@ -50,7 +50,7 @@ def export(
         The folders.
 
     Raises:
-        RunError: it is no run, has no such network, or is at work; or the target cannot be written.
+        RunError: it is no run, has no such network, or is still running; or the target cannot be written.
         CheckpointError: a file is damaged.
         DataError: 8 bits are asked for, and the images are gone.
     """

@@ -33,23 +33,23 @@ from nat2.space import Arch, Macro, cost
 from nat2.supernet import SuperNetwork, SuperNetworks, extract, normalize_by_stored
 from nat2.supernet.static import channels_last
 from nat2.training.context import TrainingContext
+from nat2.training.continued import ContinuedFinetuning
 from nat2.training.distill import Teacher, exit_weights, joint_accuracy
 from nat2.training.finetune import Finetuned, finetune
 from nat2.training.lesson import answers_of
-from nat2.training.polish import Polishing
 from nat2.training.settings import FinetuneSettings
 from nat2.training.teacher import largest_as_teacher
 from nat2.wording import counted
 
 _OF_EXITS = ("error", "params", "macs", "memory", "latency")
-"""What can be told of a network with several exits; a bound on anything else leaves those out."""
+"""What is known of a network with several exits; a bound on anything else excludes those."""
 _WORTH = 0.25  # of the way from chance to no error at all, which inherited weights have to have made
 ENSEMBLE = "-ee"
 """What the id of a network with several exits ends in."""
 
 
 def select_networks(context: RunContext, found: SearchResult[Arch]) -> list[Evaluation[Arch]]:
-    """The networks to polish: of the front, the best in each objective and the high-trade-off ones."""
+    """The networks to fine-tune: of the front, the best in each objective and the high-trade-off ones."""
     # Of networks that are otherwise equal, the faster.
     candidates = sorted(found.front, key=lambda evaluation: evaluation["macs"])
     values = minimised(candidates, context.objectives)
@@ -100,7 +100,7 @@ def works_for(context: RunContext, networks: SuperNetworks, evaluations: Sequenc
     """Each network with its own exit, with several, or once each, as the settings say."""
     unknown = [each.name for each in context.quantities if each.bounded and each.name not in _OF_EXITS]
     if unknown:
-        context.progress.say(f"networks with several exits are left out: nobody knows their {', '.join(unknown)}")
+        context.progress.say(f"networks with several exits are left out, because they have no {', '.join(unknown)}")
     return [
         Work(evaluation, exits)
         for evaluation in evaluations
@@ -186,8 +186,8 @@ def _beaten(
     afresh = sum(not inherits(context, work) for work in works)
     if afresh:
         context.progress.say(
-            f"fine-tune: {counted(afresh, 'network')} of {len(works)} from random weights, since what the "
-            "super-network's know is hardly better than chance"
+            f"fine-tune: {counted(afresh, 'network')} of {len(works)} from random weights, since those of the "
+            "super-network are hardly better than chance"
         )
 
     def measured(work: Work) -> float:
@@ -196,7 +196,7 @@ def _beaten(
         if done is not None:
             context.progress.step(FoundDone(first))
             return done.val_accuracy
-        return _polishing(context, networks[work.evaluation.arch.width], work, teacher).measured()
+        return _continued(context, networks[work.evaluation.arch.width], work, teacher).measured()
 
     compared: dict[str, Evaluation[Arch]] = {}
     for work, accuracy, _ in context.processes.spread(measured, works, costs=_costs(works)):
@@ -226,7 +226,7 @@ def inherits(context: RunContext, work: Work) -> bool:
     return accuracy.share - chance >= _WORTH * (1 - chance)
 
 
-def _polishing(context: RunContext, network: SuperNetwork, work: Work, teacher: Teacher | None) -> Polishing:
+def _continued(context: RunContext, network: SuperNetwork, work: Work, teacher: Teacher | None) -> ContinuedFinetuning:
     """The fine-tuning of a network, where it stands."""
     arch, exits = work.evaluation.arch, work.exits
     if inherits(context, work):
@@ -234,7 +234,7 @@ def _polishing(context: RunContext, network: SuperNetwork, work: Work, teacher: 
     else:
         generator = torch_generator(context.config.seed, "afresh", arch.key)
         start = extract(SuperNetwork(network.macro, generator=generator), arch, exits=exits)
-    return Polishing(
+    return ContinuedFinetuning(
         channels_last(start, context.processes.device),
         context.dataset.val,
         context.config.finetune,
@@ -280,7 +280,7 @@ def finetune_network(
             teacher=teacher,
         )
     else:
-        finetuned = _polishing(context, network, work, teacher).finished(allowed=allowed)
+        finetuned = _continued(context, network, work, teacher).finished(allowed=allowed)
         if not inherits(context, work):
             finetuned = dataclasses.replace(finetuned, calibrated_val_accuracy=1 - work.evaluation["error"])
     return _shipped(context, network, work.evaluation, exits, finetuned, work.id)

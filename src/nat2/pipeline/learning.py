@@ -10,7 +10,7 @@ import numpy as np
 from nat2.runs.accuracy import Accuracy
 
 _CHANCE = 0.97  # of the loss of guessing, above which nothing was learned
-_BLIND = 0.1  # a tau below which the predictor orders networks hardly better than a coin
+_BLIND = 0.1  # a tau below which the predictor orders networks little better than chance
 
 
 def nothing_trained(loss: float | None, classes: int, accuracies: Sequence[Accuracy]) -> str:
@@ -35,7 +35,7 @@ def nothing_trained(loss: float | None, classes: int, accuracies: Sequence[Accur
 
 
 def nothing_predicted(taus: Sequence[float | None], images: int) -> str:
-    """A sentence if the accuracy predictor could not tell good networks from bad ones, else nothing.
+    """A sentence if the accuracy predictor could not distinguish good networks from bad ones, else nothing.
 
     Args:
         taus: Kendall's tau of each generation's predictions; None where it could not be computed.

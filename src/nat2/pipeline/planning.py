@@ -125,8 +125,8 @@ def account(
     if config.adapt.adapts and search.generations:
         searching += f", {config.adapt.length(images).steps:,} steps of adaptation in each"
     length = config.finetune.length(images)
-    polishing = f"{counted(config.networks, 'network')}, {length.steps:,} steps each ({_passes(length.steps, length)})"
-    words = {"train": ", ".join(parts), "search": searching, "fine-tune and export": polishing}
+    finetuning = f"{counted(config.networks, 'network')}, {length.steps:,} steps each ({_passes(length.steps, length)})"
+    words = {"train": ", ".join(parts), "search": searching, "fine-tune and export": finetuning}
     expected: Mapping[str, float] = dict.fromkeys(words, 0.0) if seconds is None else seconds
     stages = tuple(StageEntry(name, words.get(name, ""), value) for name, value in expected.items())
     return TimePlan(time=config.time, stages=stages, resolutions=resolutions)

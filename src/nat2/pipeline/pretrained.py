@@ -91,7 +91,7 @@ def recalled(config: RunConfig, stored: Path) -> RunConfig:
     try:
         held = yaml.safe_load(stored.read_text())
         begun = RunConfig(**{name: held[name] for name in ("family", "width", "stem_stride", "pretrained")})
-    except (OSError, yaml.YAMLError, Nat2Error, KeyError, TypeError):  # told when the folder is claimed
+    except (OSError, yaml.YAMLError, Nat2Error, KeyError, TypeError):  # reported when the folder is claimed
         return config
     if {path.resolve() for path in paths} != {Path(path) for path in parts_of(begun.pretrained)}:
         return config

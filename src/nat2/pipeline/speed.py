@@ -96,8 +96,8 @@ def stage_seconds(plan: RunPlan, images: int, speed: Speed) -> dict[str, float]:
     searching += search.generations * _GENERATION_SECONDS
     if adapts:
         searching += search.generations * config.adapt.length(images).steps * speed.adaptation
-    polishing = config.networks * finetuning_seconds(config.finetune, images, speed.finetuning, pt2=config.pt2)
-    return {"train": training, "search": searching, "fine-tune and export": polishing}
+    finetuning = config.networks * finetuning_seconds(config.finetune, images, speed.finetuning, pt2=config.pt2)
+    return {"train": training, "search": searching, "fine-tune and export": finetuning}
 
 
 def finetuning_seconds(settings: FinetuneSettings, images: int, steps: Sequence[float], *, pt2: bool = False) -> float:

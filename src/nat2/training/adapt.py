@@ -35,7 +35,7 @@ def estimate_distributions(space: SearchSpace, genomes: Genomes, *, smoothing: f
     Args:
         space: The search space.
         genomes: Canonical genomes of the good networks, shape (n, genes).
-        smoothing: Added to the count of every value; values that stand for the layer of a smaller one count with it.
+        smoothing: Added to the count of every value; values that share the layer of a smaller one are counted with it.
     """
     distinct = space.canonical_codes == np.arange(len(space.canonical_codes))
     distributions = []
@@ -164,7 +164,7 @@ class Adaptation:
         context.step(FoundDone(self._before(self._done)))
 
     def _before(self, part: int) -> int:
-        """Steps in front of a part; those of all generations are numbered on."""
+        """Number of steps before a part, counted over all generations."""
         generation, within = divmod(part, max(1, self._length.parts))
         return generation * self._length.steps + self._length.before(within)
 

@@ -1,4 +1,4 @@
-"""What every training loop of a run is given beside what it trains."""
+"""What every training loop of a run needs, apart from what it trains."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nat2.data.transform import Pipeline
 from nat2.processes import ALONE, Processes
 from nat2.progress import SILENT, Reporter
 
-CHECKPOINT_INTERVAL = 5.0  # seconds of training that a kill may cost beside the epoch that it interrupts
+CHECKPOINT_INTERVAL = 5.0  # seconds of training that a kill may cost, in addition to the epoch that it interrupts
 
 
 @dataclass(frozen=True, kw_only=True)

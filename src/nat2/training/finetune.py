@@ -37,7 +37,7 @@ class Finetuned:
     val_accuracy: float
     """Of phase 1 (at its best epoch if it has one), which has not seen the validation images, and the exits kept."""
     epochs: int
-    """The best epoch E*, 0 if no epoch was better than the inherited weights; or the epochs made by `Polishing`."""
+    """The best epoch E*, 0 if no epoch was better than the inherited weights; or those of a continued fine-tuning."""
     val_logits: Tensor
     """What the exits kept said of the validation images at that epoch, shape (exits, N, classes)."""
 
@@ -244,7 +244,7 @@ def _train(
     longest: int,
     last: int,
 ) -> None:
-    """One epoch; those of phase 2 are numbered on behind phase 1's `longest`. The cosine ends behind epoch `last`."""
+    """One epoch; epochs of phase 2 are numbered from `longest` on. The cosine ends after epoch `last`."""
     epoch = steps_per_epoch(len(split), lesson.batch_size)
     schedule = Schedule(lesson.rate, epoch * last, final=1e-8)
     first = part % longest * epoch

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from nat2.data.transform import steps_per_epoch
 
 _PART = 25  # steps between two moments at which a training counted in steps can be interrupted
-_BATCHES = ((150, 16), (1500, 32))  # up to so many images, batches of so many
+_BATCHES = ((150, 16), (1500, 32))  # (most images, batch size)
 _LARGE_BATCH = 64
 _SMALL, _GROWTH = 2000, 4.0  # images up to which the fewest steps are made; how many times as many at most
 
@@ -23,7 +23,7 @@ def batch_size_for(given: int | None, images: int) -> int:
 
 
 def growth(images: int) -> float:
-    """How many times the fewest steps a stage makes with so many training images, from 1 to 4.
+    """The factor from 1 to 4 by which the number of training images multiplies the steps of each stage.
 
     Below the lower bound a network does not learn however few images there are; above the upper one the time of a quick
     run is better spent elsewhere.
@@ -49,7 +49,7 @@ class Length:
         return Length(steps, -(-steps // _PART), epoch)
 
     def before(self, part: int) -> int:
-        """Steps in front of a part, which is counted from 0."""
+        """Steps before a part, which is counted from 0."""
         return part * self.steps // max(1, self.parts)
 
     def within(self, part: int) -> int:

@@ -1,4 +1,4 @@
-"""What fine-tuning does again and again: some steps of one network, and what its exits answer."""
+"""The building blocks of fine-tuning: some steps of one network, and the logits of its exits."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Lesson:
 
     @staticmethod
     def of(pipeline: Pipeline, settings: FinetuneSettings, seed: int, images: int, teacher: Teacher | None) -> Lesson:
-        """For so many training images; `teacher` is asked only if its answers weigh something."""
+        """For a number of training images; `teacher` is used only if its weight is not 0."""
         batch_size = batch_size_for(settings.batch_size, images)
         return Lesson(pipeline, settings, seed, batch_size, teacher if settings.kd_ratio else None)
 

@@ -199,7 +199,7 @@ def save_state(
     *,
     keep_previous: bool = True,
 ) -> None:
-    """Write weights, optimiser and where training stands: the resume point. The one before is kept beside it."""
+    """Write weights, optimiser and where training stands: the resume point. The previous one is kept."""
     tensors = {f"weights.{name}": tensor for name, tensor in network.state_dict().items()}
     for name, parameter in network.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():

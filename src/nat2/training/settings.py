@@ -17,7 +17,7 @@ ScheduleName = Literal["uniform", "short", "ofa", "ofav2", "transfer", "short-tr
 
 
 _PAIR = 2  # images in a batch: one image has no batch statistics
-_ADAPTATION, _POLISHING = 50, 1200  # steps of a generation and of a network, at least
+_ADAPTATION, _FINETUNING = 50, 1200  # steps of a generation and of a network, at least
 
 
 def check_length(settings: Phase | AdaptSettings | FinetuneSettings, of: str, *, minimum: int = 0) -> None:
@@ -54,7 +54,7 @@ class Phase:
     levels: tuple[int, ...] = (3,)
     """How many of a layer's parallel blocks may be active; ignored by the families without them."""
     subnets: int = 1
-    """Sub-networks a step, whose gradients are added."""
+    """Sub-networks per step, whose gradients are added."""
     joint: bool = False
     """Train all exits of the largest network at once instead of sampled sub-networks."""
     epochs: int | None = None
@@ -94,7 +94,7 @@ class Phase:
         )
 
     def length(self, images: int, batch_size: int) -> Length:
-        """How long it is, with so many training images in batches of this size."""
+        """How long it is, with this number of training images in batches of this size."""
         return Length.of(images, batch_size, epochs=self.epochs, steps=self.steps)
 
     def longer(self, factor: float) -> Phase:
@@ -171,7 +171,7 @@ class ShrinkSettings:
     """What the phases have in common."""
 
     batch_size: int | None = None
-    """Images a step; by default 16 for up to 150 training images, 32 up to 1,500, else 64."""
+    """Images per step; by default 16 for up to 150 training images, 32 up to 1,500, else 64."""
     weight_decay: float = 3e-5
     """Weight decay of SGD; batch norms and biases have none."""
     label_smoothing: float = 0.1
@@ -183,12 +183,12 @@ class ShrinkSettings:
     first exit, which needs it when training is short, or ascending (published for OFAv2)."""
     teacher: Literal["progressive", "fixed", "widest"] | None = None
     """The largest network as each phase finds it (OFAv2), as the first phase leaves it (OFA), or, for all widths, that
-    of the widest behind its first phase (NAT's warm-up); by default `widest` in a transfer, else `progressive`."""
+    of the widest after its first phase (NAT's warm-up); by default `widest` in a transfer, else `progressive`."""
     clip: float | None = None
     """Largest norm of the gradient, applied after each sub-network, 0 for none; by default 5 in a transfer
     (published), else none."""
     sampling: Literal["uniform", "sandwich"] = "uniform"
-    """Random sub-networks in each step, or the largest and the smallest open ones beside them."""
+    """Random sub-networks in each step, or the largest and the smallest open ones in addition."""
     corners: int = 0
     """Networks with every choice at an end, whose mean validation accuracy chooses each phase's epoch; 0: the last."""
     calibration_images: int = 512
@@ -211,17 +211,17 @@ class AdaptSettings:
     """How the super-network is adapted between two generations."""
 
     epochs: int | None = None
-    """Passes over the training images a generation; 0 leaves the weights as they are. Or give `steps`."""
+    """Passes over the training images per generation; 0 leaves the weights as they are. Or give `steps`."""
     steps: int | None = None
-    """Gradient steps a generation; by default 50, and up to four times as many with more than 2,000 training images."""
+    """Gradient steps per generation; by default 50, up to four times as many with more than 2,000 training images."""
     lr: float = 0.01
     """Largest learning rate; one cosine spans the whole search."""
     warmup_epochs: float = 1.0
     """Epochs at the very start in which the learning rate rises from 1e-4."""
     subnets: int = 2
-    """Sub-networks a step, whose gradients are added."""
+    """Sub-networks per step, whose gradients are added."""
     batch_size: int | None = None
-    """Images a step; by default 16 for up to 150 training images, 32 up to 1,500, else 64."""
+    """Images per step; by default 16 for up to 150 training images, 32 up to 1,500, else 64."""
     weight_decay: float = 3e-4
     """Weight decay of SGD; batch norms and biases have none."""
     kd_ratio: float = 1.0
@@ -232,7 +232,7 @@ class AdaptSettings:
     """Sub-networks are drawn gene by gene: from the smoothed histogram of the good networks, from SciPy's best-fitting
     distribution (what NAT intended), or every value alike."""
     smoothing: float = 1.0
-    """Added to the count of every value of a gene that says something of its own, so that none dies out."""
+    """Added to the count of every value that changes the network, so that none dies out."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -288,7 +288,7 @@ class FinetuneSettings:
     weight_decay: float | None = None
     """Weight decay of all weights; by default 0.01 with AdamW and 5e-4 with SGD (published)."""
     batch_size: int | None = None
-    """Images a step; by default 16 for up to 150 training images, 32 up to 1,500, else 64."""
+    """Images per step; by default 16 for up to 150 training images, 32 up to 1,500, else 64."""
     label_smoothing: float = 0.1
     """Smoothing of the labels while training, from 0 (published) to below 1."""
     variant: Variant = "auto"
@@ -319,8 +319,8 @@ class FinetuneSettings:
             raise ConfigError(f"`measured_at` of the fine-tuning must be above 0 and at most 1; got {self.measured_at}")
 
     def length(self, images: int) -> Length:
-        """How long a network is trained, with so many training images; with `restart` twice at most."""
-        steps = round(_POLISHING * growth(images)) if self.epochs is None and self.steps is None else self.steps
+        """How long a network is trained, given the number of training images; with `restart`, at most twice that."""
+        steps = round(_FINETUNING * growth(images)) if self.epochs is None and self.steps is None else self.steps
         return Length.of(images, batch_size_for(self.batch_size, images), epochs=self.epochs, steps=steps)
 
     def phases(self, images: int) -> tuple[Length, Length]:

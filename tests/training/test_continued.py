@@ -11,9 +11,9 @@ import torch
 
 from nat2.supernet import StaticNetwork, SuperNetwork, calibrate, extract
 from nat2.training import lesson
+from nat2.training.continued import ContinuedFinetuning
 from nat2.training.finetune import Finetuned
 from nat2.training.optimise import set_learning_rate
-from nat2.training.polish import Polishing
 from nat2.training.settings import FinetuneSettings
 from tests.pixels import pixels_of
 from tests.training.conftest import PIPELINE, SPACE, context_of, corners, kill_after, same_weights, weights_of
@@ -30,8 +30,10 @@ def inherited(network: SuperNetwork, request: pytest.FixtureRequest) -> StaticNe
     return extract(network, arch, statistics, exits=exits)
 
 
-def begin(inherited: StaticNetwork, state: Path, settings: FinetuneSettings = SETTINGS, **options: Any) -> Polishing:
-    return Polishing(inherited, corners(48, seed=1), settings, context_of(corners(96), state, **options))
+def begin(
+    inherited: StaticNetwork, state: Path, settings: FinetuneSettings = SETTINGS, **options: Any
+) -> ContinuedFinetuning:
+    return ContinuedFinetuning(inherited, corners(48, seed=1), settings, context_of(corners(96), state, **options))
 
 
 def facts(result: Finetuned) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""Fine-tuning in one go: on training images first and, once the network has been measured, on all images."""
+"""Continued fine-tuning: on training images first and, once the network has been measured, on all images."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class _Standing:
     """Validation accuracy after the first phase, once it is over."""
 
 
-class Polishing:
-    """The fine-tuning of one network; it may rest after its first phase, and go on in another process.
+class ContinuedFinetuning:
+    """The fine-tuning of one network; it can be paused after its first phase and continued in another process.
 
     Phase 1 trains the inherited weights on the training images along a cosine, and measures the network on the
     validation images. Phase 2 goes on with these weights on training and validation images along a lower cosine; its
@@ -123,7 +123,7 @@ class Polishing:
         saved = time.monotonic()
         for part in range(self._standing.parts, length.parts):
             steps = range(length.before(part), length.before(part + 1))
-            number = part + phase * self._phases[0].parts  # those of phase 2 are numbered on
+            number = part + phase * self._phases[0].parts  # phase 2 continues the numbers of phase 1
             self._lesson.train(self._network, self._optimizer, split, schedule, steps=steps, part=number)
             self._standing = replace(self._standing, parts=part + 1)
             if context.is_due(saved):
