@@ -148,7 +148,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(given.images, given.keep, length, Path(scratch))
         for case in (Case(*each) for each in itertools.product(sets, kinds, range(seeds))):
-            fronts = {preset: front(bench, case, preset) for preset in PRESETS}
+            fronts: dict[str, Points] = {preset: front(bench, case, preset) for preset in PRESETS}
             volumes = compared(fronts)
             gains.append(volumes["nat2"][0] - volumes["nat"][0])
             rows += rows_of(str(case), fronts)

@@ -4,12 +4,12 @@
     python benchmarks/worth.py --images FOLDER --quick                      three sets, one seed, 15 minutes
 
 For each set and seed: a run (of default length, or with `--time`); three networks made by hand
-(`benchmarks/handmade.py`), each in a third of the run's processor time; and the medium one in all of it. Those begin with
-random weights. Compared is what a user takes of the run, the most accurate on validation images with no more parameters,
-on the same test images. FOLDER holds sets as folders with `train.npz` and `test.npz` or `val.npz`: image files joined end
-to end (`data`), where each begins (`offsets`), and `labels`; or one .npz file of arrays. Sets that it does not hold are
-left out; the drawn shapes and the bundled digits need none. What is done is kept under `--keep`, one file for each set
-and seed, and not repeated.
+(`benchmarks/handmade.py`), each in a third of the run's processor time; and the medium one in all of it. Those begin
+with random weights. Compared is what a user takes of the run, the most accurate on validation images with no more
+parameters, on the same test images. FOLDER holds sets as folders with `train.npz` and `test.npz` or `val.npz`: image
+files joined end to end (`data`), where each begins (`offsets`), and `labels`; or one .npz file of arrays. Sets that
+it does not hold are left out; the drawn shapes and the bundled digits need none. What is done is kept under `--keep`,
+one file for each set and seed, and not repeated.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from nat2.nas.select import (
     hypervolume,
     non_dominated,
     recommend,
+    spread_out,
     spread_subset,
     survive,
     trade_offs,
@@ -115,6 +116,38 @@ def test_recommended_are_the_best_of_each_objective_and_more(
     assert len(set(chosen)) == len(chosen) == min(wanted, len(front))
     if wanted >= dimensions:
         assert (front[chosen].min(0) == front.min(0)).all()
+
+
+def test_networks_are_spread_over_sizes_by_their_ratios() -> None:
+    sizes = 1000.0 * 2.0 ** np.arange(11)
+    front = np.stack([np.linspace(0.5, 0.1, 11), sizes], axis=1)
+    chosen = spread_out(front, 3).tolist()
+    assert chosen[-1] == 10
+    assert np.diff(chosen).min() >= 3  # a factor of 8; on a linear scale all but one would lie in the upper half
+    assert np.diff(spread_out(front, 6)).max() <= 3
+
+
+def test_bends_among_small_networks_do_not_crowd_out_the_others() -> None:
+    bends = [[0.40, 1000], [0.38, 1010], [0.35, 1020], [0.345, 1050], [0.33, 1060], [0.325, 1100]]
+    front = np.array([*bends, [0.2, 8000], [0.1, 60_000]])
+    assert {6, 7} <= set(spread_out(front, 3).tolist())
+
+
+def test_the_most_accurate_is_always_among_those_spread_out() -> None:
+    front = np.array([[0.5, 10.0], [0.1, 20], [0.06, 50], [0.052, 60], [0.05, 900], [0.3, 12], [0.2, 15]])
+    for count in range(1, 8):
+        assert 4 in spread_out(front, count)
+        assert 3 in spread_out(front, count, noise=0.005)
+    assert 4 not in spread_out(front, 2, noise=0.005)
+
+
+@given(st.integers(2, 30), st.integers(1, 3), st.integers(1, 10), st.integers(0, 2**32 - 1))
+def test_different_rows_of_the_front_are_spread_out(count: int, dimensions: int, wanted: int, seed: int) -> None:
+    rows = points(count, dimensions, seed)
+    front = np.concatenate([rows[non_dominated(rows)]] * 2)  # equal rows are returned once
+    chosen = spread_out(front, wanted).tolist()
+    assert chosen == sorted(set(chosen))
+    assert len(np.unique(front[chosen], axis=0)) == len(chosen) == min(wanted, len(np.unique(front, axis=0)))
 
 
 @pytest.mark.parametrize(

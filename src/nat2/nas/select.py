@@ -13,6 +13,7 @@ from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 from nat2.nas.evolve import Objectives, reference_directions
 
+_BEYOND = 1.1  # the reference point, relative to the range of the front: so that its ends count too
 Indices = NDArray[np.int64]
 Violated = NDArray[np.float64]
 """How much each row violates bounds, shape (n,); 0 for nothing."""
@@ -111,7 +112,7 @@ def gaining_subset(values: Objectives, front: Objectives, count: int) -> Indices
     low, high = both.min(0), both.max(0)
     span = np.where(high > low, high - low, 1.0)
     candidates, points = (values - low) / span, (front - low) / span
-    measured = HV(ref_point=np.full(values.shape[1], 1.1))
+    measured = HV(ref_point=np.full(values.shape[1], _BEYOND))
     chosen: list[int] = []
     left = dict.fromkeys(range(len(values)), np.inf)
     for _ in range(min(count, len(values))):
@@ -185,6 +186,36 @@ def recommend(front: Objectives, count: int, *, noise: float = 0.0) -> Indices:
         order = np.argsort(-trade_offs(rows), kind="stable")
         different = different[list(dict.fromkeys([*best, *map(int, order)]))[:count]]
     return np.sort(different)
+
+
+def spread_out(front: Objectives, count: int, *, noise: float = 0.0) -> Indices:
+    """The rows to return of a front so that there is a good one for every size, ascending.
+
+    First the best in the error, then one after the other the row that adds most to the hypervolume, with costs in
+    logarithms: from 10,000 to 20,000 parameters is as far as from 100,000 to 200,000. `recommend` prefers bends of the
+    front, which lie close together among small networks.
+
+    Args:
+        front: Objectives, the error first, shape (n, objectives).
+        count: How many rows to return, at most.
+        noise: As for `recommend`.
+    """
+    _, different = np.unique(front, axis=0, return_index=True)
+    rows = front[different].astype(np.float64)
+    if len(rows) <= count:
+        return np.sort(different)
+    for column in range(1, rows.shape[1]):
+        if rows[:, column].min() > 0:
+            rows[:, column] = np.log(rows[:, column])
+    spans = np.maximum(rows.max(0) - rows.min(0), 1e-12)
+    scaled = (rows - rows.min(0)) / spans
+    within = rows[:, 0] <= rows[:, 0].min() + noise
+    chosen = [int(np.lexsort((rows[:, 0], scaled[:, 1:].sum(1), ~within))[0])]
+    measured = HV(ref_point=np.full(rows.shape[1], _BEYOND))
+    while len(chosen) < count:
+        volumes = [-1.0 if row in chosen else float(measured(scaled[[*chosen, row]])) for row in range(len(rows))]
+        chosen.append(int(np.argmax(volumes)))
+    return np.sort(different[chosen])
 
 
 def hypervolume(

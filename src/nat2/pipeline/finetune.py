@@ -21,7 +21,7 @@ from nat2.nas.archive import Evaluation
 from nat2.nas.budget import format_bound, format_value
 from nat2.nas.front import front, minimised
 from nat2.nas.search_result import SearchResult
-from nat2.nas.select import recommend
+from nat2.nas.select import recommend, spread_out
 from nat2.pipeline.context import RunContext
 from nat2.pipeline.evaluation import BYTES
 from nat2.processes import ALONE
@@ -49,13 +49,14 @@ ENSEMBLE = "-ee"
 
 
 def select_networks(context: RunContext, found: SearchResult[Arch]) -> list[Evaluation[Arch]]:
-    """The networks to fine-tune: of the front, the best in each objective and the high-trade-off ones."""
+    """The networks of the front to fine-tune."""
     # Of networks that are otherwise equal, the faster.
     candidates = sorted(found.front, key=lambda evaluation: evaluation["macs"])
     values = minimised(candidates, context.objectives)
     lowest = values[:, 0].min()
     noise = standard_error(1 - lowest, len(context.evaluator.validation))
-    chosen = [candidates[index] for index in recommend(values, context.config.networks, noise=noise)]
+    choose = spread_out if context.config.finetune.choice == "spread" else recommend
+    chosen = [candidates[index] for index in choose(values, context.config.networks, noise=noise)]
     context.progress.say(f"fine-tune: {len(chosen)} of the {counted(len(candidates), 'network')} that no other beats")
     if not found.feasible:
         bounds = [each for each in context.quantities if each.bounded]

@@ -46,7 +46,7 @@ class RunConfig:
     budget: str = ""
     """Bounds that the search keeps to, separated by commas: `params<=200k,latency<=3ms`."""
     networks: int = 6
-    """How many networks to fine-tune and export: the best in each objective, then those of the highest trade-off."""
+    """How many networks to fine-tune and export, at most (see `finetune.choice`)."""
     time: str = ""
     """How long the run may take, like `15m`, `2h` or `90s`: the speed of this machine is measured and every length that
     is not given is chosen by it, once, and written into config.yaml; without it, lengths by the number of images."""
@@ -361,7 +361,15 @@ _PUBLISHED: dict[str, Any] = {
     "width": "1.0",
     "networks": 4,
     "adapt": {"epochs": 5, "lr": 2.5e-3, "warmup_epochs": 5.0, "subnets": 4, "batch_size": 256},
-    "finetune": {"epochs": 150, "batch_size": 64, "lr": 1e-4, "label_smoothing": 0.0, "anneal": False, "restart": True},
+    "finetune": {
+        "epochs": 150,
+        "batch_size": 64,
+        "lr": 1e-4,
+        "label_smoothing": 0.0,
+        "anneal": False,
+        "restart": True,
+        "choice": "trade-off",
+    },
 }
 PRESETS: dict[Preset, dict[str, Any]] = {
     "quick": {},

@@ -12,6 +12,7 @@ from nat2.validation import check_at_least, check_not_negative, check_positive, 
 
 Ramp = Literal["DESC", "ASC", "MIX", "UNIF"]
 """AEP's weights over the exits: descending, ascending, descending for losses and ascending for outputs, uniform."""
+Choice = Literal["spread", "trade-off"]
 Variant = Literal["auto", "single", "ensemble", "both"]
 ScheduleName = Literal["uniform", "short", "ofa", "ofav2", "transfer", "short-transfer"]
 
@@ -270,6 +271,9 @@ class FinetuneSettings:
     """Passes over the training images; 0 leaves the networks as the search found them. Or give `steps`."""
     steps: int | None = None
     """Gradient steps; by default 1,200, and up to four times as many with more than 2,000 training images."""
+    choice: Choice = "spread"
+    """Which networks of the front are returned: the most accurate, and those that together cover all sizes best
+    (`spread`), or the best in each objective, and those of the highest trade-off (`trade-off`, published)."""
     measured_at: float = 0.6
     """Share of the steps after which a network is measured on the validation images, from which on it learns from them
     too; networks that others beat stop there."""
