@@ -111,7 +111,7 @@ def test_super_networks_of_several_widths_are_one_space() -> None:
     narrow, wide = Macro(classes=10), Macro(classes=10, width=1.2)
     space = SearchSpace.of((narrow, wide), (48, 56, 64))
     assert space == EE
-    with pytest.raises(ConfigError, match="nothing but their width; got EE_B, EE_D"):
+    with pytest.raises(ConfigError, match="may differ only in width; got EE_B, EE_D"):
         SearchSpace.of((narrow, Macro(classes=10, width=1.2, dense_skips=False)), (64,))
     with pytest.raises(ConfigError, match="different values in ascending order"):
         SearchSpace.of((narrow, narrow), (64,))

@@ -20,7 +20,7 @@ MBCONV, CONVOLUTION, TRANSFORMATION = 4, 2, 1
 
 
 class Layer(NamedTuple):
-    """One layer: an inverted bottleneck (MBConv), and in the parallel families what stands beside or instead of it."""
+    """One layer: an inverted bottleneck (MBConv); in the parallel families, the blocks next to it or in its place."""
 
     kernel: int
     """Size of the depthwise kernel; 0 without an inverted bottleneck."""
@@ -43,8 +43,8 @@ class Layer(NamedTuple):
 class Arch:
     """One sub-network. Only what is expressed is stored, so equal networks are equal objects.
 
-    The number of layers in a stage is its depth, the number of stages is the exit that answers (1..5).
-    Kernel sizes of skipped layers and stages beyond the exit do not exist here; they have no value to differ in.
+    The number of layers in a stage is its depth, the number of stages is the exit that is used (1..5).
+    Skipped layers and stages beyond the exit are not stored, so two equal networks cannot differ in them.
     """
 
     resolution: int
@@ -78,7 +78,7 @@ class Arch:
 
     @property
     def exit(self) -> int:
-        """The exit that answers, counted from 1 (the exit closest to the input)."""
+        """The exit that is used, counted from 1 (the one closest to the input)."""
         return len(self.stages)
 
     @property
@@ -163,10 +163,10 @@ class Arch:
 
     @staticmethod
     def from_ofa(data: Mapping[str, Any], *, resolution: int | None = None, width: float | None = None) -> Arch:
-        """Read the dictionary of the OFA tools; `resolution` and `width` stand in for absent ``r`` and ``w``.
+        """Read the dictionary of the OFA tools; `resolution` and `width` are used where it has no ``r`` or ``w``.
 
-        ``ks``, ``e`` and ``nw`` hold 20 values, or one an active layer (the form of ``.subnet`` files); a single
-        number stands for all, and an absent ``nw`` for inverted bottlenecks alone.
+        ``ks``, ``e`` and ``nw`` hold 20 values, or one per active layer (as in ``.subnet`` files); a single number
+        applies to all layers, and without ``nw`` every layer is an inverted bottleneck.
 
         Raises:
             ArchError: a key is absent, a list has the wrong length, or a value is not a whole number in its range.
@@ -187,7 +187,7 @@ class Arch:
         active = sum(d[:exit_number])
         if len(d) != 5 or not {len(ks), len(e), len(nw)} <= {20, active, sum(d)}:
             raise ArchError(
-                "an OFA dictionary holds `d` of 5 values, and `ks`, `e` and `nw` of 20 values or of one an active "
+                "an OFA dictionary holds `d` of 5 values, and `ks`, `e` and `nw` of 20 values or of one per active "
                 f"layer; got {len(d)}, {len(ks)}, {len(e)} and {len(nw)}"
             )
         if not 1 <= exit_number <= 5 or not all(1 <= depth <= 4 for depth in d) or not set(nw) <= set(range(1, 8)):
@@ -202,10 +202,10 @@ class Arch:
 
     @staticmethod
     def from_nat(text: str, *, resolutions: Sequence[int], widths: Sequence[float] = (1.0, 1.2)) -> Arch:
-        """Read NAT's string of 22 genes, e.g. ``08 0 1100 1440 5510 5220 8877`` (spaces are not looked at).
+        """Read NAT's string of 22 genes, e.g. ``08 0 1100 1440 5510 5220 8877`` (spaces are ignored).
 
         One or two digits index the resolutions, one the widths, and twenty are layer genes: 0 skips a layer, ``1 +
-        3 x (index of the expand ratio in 3, 4, 6) + (index of the kernel size in 3, 5, 7)`` is one (NAT, encoding).
+        3 x (index of the expand ratio in 3, 4, 6) + (index of the kernel size in 3, 5, 7)`` is a layer (NAT, encoding).
 
         Raises:
             ArchError: the string has another form, an index is too large, or a stage has fewer than two layers.
@@ -219,7 +219,7 @@ class Arch:
         if indices[0] >= len(resolutions) or indices[1] >= len(widths):
             raise ArchError(
                 f"{text!r} asks for resolution {indices[0]} of {len(resolutions)} and width {indices[1]} of "
-                f"{len(widths)}, counted from 0; pass the lists that it was written for"
+                f"{len(widths)}, counted from 0; pass the lists that it was encoded with"
             )
         genes = [[int(digit) for digit in layers[start : start + 4] if digit != "0"] for start in range(0, 20, 4)]
         if any(len(stage) < 2 for stage in genes):
@@ -263,7 +263,7 @@ _OFA_LISTS = ("ks", "e", "nw")
 
 
 def _broadcast(value: int | Iterable[int], count: int) -> list[int]:
-    """A list of whole numbers; a single one stands for `count` of them."""
+    """A list of whole numbers; a single one is repeated `count` times."""
     if isinstance(value, Iterable):
         return [operator.index(each) for each in value]
     return [operator.index(value)] * count

@@ -4,7 +4,7 @@ The convention is the field's: parameters are the trainable ones of the extracte
 are those of convolutions and linear layers (squeeze-and-excite too), for one image, without additions, activations,
 pooling and normalisation. Activation memory is the peak over convolutions and linear layers of what has to be held
 while one runs: its input, its output, and whatever a later layer still needs (shortcuts, dense skips, the sum of the
-parallel blocks so far, the answers of earlier exits); normalisation and activation are taken to work in place.
+parallel blocks so far, the logits of earlier exits); normalisation and activation are assumed to work in place.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Cost(NamedTuple):
 
 
 def layer_cost(shape: LayerShape, layer: Layer, size: int, *, held: int = 0) -> Cost:
-    """Cost of a layer whose input is `size` pixels wide and high, while `held` other activations wait."""
+    """Cost of a layer whose input is `size` pixels wide and high, while `held` other activations stay in memory."""
     pixels, out_pixels = size**2, reduced(size, shape.stride) ** 2
     values_in, values_out = shape.in_channels * pixels, shape.out_channels * out_pixels
     total = Cost(0, 0, 0)
@@ -63,7 +63,7 @@ def layer_cost(shape: LayerShape, layer: Layer, size: int, *, held: int = 0) -> 
 
 
 def _mbconv_cost(shape: LayerShape, layer: Layer, pixels: tuple[int, int], *, held: int, waiting: int) -> Cost:
-    """Cost of an inverted bottleneck from and to as many `pixels`; what is `waiting` includes its input if needed."""
+    """Cost of an inverted bottleneck, given its input and output `pixels`; `waiting` includes the input if needed."""
     before, after = pixels
     mid = shape.mid_channels(layer.expand)
     expand = shape.in_channels * mid if layer.expand != 1 else 0
@@ -96,7 +96,7 @@ def stem_cost(macro: Macro, resolution: int) -> Cost:
 def exit_cost(macro: Macro, exit_number: int, size: int, *, held: int = 0, last: bool = True) -> Cost:
     """Cost of the exit behind stage `exit_number`, whose feature map is `size` pixels wide and high.
 
-    While it runs `held` other activations wait, and the feature map too unless it is the `last` exit.
+    While it runs, `held` other activations stay in memory, and so does the feature map unless this is the `last` exit.
     """
     channels, expand, mix = macro.exit_shape(exit_number)
     features, head = channels * size**2, expand * mix + mix * macro.classes
@@ -109,7 +109,7 @@ def exit_cost(macro: Macro, exit_number: int, size: int, *, held: int = 0, last:
 
 
 def held_by_skips(macro: Macro, position: int, shape: LayerShape, size: int) -> int:
-    """Activations that dense skips hold while the layer at `position` (from 0) of a stage runs, its input aside."""
+    """Activations that dense skips keep while the layer at `position` (from 0) of a stage runs, without its input."""
     return max(0, position - 1) * shape.out_channels * size**2 if macro.dense_skips else 0
 
 
@@ -134,7 +134,7 @@ def cost(macro: Macro, arch: Arch, *, exits: tuple[int, ...] | None = None) -> C
 
 
 class CostTable:
-    """Costs of every layer in every place of a space, tabulated once, so that populations cost a few gathers."""
+    """Costs of every layer at every position of a space, tabulated once, so that a population takes a few gathers."""
 
     def __init__(self, space: SearchSpace, macros: dict[float, Macro]) -> None:
         """Tabulate; `macros` holds the macro-architecture of each width multiplier of the space."""
@@ -165,7 +165,7 @@ class CostTable:
         flat = self._layers.reshape(*self._layers.shape[:3], -1)
         places = np.arange(STAGES * MAX_DEPTH).reshape(1, STAGES, MAX_DEPTH) * self._layers.shape[-1]
         executed = np.arange(STAGES)[None, :, None] < exits[:, None, None]
-        index = places + np.where(executed, stages, 0)  # column 0 of a place is a skipped layer and costs nothing
+        index = places + np.where(executed, stages, 0)  # column 0 of a position is a skipped layer and costs nothing
         layers = flat[:, r[:, None], w[:, None], index.reshape(len(genomes), -1)]
         ends = self._stem[:, r, w], self._exits[:, r, w, exits]
         memory = np.maximum(np.maximum(ends[0][2], ends[1][2]), layers[2].max(axis=1))

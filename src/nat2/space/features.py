@@ -16,7 +16,7 @@ Features = NDArray[np.float64]
 
 
 def one_hot(genomes: Genomes, lower: Genomes, upper: Genomes) -> Features:
-    """One column a gene and value, shape (n, values of all genes) (NAT's encoding)."""
+    """One column per gene and value, shape (n, values of all genes) (NAT's encoding)."""
     columns = [
         genomes[:, gene, None] == np.arange(low, high + 1)
         for gene, (low, high) in enumerate(zip(lower, upper, strict=True))
@@ -25,13 +25,13 @@ def one_hot(genomes: Genomes, lower: Genomes, upper: Genomes) -> Features:
 
 
 def structure(space: SearchSpace, genomes: Genomes) -> Features:
-    """What each layer is, and what the layers of each stage and of the whole network are together.
+    """Each layer, and sums of the layers over each stage and over the whole network.
 
     A layer is its active blocks, its kernel size and its expand ratio, the latter two from -1 (the smallest) to 1; a
-    layer that is not executed is 0 everywhere. Sums over stages and over the network stand beside the layers, so that
-    a linear model can learn first what many networks tell it and then what few do. Resolution, width and exit are one
-    column each and one for each value; the resolution also multiplies the sums of the network, because what a larger
-    network gains depends on it.
+    layer that is not executed is 0 everywhere. The sums over stages and over the network come in addition, so that a
+    linear model can learn the coarse effects from few networks and the fine ones from many. Resolution, width and exit
+    are one column each and one per value; the resolution also multiplies the sums of the network, because the gain of a
+    larger network depends on it.
     """
     n = len(genomes)
     described = np.zeros((len(space.settings) + 1, 3 + 2 * space.parallel_blocks))
@@ -55,5 +55,5 @@ def structure(space: SearchSpace, genomes: Genomes) -> Features:
 
 
 def _place(choices: tuple[int, ...], value: int) -> float:
-    """Where a choice stands, from -1 (the smallest) to 1."""
+    """The position of a choice, from -1 (the smallest) to 1."""
     return 2 * choices.index(value) / (len(choices) - 1) - 1 if len(choices) > 1 else 0.0

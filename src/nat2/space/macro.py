@@ -41,7 +41,7 @@ _EXIT_EXPAND, _EXIT_MIX = 6, 8
 
 
 class LayerShape(NamedTuple):
-    """What an inverted bottleneck is built from, its kernel size and expand ratio aside."""
+    """What an inverted bottleneck is built from, apart from kernel size and expand ratio."""
 
     in_channels: int
     out_channels: int
@@ -79,7 +79,7 @@ def squeeze_channels(channels: int) -> int:
 
 
 def reduced(size: int, stride: int) -> int:
-    """Side of the feature map after a convolution of `stride` padded by half its kernel."""
+    """Side of the feature map after a convolution with `stride`, padded by half its kernel."""
     return (size - 1) // stride + 1
 
 
@@ -104,9 +104,9 @@ class Macro:
     parallel_blocks: bool = False
     """A 1x1 convolution and a transformation beside each inverted bottleneck, each of the three optional."""
     stem_stride: int = 2
-    """Stride of the first convolution; 1 suits images below some 48 pixels."""
+    """Stride of the first convolution; 1 suits images below about 48 pixels."""
     doubled_exit_widths: bool = False
-    """Multiply the exits' channels by the width twice, as the authors' code does; for parity with it."""
+    """Multiply the exits' channels by the width twice, for parity with the authors' code."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -145,7 +145,7 @@ class Macro:
         )
 
     def check(self, arch: Arch, exits: Iterable[int] | None = None) -> tuple[int, ...]:
-        """The exits that answer, ascending and each once: those asked for, or the architecture's own.
+        """The exits to compute, ascending and without duplicates: those asked for, or the architecture's own.
 
         Raises:
             ArchError: the architecture is not a part of this super-network, or does not reach an exit.
@@ -157,7 +157,7 @@ class Macro:
             if mbconv and (layer.kernel not in KERNELS or not 1 < layer.expand <= MAX_EXPAND):
                 raise ArchError(f"{arch}: a layer has a kernel of 3, 5 or 7 and an expand ratio of 2..6; got {layer}")
             if layer.blocks != MBCONV and not self.parallel_blocks:
-                raise ArchError(f"{arch} has parallel blocks ({layer}), which the family {self.family} has not")
+                raise ArchError(f"{arch} has parallel blocks ({layer}), which the family {self.family} does not have")
         wanted = tuple(sorted({arch.exit} if exits is None else set(exits)))
         if not wanted or not set(wanted) <= {*self.exits[: arch.exit]} or wanted[-1] > arch.exit:
             raise ArchError(

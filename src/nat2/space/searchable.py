@@ -1,4 +1,4 @@
-"""What a search asks of a search space, and the simplest space of all: vectors of whole numbers."""
+"""What a search needs from a search space, and the simplest space: vectors of whole numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ A = TypeVar("A", bound=Hashable)
 class Searchable(Protocol[A]):
     """A search space whose architectures are of type `A` and are encoded as vectors of whole numbers, the genomes.
 
-    `nat2.space.SearchSpace` and `IntegerSpace` are two; write your own to search something else.
+    `nat2.space.SearchSpace` and `IntegerSpace` are examples; write your own to search something else.
     """
 
     @property
@@ -33,7 +33,7 @@ class Searchable(Protocol[A]):
         """Largest value of each gene, shape (genes,)."""
 
     def canonical(self, genomes: Genomes) -> Genomes:
-        """Give genomes that stand for the same architecture the same values, shape (n, genes)."""
+        """Map all genomes of the same architecture to the same values, shape (n, genes)."""
 
     def sample(self, count: int, generator: np.random.Generator, *, sampling: Sampling = "balanced") -> Genomes:
         """Draw canonical genomes, shape (count, genes)."""
@@ -87,15 +87,15 @@ class IntegerSpace:
         return math.prod(self.choices)
 
     def canonical(self, genomes: Genomes) -> Genomes:
-        """The genomes as they are: no two stand for the same architecture."""
+        """The genomes unchanged: no two encode the same architecture."""
         return genomes
 
     def sample(self, count: int, generator: np.random.Generator, *, sampling: Sampling = "balanced") -> Genomes:
-        """Draw genomes uniformly, shape (count, genes); without layers to skip, both ways of sampling are one."""
+        """Draw genomes uniformly, shape (count, genes); both kinds of sampling are the same here."""
         return generator.integers(0, self.choices, size=(count, len(self.choices)))
 
     def features(self, genomes: Genomes, kind: FeatureKind = "integer") -> NDArray[np.float64]:
-        """The genome itself, or one column a gene and value."""
+        """The genome itself, or one column per gene and value."""
         if kind == "integer":
             return genomes.astype(np.float64)
         return one_hot(genomes, self.lower, self.upper)
@@ -115,7 +115,7 @@ class IntegerSpace:
         return np.array(arch, dtype=np.int64)
 
     def key(self, arch: tuple[int, ...]) -> str:
-        """The values with points between them, e.g. ``1.0.2``."""
+        """The values joined by dots, e.g. ``1.0.2``."""
         return ".".join(map(str, arch))
 
     def parse(self, key: str) -> tuple[int, ...]:

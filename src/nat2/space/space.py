@@ -27,22 +27,22 @@ _BLOCKS = (1, 2, 4, 3, 5, 6, 7)  # the order of the published encoding: by the n
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
-    """Every sub-network that may be searched, and the integer vectors that stand for them.
+    """Every sub-network that can be searched, and the integer vectors that encode them.
 
     A genome is ``[resolution, width, exit, 20 layers]`` (no exit gene in the single-exit families), each an index.
     A layer gene of 0 skips the layer; ``1 + 3 * expand index + kernel index`` is an inverted bottleneck, 1..9. In the
     parallel families 1..63 are ``1 + 9 * blocks index + 3 * expand index + kernel index``, the active blocks in the
-    order 1, 2, 4, 3, 5, 6, 7 (NAT2, wide encoding). A genome is canonical if skipped layers stand at the end of each
-    stage, what is not expressed holds the smallest values (stages beyond the exit, kernel and expand ratio without an
-    inverted bottleneck); then decoding and encoding are inverse to each other.
+    order 1, 2, 4, 3, 5, 6, 7 (NAT2, wide encoding). A genome is canonical if skipped layers come last in each stage
+    and genes that have no effect hold the smallest values (stages beyond the exit, kernel and expand ratio without an
+    inverted bottleneck); decoding and encoding are then inverse to each other.
     """
 
     resolutions: tuple[int, ...]
     """Sides of the input image, ascending."""
     widths: tuple[float, ...] = (1.0,)
-    """Width multipliers, ascending; each is a super-network of its own."""
+    """Width multipliers, ascending; each has a separate super-network."""
     early_exits: bool = True
-    """Whether the exit is searched; otherwise the last one answers."""
+    """Whether the exit is searched; otherwise it is the last one."""
     kernels: tuple[int, ...] = (3, 5, 7)
     """Kernel sizes of the depthwise convolutions."""
     expands: tuple[int, ...] = (3, 4, 6)
@@ -50,11 +50,11 @@ class SearchSpace:
     depths: tuple[int, ...] = (2, 3, 4)
     """Numbers of layers in a stage, consecutive."""
     exits: tuple[int, ...] = ()
-    """Exits that may answer, consecutive; by default 1 to 5 with early exits, else 5."""
+    """Exits that can be chosen, consecutive; by default 1 to 5 with early exits, else 5."""
     parallel_blocks: bool = False
     """Whether the active blocks of a layer are searched; otherwise each is an inverted bottleneck."""
     levels: tuple[int, ...] = ()
-    """How many blocks of a layer may be active at once; by default 1 to 3 with parallel blocks, else 1."""
+    """How many blocks of a layer can be active at once; by default 1 to 3 with parallel blocks, else 1."""
 
     def __post_init__(self) -> None:
         """Check the choices.
@@ -96,7 +96,7 @@ class SearchSpace:
         kinds = {replace(macro, width=1.0) for macro in macros}
         if len(kinds) != 1:
             shown = ", ".join(sorted(macro.family for macro in kinds)) or "none"
-            raise ConfigError(f"super-networks side by side must differ in nothing but their width; got {shown}")
+            raise ConfigError(f"super-networks that are searched together may differ only in width; got {shown}")
         return SearchSpace(
             resolutions=tuple(resolutions),
             widths=tuple(macro.width for macro in macros),
@@ -124,7 +124,7 @@ class SearchSpace:
 
     @cached_property
     def settings(self) -> tuple[Layer, ...]:
-        """The layers that the layer genes 1, 2, ... stand for; without an inverted bottleneck several genes are one."""
+        """The layers of the layer genes 1, 2, ...; without an inverted bottleneck several genes mean the same layer."""
         return tuple(
             Layer(kernel, expand, blocks).canonical
             for blocks in (_BLOCKS if self.parallel_blocks else (MBCONV,))
@@ -186,7 +186,7 @@ class SearchSpace:
         return np.asarray(self.exits)[genomes[:, 2]]
 
     def expressed(self, genomes: Genomes) -> NDArray[np.bool_]:
-        """Which genes of canonical genomes say something about the network, shape (n, genes)."""
+        """Which genes of canonical genomes have an effect on the network, shape (n, genes)."""
         mask = np.ones(genomes.shape, dtype=bool)
         executed = np.arange(STAGES)[None, :, None] < self.exit_numbers(genomes)[:, None, None]
         mask[:, self.first_layer_gene :] = np.broadcast_to(executed, (len(genomes), STAGES, MAX_DEPTH)).reshape(
@@ -195,11 +195,11 @@ class SearchSpace:
         return mask
 
     def canonical(self, genomes: Genomes, *, repair: Repair = "push") -> Genomes:
-        """Give genomes that stand for the same network the same values, shape (n, genes).
+        """Map all genomes of the same network to the same values, shape (n, genes).
 
-        ``push`` moves the zeros of a stage to its end; ``fill`` skips everything after the first zero. The genes
-        of stages beyond the exit take the smallest values, as does a layer that has to exist and does not; of the
-        genes that stand for the same layer the smallest is taken.
+        ``push`` moves the zeros of a stage to its end; ``fill`` skips everything after the first zero. Genes
+        of stages beyond the exit become the smallest values, and so does a mandatory layer that is skipped; of several
+        genes for the same layer the smallest is used.
         """
         genomes = genomes.copy()
         stages = self.canonical_codes[self.stage_genes(genomes)]
@@ -216,7 +216,7 @@ class SearchSpace:
         return genomes
 
     def decode(self, genome: Genomes) -> Arch:
-        """The network that a genome stands for."""
+        """The network that a genome encodes."""
         genome = self.canonical(np.asarray(genome)[None])[0]
         layers = genome[self.first_layer_gene :].reshape(STAGES, MAX_DEPTH)
         executed = self.exits[genome[2]] if self.early_exits else STAGES
@@ -282,8 +282,8 @@ class SearchSpace:
     def features(self, genomes: Genomes, kind: FeatureKind = "integer") -> NDArray[np.float64]:
         """Inputs of an accuracy predictor for canonical genomes, shape (n, features).
 
-        ``integer``: the genome itself (NAT2); ``one-hot``: one column a gene and value (NAT); ``structure``: what each
-        layer, each stage and the network is (ours).
+        ``integer``: the genome itself (NAT2); ``one-hot``: one column per gene and value (NAT); ``structure``:
+        properties of each layer, each stage and the network (ours).
         """
         if kind == "integer":
             return genomes.astype(np.float64)
@@ -292,11 +292,11 @@ class SearchSpace:
     # -- sampling
 
     def sample(self, count: int, generator: np.random.Generator, *, sampling: Sampling = "balanced") -> Genomes:
-        """Draw canonical genomes, shape (count, genes); the same network may be drawn twice.
+        """Draw canonical genomes, shape (count, genes); the same network can occur twice.
 
-        ``balanced`` is NAT2's initialisation: a layer that may be skipped is skipped with probability 1/3 and what
-        follows it is skipped too, so every depth is common. ``uniform`` is NAT's: every value of every gene is as
-        likely as the others and zeros are pushed back, so that shallow stages are rare.
+        ``balanced`` is NAT2's initialisation: an optional layer is skipped with probability 1/3 and all layers
+        after it in the stage are skipped too, so every depth is common. ``uniform`` is NAT's: every value of every gene
+        is equally likely and zeros are moved to the end, so shallow stages are rare.
         """
         lower, upper = self.lower, self.upper
         genomes = generator.integers(lower, upper + 1, size=(count, self.n_genes))

@@ -18,16 +18,16 @@ from nat2.supernet.network import SuperNetwork
 def calibrate(
     network: SuperNetwork, arch: Arch, batches: Iterable[Tensor], *, exits: tuple[int, ...] | None = None
 ) -> Statistics:
-    """Measure the statistics that a sub-network needs to answer one image at a time.
+    """Measure the statistics that a sub-network needs for inference.
 
     Each batch is normalised by its own statistics on the way; mean and biased variance of every batch norm's input
-    are averaged over the batches, weighted by their size (OFA, re-calibration). The network is left as it is.
+    are averaged over the batches, weighted by their size (OFA, re-calibration). The network is not changed.
 
     Args:
         network: The super-network.
         arch: The sub-network.
         batches: Training images at the architecture's resolution, each of shape (N, channels, R, R).
-        exits: Exits to measure, if not the architecture's own.
+        exits: Exits to measure instead of the architecture's own.
 
     Raises:
         ConfigError: there are no batches, or one of a single image.
@@ -44,7 +44,7 @@ def calibrate(
         def record(norm: ElasticBatchNorm, x: Tensor, weight: Tensor, bias: Tensor, *, size: int = size) -> Tensor:
             c = x.shape[1]
             mean, var = torch.zeros_like(norm.running_mean[:c]), torch.zeros_like(norm.running_var[:c])
-            # With momentum 1 torch writes the batch's own mean and unbiased variance, in the pass it makes anyway.
+            # With momentum 1 torch writes the batch's mean and unbiased variance in the pass that it makes anyway.
             y = F.batch_norm(x, mean, var, weight, bias, training=True, momentum=1.0, eps=EPSILON)
             values = x.numel() // c
             var.mul_((values - 1) / values)
@@ -66,7 +66,7 @@ def calibrate(
 def store_statistics(network: SuperNetwork, statistics: Statistics) -> None:
     """Write what `calibrate` measured of a network into the super-network's own batch norms, which sub-networks share.
 
-    Sub-networks that are not calibrated themselves answer with their part of these.
+    Sub-networks that are not calibrated use their slice of these.
 
     Args:
         network: Changed in place.

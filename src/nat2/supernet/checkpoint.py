@@ -1,7 +1,7 @@
 """Weights in and out: under our own names, and in the layouts in which OFA and OFAv2 publish theirs.
 
 Nothing here unpickles code. The published layouts hold the same tensors under other names, of which several spellings
-are in circulation; `published_names` gives the current one, and reading admits all:
+are in circulation; `published_names` gives the current one, and all of them can be read:
 
 - ``ofa``: ``first_conv``, ``blocks.N``, ``final_expand_layer``, ``feature_mix_layer``, ``classifier``;
 - ``ofav2``: ``head_stage``, ``body_stages.S.layers.L`` (``layers_blocks.L.B`` with parallel blocks), ``exit_stage`` or
@@ -29,7 +29,7 @@ from nat2.wording import first_few
 
 Layout = Literal["ofa", "ofav2"]
 
-_COUNTER = "num_batches_tracked"  # torch counts a norm's batches; nothing here depends on it
+_COUNTER = "num_batches_tracked"  # torch's counter of batches in a batch norm, which nothing here uses
 _MBCONV = {
     "expand": "conv.inverted_bottleneck.conv",
     "expand_bn": "conv.inverted_bottleneck.bn",
@@ -87,7 +87,7 @@ def load_published(network: SuperNetwork | StaticNetwork, state: Mapping[str, Te
     largest static network make a super-network whose kernel transforms are the identity.
 
     Returns:
-        What did not come from `state` as it is, a line each.
+        What was adapted or is not from `state`, one line each.
 
     Raises:
         CheckpointError: a tensor is missing, unknown, or of another shape; all of them are named, nothing is read.
@@ -118,7 +118,7 @@ def load_pretrained(network: SuperNetwork, state: Mapping[str, Tensor]) -> list[
     """Read weights under our own names or published ones; see `load_published` for what may differ.
 
     Returns:
-        What did not come from `state` as it is, a line each.
+        What was adapted or is not from `state`, one line each.
 
     Raises:
         CheckpointError: a tensor is missing, unknown, or of another shape; all of them are named, nothing is read.
@@ -132,7 +132,7 @@ def load_pretrained(network: SuperNetwork, state: Mapping[str, Tensor]) -> list[
 
 
 def _fit(network: SuperNetwork | StaticNetwork, given: dict[str, Tensor]) -> list[str]:
-    """Change what may differ in `given`, in place, and say so."""
+    """Adapt what is allowed to differ in `given`, in place, and list what was adapted."""
     own, notes = network.state_dict(), []
     matrices = [name for name in own if ".matrix_" in name]
     if matrices and not any(name in given for name in matrices):
@@ -176,9 +176,9 @@ def load_weights(
 
     Args:
         network: Changed in place.
-        state: A tensor for each of its own.
-        names: What to call our tensors in an error, if not by their own names.
-        problems: What is wrong beside that; told with the rest.
+        state: A tensor for each of the network's.
+        names: Names of our tensors in error messages, if not their own.
+        problems: Further problems, reported with the rest.
 
     Raises:
         CheckpointError: a tensor is missing, unknown, of another shape, or not of finite numbers; all of them are
@@ -213,12 +213,12 @@ def published_names(network: SuperNetwork | StaticNetwork, *, layout: Layout) ->
         CheckpointError: the layout cannot hold the family.
     """
     if layout == "ofa" and not _is_ofa(network):
-        raise CheckpointError(f"the layout `ofa` has no place for the family {network.macro.family}; use `ofav2`")
+        raise CheckpointError(f"the layout `ofa` cannot hold the family {network.macro.family}; use `ofav2`")
     return dict(_names(network, layout))
 
 
 def _is_ofa(network: SuperNetwork | StaticNetwork) -> bool:
-    """Whether OFA's tools would build the same function: the last exit alone, no skips, no parallel blocks."""
+    """Whether OFA's tools can build the same network: only the last exit, no dense skips, no parallel blocks."""
     macro = network.macro
     return list(network.exits) == [str(STAGES)] and not macro.dense_skips and not macro.parallel_blocks
 
@@ -257,12 +257,12 @@ def _names(network: SuperNetwork | StaticNetwork, layout: Layout) -> Iterable[tu
                 if field.startswith("matrix_"):
                     field = f"{field.removeprefix('matrix_')}_matrix"
                 elif elastic and part != "se":
-                    published += published[published.rindex(".") :]  # what OFA slices is wrapped once more
+                    published += published[published.rindex(".") :]  # OFA wraps elastic modules once more
         yield name, f"{published}.{field}"
 
 
 def one_spelling(name: str) -> str:
-    """A published name in the one spelling to which all others are brought; our own names stay as they are."""
+    """A published name in the normalised spelling; our own names are unchanged."""
     name = name.removeprefix("module.").replace("mobile_inverted_conv.", "conv.")
     name = re.sub(r"classifier\.(linear\.)+", "classifier.", name)
     return re.sub(r"(?<=\.)(conv|bn)\.\1\.", r"\1.", name)

@@ -1,10 +1,10 @@
-"""Depthwise convolution that does not compute what cannot count, and learns faster on processors.
+"""Depthwise convolution that skips taps on padding, with a faster backward pass on CPUs.
 
-oneDNN, with which torch computes on x86 processors, has a depthwise form of the weights' gradient for kernels up to
-three columns wide only, no narrower than the stride, on maps no smaller than the kernel. Others take the form for
-general convolutions, sixteen channels by sixteen, and a 5 x 5 or 7 x 7 kernel costs twenty times what a 3 x 3 does.
-Their gradient is therefore computed up to three columns at a time: the same numbers but for the order of summation.
-``benchmarks/depthwise.py`` measures what that gains.
+oneDNN, torch's backend on x86 CPUs, has a depthwise kernel for the weight gradient only if the convolution is at most
+three columns wide and no narrower than the stride, on maps no smaller than the kernel. All others use the kernel for
+general convolutions, sixteen channels by sixteen, so that 5 x 5 or 7 x 7 takes twenty times as long as 3 x 3.
+Their gradient is therefore computed up to three columns at a time: the same numbers up to the order of summation.
+``benchmarks/depthwise.py`` measures the gain.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch.nn import functional as F
 _COLUMNS = {(5, 1): (3, 2), (5, 2): (3, 2), (7, 1): (3, 1, 3), (7, 2): (3, 2, 2)}
 """How the columns of a kernel are split, by its size and stride: at most three at a time, no fewer than the stride."""
 _SMALLEST = 2**16
-"""Values of an input below which the additional calls cost more than they gain."""
+"""Input values below which the additional calls cost more than they save."""
 _CHUNK = 2**21
-"""Values of the input worked on at once, so that they are still in the cache for the next columns."""
+"""Input values processed at once, so that they are still in the cache for the next columns."""
 
 
 def depthwise(x: Tensor, weight: Tensor, *, stride: int) -> Tensor:
     """Depthwise convolution padded by half the kernel, shape (N, C, H, W), kernels (C, 1, k, k).
 
-    On a map of H pixels only the 2H - 1 central taps ever meet a pixel; the others would multiply padding, and the
-    last stages of small images are all such maps.
+    On a map of H pixels only the 2H - 1 central taps ever meet a pixel; the others only multiply padding. In the last
+    stages of small images every map is that small.
     """
     size = weight.shape[-1]
     padding = useful_padding(size // 2, max(x.shape[2:]))
@@ -47,7 +47,7 @@ def useful_padding(padding: int, side: int) -> int:
 
 def _columns_pay(x: Tensor) -> bool:
     return (
-        not torch.compiler.is_compiling()  # first: while a network is exported its sizes are not numbers
+        not torch.compiler.is_compiling()  # first, because sizes are symbolic during an export
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and torch.is_grad_enabled()
@@ -59,7 +59,7 @@ def _columns_pay(x: Tensor) -> bool:
 
 
 class _Context(Protocol):
-    """What the forward pass leaves for the backward pass."""
+    """What the forward pass saves for the backward pass."""
 
     stride: int
     padding: int
@@ -70,7 +70,7 @@ class _Context(Protocol):
 
 
 class _DepthwiseByColumns(torch.autograd.Function):
-    """A depthwise convolution whose weights' gradient is computed a few columns of the kernel at a time."""
+    """A depthwise convolution whose weight gradient is computed a few columns of the kernel at a time."""
 
     @staticmethod
     def forward(ctx: _Context, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
@@ -87,7 +87,7 @@ class _DepthwiseByColumns(torch.autograd.Function):
 
 
 def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    if stride == 1:  # a convolution with the kernels turned around, for which the forward pass is the faster one
+    if stride == 1:  # a convolution with flipped kernels, whose forward pass is faster
         return F.conv2d(gradient, weight.flip(2, 3), padding=padding, groups=len(weight))
     return _convolution_backward(gradient, x, weight, stride, (padding, padding), (True, False, False))[0]
 
@@ -95,7 +95,7 @@ def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, pa
 def _weights_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     size, images = weight.shape[-1], max(1, _CHUNK // max(1, x.shape[1:].numel()))
     below, beside = (stride * (g - 1) - have - padding for g, have in zip(gradient.shape[2:], x.shape[2:], strict=True))
-    by_hand = stride > 1 or x.shape[2] < size  # where the depthwise form does not pad rows itself
+    by_hand = stride > 1 or x.shape[2] < size  # where the depthwise kernel does not pad rows itself
     rows = (padding, below + size) if by_hand else (0, 0)
     padded = (0 if by_hand else padding, 0)
     total = torch.zeros_like(weight)
@@ -103,7 +103,7 @@ def _weights_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, 
         first = 0
         for columns in _COLUMNS[size, stride]:
             part = slice(first, first + columns)
-            # What these columns of the kernel meet of the map, zeros beyond its edges.
+            # The part of the map that these columns of the kernel meet, zeros beyond its edges.
             edges = (padding - first, beside + first + columns, *rows)
             met = F.pad(some, edges) if any(edges) else some
             wanted = (False, True, False)
@@ -115,7 +115,7 @@ def _weights_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, 
 def _convolution_backward(
     gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: tuple[int, int], wanted: tuple[bool, bool, bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Torch's own backward pass: gradients of input, weights and bias, as far as they are wanted."""
+    """Torch's backward pass: gradients of input, weights and bias, where requested."""
     gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
         gradient, x, weight, None, (stride, stride), padding, (1, 1), False, (0, 0), len(weight), wanted
     )

@@ -1,4 +1,4 @@
-"""Architecture and weights to a plain network that needs neither search space nor super-network."""
+"""Extract a plain network that needs neither search space nor super-network."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def extract(
     *,
     exits: tuple[int, ...] | None = None,
 ) -> StaticNetwork:
-    """Copy a sub-network's weights into a plain network that gives the same answers.
+    """Copy a sub-network's weights into a plain network with the same outputs.
 
     Args:
         network: The super-network.
         arch: The sub-network.
         statistics: What `calibrate` measured, for the same exits; by default the stored statistics are copied.
-        exits: Exits to keep (counted from 1, none beyond the architecture's), if not its own alone.
+        exits: Exits to keep (counted from 1, none beyond the architecture's) instead of its own.
     """
     device = next(network.parameters()).device
     with device:

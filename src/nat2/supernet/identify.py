@@ -1,4 +1,4 @@
-"""What a set of weights is, published or our own: the family, width and classes that its tensors show."""
+"""Identify weights, published or our own: family, width and classes, from the tensors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OWNERS = {"nat2": "nat2's", "ofa": "OFA's", "ofav2": "OFAv2's"}
 
 @dataclass(frozen=True)
 class _Layout:
-    """Patterns of the names that tell what a network is, their doubled levels left out."""
+    """Patterns of the tensor names that identify a network, in the normalised spelling."""
 
     stem: str
     last: str
@@ -30,7 +30,7 @@ class _Layout:
     """Prefix of an exit; its group is the exit's number."""
     mix: str
     first_exit: int = 1
-    """How the first exit is numbered."""
+    """Number of the first exit."""
 
 
 _LAYOUTS = {
@@ -55,16 +55,16 @@ _EXPAND = re.compile(r".*(?:inverted_bottleneck\.conv|stages\.\d+\.\d+\.(?:mbcon
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """A super-network, or a network of one, as its tensors show it."""
+    """A super-network or one of its networks, as identified from the tensors."""
 
     layout: Literal["nat2", "ofa", "ofav2"]
     families: tuple[str, ...]
-    """Those that have these tensors, the likeliest first: dense skips have none of their own."""
+    """Those that have these tensors, the likeliest first: dense skips have no tensors."""
     width: float | None
-    """Width multiplier; None if the channels are those of no width."""
+    """Width multiplier; None if no width has these channels."""
     classes: int
     stem_stride: int | None
-    """Of the first convolution in training, which no tensor shows; None if it is not known."""
+    """Stride of the first convolution in training, which no tensor shows; None if unknown."""
     layers: int = STAGES * MAX_DEPTH
     whole: bool = True
     """Whether every layer has its largest kernel and expand ratio."""
@@ -90,7 +90,7 @@ class Identity:
         return f"a super-network in {owner} layout: {' or '.join(self.families)}, {width}, {self.classes} classes"
 
     def flags(self, macro: Macro) -> list[str]:
-        """The flags that would make a macro-architecture this one, its classes, channels and stride aside."""
+        """The flags that would turn a macro-architecture into this one, apart from classes, channels and stride."""
         needed = [] if macro.family in self.families else [f"--family {self.families[0]}"]
         if self.width is not None and _channels(macro, self.doubled_exits, len(self.observed)) != self.observed:
             needed.append(f"--width {self.width}")
@@ -98,11 +98,11 @@ class Identity:
 
 
 def identify(state: Mapping[str, Tensor], macro: Macro | None = None) -> Identity | None:
-    """What a set of weights is; None if it is no network of a super-network that is known here.
+    """Identify a set of weights; None if it belongs to no known kind of super-network.
 
     Args:
         state: Under our own names or published ones, in any of their spellings.
-        macro: What nat2 wrote beside them, if it did.
+        macro: The macro-architecture that nat2 stored with them, if any.
     """
     shapes: Shapes = {one_spelling(name): tuple(tensor.shape) for name, tensor in state.items()}
     name = next((name for name, layout in _LAYOUTS.items() if len(shapes.get(layout.stem, ())) == 4), None)
@@ -145,7 +145,7 @@ def _exits(shapes: Shapes, layout: _Layout) -> Iterator[tuple[int, tuple[tuple[i
 
 
 def _largest(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a layer of a super-network may have a tensor of this shape."""
+    """Whether a layer of a super-network can have a tensor of this shape."""
     if _KERNEL.fullmatch(name) and ".matrix" not in name:
         return shape[-1] == MAX_KERNEL
     if _EXPAND.fullmatch(name):
@@ -154,7 +154,7 @@ def _largest(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def _width_of(observed: tuple[object, ...]) -> tuple[float | None, bool]:
-    """The width multiplier of channels, the roundest that has them, and whether the exits have it twice."""
+    """The roundest width multiplier with these channels, and whether the exits apply it twice."""
     rounded = [1.0, 1.2, 0.35, *(n / 10 for n in range(1, 81)), *(n / 20 for n in range(3, 160, 2))]
     for width in [*rounded, *(n / 100 for n in range(10, 801))]:
         macro = Macro(classes=2, width=width)

@@ -1,6 +1,6 @@
-"""Elastic layers: the weights of the largest choice, of which each forward pass uses the slice it needs.
+"""Elastic layers: the weights of the largest choice, of which each forward pass uses a slice.
 
-Nothing here remembers which choice is active: kernel size and expand ratio come with the call.
+No layer keeps track of the active choice: kernel size and expand ratio are arguments of the call.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from nat2.supernet.static import ACTIVATIONS, SqueezeExcite, pool
 EPSILON = 1e-5
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
-"""Mean and variance of every batch norm that an architecture uses, by the module's path."""
+"""Mean and variance of every batch norm that an architecture uses, by module path."""
 
 
 class ElasticBatchNorm(nn.Module):
@@ -58,12 +58,12 @@ gives its output."""
 
 
 def normalize_by_batch(norm: ElasticBatchNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Use the batch's own statistics, as in training; stores nothing."""
+    """Use the batch's statistics, as in training; nothing is stored."""
     return F.batch_norm(x, None, None, weight, bias, training=True, eps=EPSILON)
 
 
 def normalize_by_joint_batch(add: Callable[[Tensor], Tensor]) -> Normalize:
-    """Use the statistics of a batch that is divided among processes, as if it were not; `add` sums over them."""
+    """Use the statistics of a batch that is split across processes; `add` sums over them."""
 
     def normalize(norm: ElasticBatchNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         y: Tensor = _JointBatchNorm.apply(x, weight, bias, add)  # type: ignore[no-untyped-call]
@@ -73,7 +73,7 @@ def normalize_by_joint_batch(add: Callable[[Tensor], Tensor]) -> Normalize:
 
 
 class _Context(Protocol):
-    """What the forward pass leaves for the backward pass."""
+    """What the forward pass saves for the backward pass."""
 
     add: Callable[[Tensor], Tensor]
     saved_tensors: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -88,7 +88,7 @@ class _JointBatchNorm(torch.autograd.Function):
     def forward(ctx: _Context, x: Tensor, weight: Tensor, bias: Tensor, add: Callable[[Tensor], Tensor]) -> Tensor:
         var, mean = (each.double() for each in torch.var_mean(x.float(), (0, 2, 3), correction=0))
         count = mean.new_full((1,), x.numel() / x.shape[1])
-        # In double precision, because a mean that is large beside the deviation would swallow it.
+        # In double precision: a mean much larger than the deviation would cancel it.
         sums = add(torch.cat([count * mean, count * (var + mean.square()), count]))
         mean, square = (sums[:-1] / sums[-1]).chunk(2)
         var = (square - mean.square()).clamp_(min=0).float()
@@ -103,7 +103,7 @@ class _JointBatchNorm(torch.autograd.Function):
         gradient = gradients[0].float()
         normalized = (x.float() - mean.view(1, -1, 1, 1)) * scale.view(1, -1, 1, 1)
         by_bias, by_weight = gradient.sum((0, 2, 3)), (gradient * normalized).sum((0, 2, 3))
-        # The gradients of weight and bias stay this process's: they are added with all others after the pass.
+        # The gradients of weight and bias stay local: they are summed with all others after the pass.
         bias_mean, weight_mean = (ctx.add(torch.cat([by_bias, by_weight])) / count).chunk(2)
         inner = gradient - bias_mean.view(1, -1, 1, 1) - normalized * weight_mean.view(1, -1, 1, 1)
         by_x = inner * (weight * scale).view(1, -1, 1, 1)
@@ -147,17 +147,17 @@ class ElasticDepthwise(nn.Module):
         self.matrix_5to3 = nn.Parameter(torch.eye(9))
 
     def slice_for(self, size: int, channels: int) -> tuple[Tensor, Index]:
-        """The part of the weights that kernels of a size are made of: all of it, or its centre."""
+        """The part of the weights that kernels of a size are computed from: all, or the centre."""
         if size == MAX_KERNEL:
             return self.weight, first(channels)
         return self.weight, (slice(channels), 0, slice(1, -1), slice(1, -1))
 
     def kernel(self, size: int, part: Tensor) -> Tensor:
-        """The kernels of a size, shape (channels, 1, size, size), made of the part that `slice_for` names."""
+        """The kernels of a size, shape (channels, 1, size, size), computed from the part that `slice_for` returns."""
         if size == MAX_KERNEL:
             return part
         matrix: Tensor = self.matrix_7to5
-        if size == 3:  # one map in place of two: the rows of the first that the second reads
+        if size == 3:  # one map instead of two, restricted to the rows of the first that the second reads
             matrix = self.matrix_5to3 @ matrix.view(5, 5, 25)[1:-1, 1:-1].reshape(9, 25)
         return F.linear(part.reshape(len(part), 25), matrix).view(len(part), 1, size, size)
 
@@ -167,10 +167,10 @@ class ElasticDepthwise(nn.Module):
 
 
 class ElasticSqueezeExcite(SqueezeExcite):
-    """Squeeze-and-excite on the leading channels, with as many hidden units as they ask for."""
+    """Squeeze-and-excite on the leading channels, with the matching number of hidden units."""
 
     def slices(self, channels: int) -> list[tuple[Tensor, Index]]:
-        """The parts of the weights that so many channels use, in the order in which `gate` takes them."""
+        """The parts of the weights for this many channels, in the order that `gate` takes."""
         hidden = squeeze_channels(channels)
         assert self.reduce.bias is not None
         assert self.expand.bias is not None
@@ -205,7 +205,7 @@ class ElasticMBConv(nn.Module):
         self.project_bn = ElasticBatchNorm(shape.out_channels)
 
     def forward(self, x: Tensor, layer: Layer, normalize: Normalize) -> Tensor:
-        """Map (N, in, H, W) to (N, out, H / stride, W / stride) by the chosen kernel and expand ratio."""
+        """Map (N, in, H, W) to (N, out, H / stride, W / stride) with the given kernel and expand ratio."""
         mid = self.shape.mid_channels(layer.expand)
         activate = ACTIVATIONS[self.shape.activation]
         expand, scale, shift, depthwise_part, depthwise_scale, depthwise_shift, project, *gate = sliced(
@@ -230,7 +230,7 @@ class ElasticMBConv(nn.Module):
 
 
 class ElasticParallelBlocks(nn.Module):
-    """Up to three blocks on the same input, their outputs summed; only the inverted bottleneck is elastic in itself."""
+    """Up to three blocks on the same input, their outputs summed; only the inverted bottleneck is elastic."""
 
     def __init__(self, shape: LayerShape) -> None:
         """Hold the weights of all three (see `nat2.supernet.static.ParallelBlocks`)."""
@@ -244,7 +244,7 @@ class ElasticParallelBlocks(nn.Module):
         self.transform_bn = ElasticBatchNorm(shape.out_channels)
 
     def forward(self, x: Tensor, layer: Layer, normalize: Normalize) -> Tensor:
-        """Map (N, in, H, W) to (N, out, H / stride, W / stride) by the active blocks."""
+        """Map (N, in, H, W) to (N, out, H / stride, W / stride) with the active blocks."""
         return reduce(torch.add, self._outputs(x, layer, normalize))
 
     def _outputs(self, x: Tensor, layer: Layer, normalize: Normalize) -> Iterator[Tensor]:
@@ -277,7 +277,7 @@ class FirstBlock(nn.Module):
 
 
 class ElasticStem(nn.Module):
-    """First convolution and static block; nothing in it is elastic but how it normalises."""
+    """First convolution and static block; only the normalisation is elastic."""
 
     def __init__(self, macro: Macro) -> None:
         """Hold the weights for the channels and width of `macro`."""
@@ -293,7 +293,7 @@ class ElasticStem(nn.Module):
 
 
 class ElasticExit(nn.Module):
-    """An exit of the super-network; nothing in it is elastic but how it normalises."""
+    """An exit of the super-network; only the normalisation is elastic."""
 
     def __init__(self, shape: ExitShape, classes: int, dropout: float) -> None:
         """Hold the weights."""

@@ -26,8 +26,8 @@ from nat2.supernet.static import dense_sum
 class SuperNetwork(nn.Module):
     """All sub-networks of one width multiplier in one set of weights.
 
-    ``network(images, arch)`` is a function of weights, images and architecture: no call leaves a trace in the
-    network, so several architectures can be evaluated on it at once.
+    ``network(images, arch)`` is a pure function of weights, images and architecture: no call changes the network,
+    so several architectures can be evaluated on it at once.
     """
 
     def __init__(self, macro: Macro, *, dropout: float = 0.0, generator: torch.Generator | None = None) -> None:
@@ -35,7 +35,7 @@ class SuperNetwork(nn.Module):
 
         Args:
             macro: The macro-architecture, with its switches for early exits, dense skips and parallel blocks.
-            dropout: Probability in front of each classifier, while training.
+            dropout: Dropout probability in front of each classifier, in training mode.
             generator: Source of the initial weights (He, fan-out); torch's global one by default.
         """
         super().__init__()
@@ -63,9 +63,9 @@ class SuperNetwork(nn.Module):
 
         Args:
             images: Shape (N, channels, R, R).
-            arch: The sub-network; its resolution is not looked at.
-            normalize: How batch norms normalise; by the batch's statistics unless told otherwise.
-            exits: Answer at these exits (counted from 1, none beyond the architecture's) instead of its own.
+            arch: The sub-network; its resolution is ignored.
+            normalize: How batch norms normalise; by default with the batch's statistics.
+            exits: Exits to compute (counted from 1, none beyond the architecture's) instead of its own.
 
         Returns:
             Logits of shape (N, classes), or (exits, N, classes) if `exits` is given, in ascending order.
@@ -90,7 +90,7 @@ class SuperNetwork(nn.Module):
 
 
 class SuperNetworks(nn.Module):
-    """Super-networks of different widths side by side; the architecture's width chooses among them."""
+    """Super-networks of different widths; the architecture's width selects one."""
 
     def __init__(self, networks: Iterable[SuperNetwork]) -> None:
         """Hold them.
@@ -102,7 +102,7 @@ class SuperNetworks(nn.Module):
         networks = list(networks)
         self.by_width = nn.ModuleDict({_width_key(network.macro.width): network for network in networks})
         if len(self.by_width) < len(networks):
-            raise ConfigError("super-networks side by side must have different widths")
+            raise ConfigError("super-networks that are searched together must have different widths")
 
     def __getitem__(self, width: float) -> SuperNetwork:
         """The super-network of a width multiplier.
@@ -118,7 +118,7 @@ class SuperNetworks(nn.Module):
         return network
 
     def __iter__(self) -> Iterator[SuperNetwork]:
-        """Narrowest first, if they were given so."""
+        """In the order in which they were given."""
         return (network for network in self.by_width.values() if isinstance(network, SuperNetwork))
 
     def forward(
@@ -135,7 +135,7 @@ class SuperNetworks(nn.Module):
 
 
 def _width_key(width: float) -> str:
-    return f"w{float(width)}".replace(".", "_")  # torch admits no points in the names of modules
+    return f"w{float(width)}".replace(".", "_")  # torch allows no dots in module names
 
 
 @torch.no_grad()

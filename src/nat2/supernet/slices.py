@@ -1,8 +1,8 @@
-"""Slices of shared weights, whose gradients are added where they belong.
+"""Slices of shared weights, whose gradients are accumulated in place.
 
 Torch's own backward pass of a slice fills a tensor of the whole weight with zeros, copies the slice's gradient into it
-and adds all of it to what other sub-networks left: three kernels, and three passes over weights of which most are not
-used, for every weight of every sub-network. Here only the slices are added, those of a layer together.
+and adds all of it to the gradient so far: three kernels, and three passes over weights of which most are not used, for
+every weight of every sub-network. Here only the slices are added, all slices of a layer in one call.
 """
 
 from __future__ import annotations

@@ -15,15 +15,15 @@ from nat2.supernet.network import SuperNetwork
 
 @torch.no_grad()
 def sort_channels(network: SuperNetwork, *, supported: Iterable[int] = ()) -> None:
-    """Order the middle channels of every inverted bottleneck by importance, descending, in place.
+    """Sort the middle channels of every inverted bottleneck by importance, descending, in place.
 
     The importance of a channel is the L1 norm of the projection's weights that read it (OFA, elastic width). The
-    largest network's function does not change. Channels move only within the bounds of the widths that sub-networks
-    already use.
+    largest network's function does not change. Channels move only between the widths that trained
+    sub-networks use.
 
     Args:
         network: The super-network.
-        supported: Expand ratios that are trained already, beside the largest.
+        supported: Expand ratios that have been trained, apart from the largest.
     """
     ratios = sorted({*supported, MAX_EXPAND})
     for module in network.modules():

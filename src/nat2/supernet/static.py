@@ -1,6 +1,6 @@
 """The plain network of one architecture: ordinary torch modules, no weight sharing.
 
-Its modules bear the names of the super-network's, so that a tensor here is a slice of the tensor of that name there.
+Its modules have the same names as the super-network's: a tensor here is a slice of the tensor of that name there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nat2.supernet.depthwise import depthwise
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
-# In place where the gradient allows it: the normalisation in front does not need its output again.
+# In place where autograd allows it: the preceding batch norm does not need its output.
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": F.relu_, "hswish": F.hardswish}
 
 
@@ -31,7 +31,7 @@ def channels_last(module: AnyModule, device: torch.device | None = None) -> AnyM
 
 
 class SqueezeExcite(nn.Module):
-    """Scale each channel by a gate computed from the mean of all (reduction 4, h-sigmoid)."""
+    """Scale each channel by a gate computed from the means of all channels (reduction 4, h-sigmoid)."""
 
     def __init__(self, channels: int) -> None:
         """Build for `channels`."""
@@ -84,9 +84,9 @@ class MBConv(nn.Module):
 class ParallelBlocks(nn.Module):
     """Up to three blocks on the same input, their outputs summed (OFAv2, parallel blocks).
 
-    An inverted bottleneck; a 1x1 convolution; a transformation that only fits pixels and channels: max pooling where
-    the layer strides, a 1x1 convolution with bias where channels change. Both of the latter end in batch norm and the
-    stage's activation.
+    An inverted bottleneck; a 1x1 convolution; a transformation that only matches size and channels: max pooling where
+    the layer has a stride, a 1x1 convolution with bias where channels change. Both of the latter end in batch norm and
+    the stage's activation.
     """
 
     def __init__(self, shape: LayerShape, layer: Layer) -> None:
@@ -143,7 +143,7 @@ class Exit(nn.Module):
     """Classifier after a stage: 1x1 convolution, global pooling, 1x1 convolution, linear."""
 
     def __init__(self, shape: ExitShape, classes: int) -> None:
-        """Build; the convolution after the pooling is held as a linear layer, which is the same function."""
+        """Build; the convolution after the pooling is a linear layer, which is the same function."""
         super().__init__()
         self.expand = nn.Conv2d(shape.in_channels, shape.expand_channels, 1, bias=False)
         self.expand_bn = nn.BatchNorm2d(shape.expand_channels)
@@ -159,10 +159,10 @@ class Exit(nn.Module):
 
 
 def dense_sum(outputs: list[Tensor]) -> Tensor:
-    """What flows on after the last of a stage's layers with dense skips, given every layer's output.
+    """The features passed on after the last layer so far of a stage with dense skips, given every layer's output.
 
-    The outputs of all layers but the last two are added: the residual of the last layer has brought the one before
-    it (OFAv2, dense skip connections). With one or two layers nothing is added.
+    The outputs of all layers except the last two are added: the residual of the last layer already includes the one
+    before it (OFAv2, dense skip connections). With one or two layers nothing is added.
     """
     total = outputs[-1]
     for earlier in outputs[:-2]:

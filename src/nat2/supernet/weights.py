@@ -1,4 +1,4 @@
-"""Files of weights: which tensors one holds, wherever in it they lie. Nothing here unpickles code."""
+"""Files of weights: find and read the tensors in a file. Nothing here unpickles code."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _ENTRIES = (
     "state_dict_ema", "model_ema_state_dict", "ema_state_dict", "model_ema", "ema", "state_dict", "model_state_dict",
     "model", "net", "network", "supernet", "weights", "params", "module",
 )  # fmt: skip
-"""Where trainers keep the weights; averaged weights first, as timm does, because they are the better ones."""
+"""Where training scripts store the weights; averaged weights first, as in timm, because they are better."""
 _STEM = re.compile(r"((?:.*?\.)??)(?:(?:head_stage\.)?first_conv|stem)\.conv\.weight")
 _NOT_WEIGHTS = {b"<": "a web page", b"version https://git-lfs": "a Git LFS pointer", b"\x1f\x8b": "a gzip archive"}
 
 
 class _Ignored:
-    """Stands for values that trainers store beside the weights, which are neither needed nor built."""
+    """Placeholder for values that training scripts store with the weights, which are neither needed nor constructed."""
 
     def __init__(self, *arguments: object) -> None:
-        """Accept whatever the value was made from."""
+        """Accept any arguments."""
 
     def __setstate__(self, state: object) -> None:
-        """Accept whatever the value held."""
+        """Accept any state."""
 
 
 _HARMLESS = (
@@ -60,7 +60,7 @@ class Checkpoint:
     sets: Mapping[float | None, dict[str, Tensor]]
     """By width as the file names it; under None if it holds one set."""
     entry: str = ""
-    """Where in the file the one set lies; empty if the file is the set."""
+    """The entry of the file that holds the one set; empty if the file is the set."""
     macro: Macro | None = None
     """The macro-architecture, where nat2 wrote it into the file."""
 
@@ -102,10 +102,9 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     """Read a ``.safetensors`` file or a file that torch wrote (``.pth``), whose code never runs.
 
     Args:
-        path: The file, or the name of weights that come with nat2. The weights may lie in it directly, under
-            ``state_dict`` or another usual entry, or as NAT2's authors write them, one set a width under
-            ``model_w1.0_state_dict``. Prefixes that wrappers put before all names (``module.``, ``model.``) are
-            removed.
+        path: The file, or the name of weights that come with nat2. The weights may be at the top level,
+            under ``state_dict`` or another usual entry, or as NAT2's authors store them, one set per width under
+            ``model_w1.0_state_dict``. Prefixes that wrappers add to all names (``module.``, ``model.``) are removed.
 
     Raises:
         CheckpointError: the file is absent or damaged, holds more than tensors and plain data, or no weights.
@@ -142,13 +141,13 @@ def _head(path: Path) -> bytes:
     """The first bytes.
 
     Raises:
-        CheckpointError: it is no file, or what downloads leave in place of one.
+        CheckpointError: it is not a file, or what a failed download leaves instead.
     """
     if path.is_dir():
         files = sorted(path.glob("supernet-w*.safetensors"))
         remedy = f"name a file, e.g. {files[0]}" if files else "name a file"
         raise CheckpointError(f"the checkpoint {path} is a folder; {remedy}")
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not path.is_file():  # reading a pipe would block
         raise CheckpointError(f"{path} is not a readable checkpoint, but a device")
     try:
         with path.open("rb") as file:
@@ -175,7 +174,7 @@ def _open_safetensors(path: Path) -> Checkpoint:
     if not tensors:
         raise CheckpointError(f"{path} holds no weights")
     macro = None
-    # A file that is not ours says nothing; its tensors do.
+    # A file that is not ours has no metadata; its tensors identify it.
     with contextlib.suppress(KeyError, TypeError, ValueError, ConfigError):
         macro = Macro(**metadata["macro"])
     return Checkpoint(path, {None: _unwrapped(tensors)}, macro=macro)
@@ -188,7 +187,7 @@ def _unpickled(path: Path, head: bytes) -> object:
     ]
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(inert):
-            warnings.simplefilter("ignore")  # torch's own remarks on files that it goes on to refuse
+            warnings.simplefilter("ignore")  # torch warns about files that it then refuses
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
@@ -207,7 +206,7 @@ _REMEDY = "it is damaged, cut short or of another format; .safetensors files and
 
 
 def _found(content: Mapping[object, object], depth: int = 0) -> tuple[str, Mapping[str, Tensor]]:
-    """The weights among what a trainer stored, and where they lie; nothing if there are none."""
+    """The weights in what a training script stored, and under which entry; empty if there are none."""
     for entry in _ENTRIES:
         inner = content.get(entry)
         if _is_weights(inner):
@@ -230,7 +229,7 @@ def _is_weights(content: object) -> TypeGuard[Mapping[str, Tensor]]:
 
 
 def _prefix(state: Mapping[str, Tensor]) -> str | None:
-    """What stands before the names of a super-network; None if there is no super-network, or more than one."""
+    """The common prefix of a super-network's names; None if there is no super-network, or more than one."""
     found = {match[1] for name in state if (match := _STEM.fullmatch(name))}
     return found.pop() if len(found) == 1 else None
 
