@@ -1,10 +1,9 @@
-"""A busy machine: OpenMP's waiting threads go to sleep at once while other processes need the cores.
+"""A busy machine: waiting OpenMP threads sleep at once while other processes need the cores.
 
 A waiting OpenMP thread spins, which is fast while every thread has a core. When other processes take the cores, threads
-spin through whole time slices in which the thread that they wait for could have worked. GNU OpenMP nearly stops
-spinning when a process has more OpenMP threads than there are cores. So threads that do nothing are added while threads
-of this process wait for cores, and are removed when that is over. The computing threads stay the same, and so does
-every result.
+spin through whole time slices that the thread they wait for could have used. GNU OpenMP nearly stops spinning when a
+process has more OpenMP threads than there are cores. So idle threads are added while threads of this process wait for
+cores, and removed afterwards. The computing threads stay the same, and so does every result.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from pathlib import Path
 
 import torch
 
-_INTERVAL = 0.25  # seconds between two looks at the threads
-_BUSY = 0.2  # seconds per second that threads of this process have to wait for a core, all together
-_LOOKS = 2  # one after the other that find it so: at first two threads may share a core until the system spreads them
-_CALM = 5.0  # seconds without that after which threads spin again
-_PARALLEL = 1 << 20  # values of a tensor that is summed by several threads
+_INTERVAL = 0.25  # seconds between two samples
+_BUSY = 0.2  # seconds per second that the threads of this process spend waiting for a core, in total
+_LOOKS = 2  # consecutive busy samples: at first two threads may share a core until the system spreads them
+_CALM = 5.0  # seconds without contention before threads spin again
+_PARALLEL = 1 << 20  # elements of a tensor large enough to be summed by several threads
 _THREADS = Path("/proc/self/task")
 
 _watch_lock = threading.Lock()
@@ -30,9 +29,9 @@ _watching: list[threading.Thread] = []
 
 
 def watch_contention() -> None:
-    """Let waiting threads sleep from now on whenever the machine is busy; does nothing where that is not possible.
+    """From now on let waiting threads sleep whenever the machine is busy.
 
-    It needs Linux, and a torch that computes with more than one thread of GNU OpenMP.
+    Needs Linux and a torch that uses more than one thread of GNU OpenMP; does nothing elsewhere.
     """
     if sys.platform != "linux" or "OpenMP" not in torch.__config__.parallel_info() or torch.get_num_threads() < 2:
         return
@@ -43,13 +42,13 @@ def watch_contention() -> None:
 
 
 def delays() -> dict[str, float]:
-    """Seconds that each thread of this process has waited for a core so far; empty where the system does not say."""
+    """Seconds that each thread of this process has waited for a core so far; empty where that is unknown."""
     found = {}
     for thread in _THREADS.glob("*"):
         try:
             found[thread.name] = int((thread / "schedstat").read_text().split()[1]) / 1e9
         except (OSError, IndexError, ValueError):
-            continue  # it has ended meanwhile
+            continue  # the thread has ended
     return found
 
 
@@ -69,19 +68,19 @@ def _watch() -> None:
 
 
 class IdleThreads:
-    """OpenMP threads that do nothing; while there are any, this process has more of them than there are cores."""
+    """Idle OpenMP threads that raise their number in this process above the number of cores."""
 
     def __init__(self) -> None:
-        """There are none at first."""
+        """Start without any."""
         self._release: threading.Event | None = None
         self._teams: list[threading.Thread] = []
 
     def __len__(self) -> int:
-        """Threads that hold a team of OpenMP threads each."""
+        """Number of threads, each of which holds a team of OpenMP threads."""
         return len(self._teams)
 
     def add(self) -> None:
-        """Add them, unless they are there."""
+        """Add the threads, unless they exist."""
         threads, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
         if self._release is not None or threads < 2:
             return
@@ -91,7 +90,7 @@ class IdleThreads:
             self._teams[-1].start()
 
     def remove(self) -> None:
-        """Remove them."""
+        """Remove the threads."""
         if self._release is None:
             return
         self._release.set()

@@ -1,7 +1,7 @@
-"""One process and many: the same code trains on a laptop and, one process per device, on several machines.
+"""One process or many: the same code trains on a laptop and, with one process per device, on several machines.
 
 Every process makes the same decisions; batches, evaluations and the networks to fine-tune are divided among them. All
-of them must see the run folder, into which the first writes everything but what another has fine-tuned.
+of them must see the run folder; the first process writes everything except the networks that another has fine-tuned.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ S = TypeVar("S")
 
 _ROUND = 4  # evaluations per process between two exchanges of results
 _RESTARTS = 3
-_CROWD = 4  # processes per core, beyond which a machine is only worn out
+_CROWD = 4  # processes per core; more only slow the machine down
 _UNGUARDED = "unguarded"
 _ATTEMPT, _FOLDER = "NAT2_ATTEMPT", "NAT2_LAUNCH"
 _PATIENCE = timedelta(days=30)  # one process may fine-tune for hours longer than another; a lost one is noticed anyway
@@ -49,50 +49,50 @@ class Processes:
     rank: int = 0
     """This process, counted from 0."""
     size: int = 1
-    """How many there are, on all machines."""
+    """Number of processes on all machines."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    """Where this process computes."""
+    """Device of this process."""
     autocast: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
-    """Context in which forward passes run: in bfloat16 if that was asked for."""
+    """Context in which forward passes run: bfloat16 autocast if that was requested."""
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes and speaks."""
+        """Whether this is the process that writes and reports."""
         return self.rank == 0
 
     def sum(self, x: Tensor) -> Tensor:
-        """Add a tensor over the processes, in place."""
+        """Sum a tensor over the processes, in place."""
         if self.size > 1:
             dist.all_reduce(x)
         return x
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Add the gradients over the processes; all have the same parameters without one, which stay without."""
+        """Sum the gradients over the processes; parameters without a gradient, the same in all of them, keep none."""
         if self.size == 1:
             return
         _exchanged([parameter.grad for parameter in parameters if parameter.grad is not None], dist.all_reduce)
 
     def share(self, tensors: Iterable[Tensor]) -> None:
-        """Give all processes the first one's tensors: those of machines that round differently would drift apart."""
+        """Broadcast the first process's tensors: machines that round differently would drift apart."""
         if self.size == 1:
             return
         _exchanged([tensor.detach() for tensor in tensors], partial(dist.broadcast, src=0))
 
     def part(self, count: int) -> slice:
-        """The images of a batch of `count` that are this process's: whole pairs, so that neighbours stay together."""
+        """This process's share of a batch of `count` images: whole pairs, so that neighbours stay together."""
         pairs = -(-count // 2)
         bounds = [2 * (pairs * rank // self.size) for rank in range(self.size)] + [count]
         return slice(bounds[self.rank], bounds[self.rank + 1])
 
     def once(self, work: Callable[[], T]) -> T:
-        """Let the first process do something when all have come this far; all get its result, or raise its error.
+        """Run `work` in the first process once all have reached this point; all return its result, or raise its error.
 
         Raises:
             Nat2Error: what `work` raised.
         """
         if self.size == 1:
             return work()
-        dist.barrier()  # what the others still read is not written over
+        dist.barrier()  # nothing is overwritten while others still read it
         outcome: list[_Done[T] | Nat2Error | None] = [_attempt(work) if self.first else None]
         dist.broadcast_object_list(outcome, device=self._exchange)
         (received,) = outcome
@@ -102,15 +102,15 @@ class Processes:
     def spread(
         self, work: Callable[[S], T], items: Sequence[S], *, costs: Sequence[float]
     ) -> Iterator[tuple[S, T, float]]:
-        """Do the same to many items, divided among the processes so that each has as much to do.
+        """Apply `work` to many items, divided among the processes so that each has about as much to do.
 
         Args:
-            work: Done to each item, by one process.
+            work: Called for each item, in one process.
             items: The same in all processes.
-            costs: How long each item takes, in any unit.
+            costs: Estimated time of each item, in any unit.
 
         Yields:
-            In all processes, item, result and the seconds it took, in order; in one process as soon as it is there.
+            In all processes, item, result and seconds taken, in order; with one process each as soon as it is done.
 
         Raises:
             Nat2Error: what `work` raised in any process.
@@ -131,7 +131,7 @@ class Processes:
                 yield item, *_unwrap(outcomes[number])
 
     def check_batch(self, size: int) -> None:
-        """Refuse a batch that is too small to divide.
+        """Refuse a batch that is too small to be divided.
 
         Raises:
             ConfigError: a process would get less than two images.
@@ -152,7 +152,7 @@ ALONE = Processes()
 
 
 def _exchanged(tensors: Sequence[Tensor], exchange: Callable[[Tensor], object]) -> None:
-    """Do a collective operation on many tensors at once, in place."""
+    """Run a collective operation on many tensors at once, in place."""
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     exchange(flat)
     first = 0
@@ -168,7 +168,7 @@ def _timed(work: Callable[[S], T], item: S) -> tuple[T, float]:
 
 @dataclass(frozen=True)
 class _Done(Generic[T]):
-    """What came of a work that did not fail."""
+    """The result of work that did not fail."""
 
     result: T
 
@@ -187,7 +187,7 @@ def _unwrap(outcome: _Done[T] | Nat2Error) -> T:
 
 
 def balanced(costs: Sequence[float], count: int) -> list[list[int]]:
-    """Divide items among `count` workers: the dearest first, each to the one with the least to do so far."""
+    """Divide items among `count` workers: the most expensive first, each to the worker with the least load so far."""
     shares: list[list[int]] = [[] for _ in range(count)]
     loads = [0.0] * count
     for number in sorted(range(len(costs)), key=lambda each: -costs[each]):
@@ -203,20 +203,20 @@ def launched() -> bool:
 
 
 def restarted() -> bool:
-    """Whether the launcher has started this process again because one was lost."""
+    """Whether the launcher has restarted this process because one was lost."""
     return any(int(os.environ.get(name, "0")) > 0 for name in (_ATTEMPT, "TORCHELASTIC_RESTART_COUNT"))
 
 
 def may_restart() -> bool:
-    """Whether a launcher that is not ours starts processes again by itself."""
+    """Whether a launcher other than ours restarts processes by itself."""
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
 
 
 def connect(*, accelerator: Accelerator = "auto", precision: Precision = "auto") -> Processes:
-    """Join the processes that a launcher has started, or be alone.
+    """Join the processes that a launcher has started, or run alone.
 
     Raises:
-        ConfigError: CUDA was asked for and there is none.
+        ConfigError: CUDA was requested and there is none.
     """
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--accelerator cuda needs an NVIDIA GPU and a CUDA build of torch; found none. Use cpu")
@@ -265,7 +265,7 @@ def _threads_each(processes: int) -> int:
 
 @contextlib.contextmanager
 def disconnected() -> Iterator[None]:
-    """Leave the other processes in good order at the end."""
+    """Shut down the process group at the end."""
     try:
         yield
     finally:
@@ -276,12 +276,12 @@ def disconnected() -> Iterator[None]:
 def launch(work: Callable[[*Ts], T], *arguments: *Ts, devices: int) -> T:
     """Call a function in `devices` processes of this machine and return what the first one returned.
 
-    If a process is lost, all are started again, at most three times; the function is to continue where it was.
+    If a process is lost, all are restarted, at most three times; the function should continue where it stopped.
 
     Raises:
         Nat2Error: what the function raised in any process, RunError if processes were lost too often, or ConfigError if
-            there are to be many times as many as the machine has cores.
-        SystemExit: the script that calls this does so while it is imported.
+            `devices` is many times the number of cores of the machine.
+        SystemExit: the script calls this at import time.
     """
     _refuse_unguarded()
     most = _CROWD * available_cores()
@@ -292,14 +292,14 @@ def launch(work: Callable[[*Ts], T], *arguments: *Ts, devices: int) -> T:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     for name in ("launcher.api", "elastic.agent.server.api", "elastic.multiprocessing.api", "elastic.rendezvous"):
-        logging.getLogger(f"torch.distributed.{name}").setLevel(logging.CRITICAL)  # what matters is told below
+        logging.getLogger(f"torch.distributed.{name}").setLevel(logging.CRITICAL)  # what matters is reported below
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=devices,
         run_id="nat2",
-        max_restarts=0,  # here, because an error that the user can correct is no reason to start again
+        max_restarts=0,  # restarts are handled here: an error that the user can correct is no reason for one
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         monitor_interval=0.5,
@@ -335,16 +335,16 @@ def launch(work: Callable[[*Ts], T], *arguments: *Ts, devices: int) -> T:
 
 
 def _refuse_unguarded() -> None:
-    """End a process that runs the user's script again, because the script launches where it is only imported."""
+    """End a worker that runs the user's script again because it launches at import time."""
     folder = os.environ.get(_FOLDER)
-    if folder is None:  # set for the processes of a launch, which launch nothing themselves
+    if folder is None:  # set only for the workers of a launch, which must not launch anything
         return
     (Path(folder) / _UNGUARDED).touch()
-    os._exit(2)  # at once and without a word: the launcher says it once
+    os._exit(2)  # at once and silently: the launcher reports it once
 
 
 def _worker(folder: Path, work: Callable[[*Ts], object], *arguments: *Ts) -> object:
-    """What each process runs; an error that the user can correct is left in `folder` for the launcher to raise."""
+    """Entry point of each process; an error that the user can correct is left in `folder` for the launcher to raise."""
     try:
         return work(*arguments)
     except Nat2Error as error:
@@ -354,7 +354,7 @@ def _worker(folder: Path, work: Callable[[*Ts], object], *arguments: *Ts) -> obj
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """Put back how this process answers to signals: the launcher changes it."""
+    """Restore the signal handlers of this process: the launcher changes them."""
     changed = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]
     before = {number: signal.getsignal(number) for number in changed}
     try:
@@ -367,7 +367,7 @@ def _signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Environment variables for the processes that are started meanwhile."""
+    """Set environment variables for the processes that are started meanwhile."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

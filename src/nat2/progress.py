@@ -1,4 +1,4 @@
-"""What a run says while it works: a live line on a terminal, plain lines elsewhere."""
+"""Progress of a run: a live line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PLAIN_INTERVAL = 10.0  # seconds between two plain lines of the same stage
 
 
 class FoundDone(int):
-    """A count of steps that were made before, by a run that was interrupted: they tell nothing of the speed."""
+    """A number of steps done earlier, by a run that was interrupted: they say nothing about the speed."""
 
 
 @dataclass
@@ -27,13 +27,13 @@ class _Tally:
     total: int
     done: int = 0
     timed: int = 0
-    """Those made now."""
+    """Steps done in this process, whose time is known."""
     seconds: float = 0.0
-    """What these took."""
+    """Time that the timed steps took."""
 
     @property
     def left(self) -> float | None:
-        """Seconds that the others will take; None before one was made."""
+        """Estimated seconds for the remaining steps; None before the first timed one."""
         open_steps = max(0, self.total - self.done)
         if not open_steps:
             return 0.0
@@ -41,29 +41,29 @@ class _Tally:
 
 
 class Reporter:
-    """What a long computation reports of itself; this one shows nothing."""
+    """Receives the progress of a long computation; this base class shows nothing."""
 
     def stage(self, name: str, **totals: int) -> None:
         """Begin a stage.
 
         Args:
-            name: What is shown.
-            totals: How many steps there are of each unit: ``networks=40, steps=200``.
+            name: Shown to the user.
+            totals: Number of steps of each unit: ``networks=40, steps=200``.
         """
 
     def step(self, count: int = 1, *, unit: str = "") -> None:
         """Report that `count` more steps of the stage are done.
 
         Args:
-            count: How many; a `FoundDone` number of them were made before.
+            count: Number of steps; `FoundDone` for steps done in an earlier run.
             unit: One of the stage's; the first by default.
         """
 
     def rest(self) -> None:
-        """Report that the stage is over, and that no other follows at once."""
+        """Report that the stage is over and that the next one does not follow immediately."""
 
     def say(self, message: str) -> None:
-        """Report a line that stays."""
+        """Report a line that stays on the screen."""
 
 
 SILENT = Reporter()
@@ -78,7 +78,7 @@ class Progress(Reporter):
 
     def __init__(self, *, quiet: bool = False) -> None:
         """Write to standard output, or nowhere if `quiet`."""
-        # A notebook would give each line a display of its own; as plain output they stay together.
+        # A notebook would put each line into a separate display; as plain output they stay together.
         self.console = Console(quiet=quiet or sys.stdout is None, highlight=False, soft_wrap=True, force_jupyter=False)
         self._bars = RichProgress(
             TextColumn("{task.description}"),
@@ -103,7 +103,7 @@ class Progress(Reporter):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take the live line away."""
+        """Remove the live line."""
         if self._live:
             self._bars.stop()
 
@@ -118,7 +118,7 @@ class Progress(Reporter):
             )
 
     def rest(self) -> None:
-        """Take the live line away until the next stage."""
+        """Remove the live line until the next stage."""
         if self._task is not None:
             self._bars.update(self._task, visible=False, refresh=True)
 
@@ -141,23 +141,23 @@ class Progress(Reporter):
             self.say(f"{self._stage}: {self._state()}")
 
     def _state(self) -> str:
-        """Counts with their units, and the time left if it can be told: ``12 of 40 networks, 2 m 05 s left``."""
+        """Counts with their units, and the time left if it is known: ``12 of 40 networks, 2 m 05 s left``."""
         counts = ", ".join(f"{each.done} of {each.total} {unit}" for unit, each in self._tallies.items())
         left = [each.left for each in self._tallies.values()]
         known = [each for each in left if each is not None]
         return f"{counts}, {duration(sum(known))} left" if known and len(known) == len(left) else counts
 
     def say(self, message: str) -> None:
-        """A line that stays, with the time since the start."""
+        """Print a line that stays, with the time since the start."""
         elapsed = duration(time.monotonic() - self._start)
         self._print(f"[dim]{elapsed:>7}[/dim]  {escape(message)}", markup=True)
 
     def show(self, renderable: object) -> None:
-        """Show a table or text as it is."""
+        """Print a table or text as it is."""
         self._print(renderable, markup=False)
 
     def _print(self, renderable: object, *, markup: bool) -> None:
-        """Print while somebody listens: a closed pipe or a full log is no reason to stop hours of work."""
+        """Print as long as possible: a closed pipe or a full log is no reason to stop hours of work."""
         if self.console.quiet:
             return
         try:
@@ -169,7 +169,7 @@ class Progress(Reporter):
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: ``8 s``, ``2 m 05 s``, ``3 h 20 m``."""
+    """Seconds in readable form: ``8 s``, ``2 m 05 s``, ``3 h 20 m``."""
     total = round(seconds)
     if total < 60:
         return f"{total} s"

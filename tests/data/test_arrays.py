@@ -145,7 +145,7 @@ def test_missing_and_cut_files_of_cifar_are_named(tmp_path: Path) -> None:
     files, *_ = cifar_files(1)
     for number, (name, change) in enumerate({"data_batch_3.bin": None, "test_batch.bin": b"cut"}.items()):
         changed = {key: value for key, value in (files | {name: change}).items() if value is not None}
-        with pytest.raises(DataError, match=f"{name} is {'cut off' if change else 'missing'}"):
+        with pytest.raises(DataError, match=f"{name} is {'truncated' if change else 'missing'}"):
             read_dataset(str(as_folder(tmp_path / str(number), changed)), side=32)
 
 

@@ -115,15 +115,15 @@ READ = {
     "an images folder in each class": (many("cat/images dog/images"), {"all": ONE}, ""),
     "images beside the classes": ([*many("cat dog"), "1.png", "2.png"], {"all": ONE}, "2 images beside the folders in"),
     "images beside the classes of a split": ([*pets("train"), "train/1.png"], {"train": ONE}, "1 image beside the"),
-    "a folder of other files": ([*many("cat dog"), "bird/all.zip"], {"all": ONE}, "no classes: bird/ (1 .zip)"),
+    "a folder of other files": ([*many("cat dog"), "bird/all.zip"], {"all": ONE}, "not classes: bird/ (1 .zip)"),
     "a group beside a class": (
         many("pet/cat pet/dog owl"), {"all": {"owl": 1, "pet": 2}}, "hold only further folders, which are read as part",
     ),
-    "an empty folder": ([*many("cat dog"), "bird/", "fish/deep/"], {"all": ONE}, "no classes: bird/, fish/"),
+    "an empty folder": ([*many("cat dog"), "bird/", "fish/deep/"], {"all": ONE}, "not classes: bird/, fish/"),
     "an empty class in every split": (
-        [*pets("train", "test"), "train/owl/", "test/owl/"], {"train": ONE, "test": ONE}, "no classes: test/owl/, ",
+        [*pets("train", "test"), "train/owl/", "test/owl/"], {"train": ONE, "test": ONE}, "not classes: test/owl/, ",
     ),
-    "an empty split": ([*pets("train"), "val/", "test/cat/"], {"train": ONE}, "no classes: test/, val/"),
+    "an empty split": ([*pets("train"), "val/", "test/cat/"], {"train": ONE}, "not classes: test/, val/"),
     "an empty second split": ([*pets("train", "val"), "valid/"], {"train": ONE, "val": ONE}, "valid/"),
 }  # fmt: skip
 
@@ -325,7 +325,7 @@ def test_links_that_lead_nowhere_are_told_and_lose_no_class(tmp_path: Path) -> N
     listing = list_folder(tmp_path)
     assert counted(listing) == {"all": ONE}
     assert "by class: cat 1 of 2 (1 broken link)" in listing.notes[0]
-    assert "links that lead nowhere are left out: cat/gone.png, loop" in listing.notes
+    assert "broken links are left out: cat/gone.png, loop" in listing.notes
     (tmp_path / "owl").mkdir()
     (tmp_path / "owl" / "gone.png").symlink_to("/no/such/image.png")
     with pytest.raises(DataError, match=r"would be lost: owl \(1 broken link\)"):

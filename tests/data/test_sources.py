@@ -67,7 +67,7 @@ def test_nested_folders_and_other_files(tmp_path: Path) -> None:
     assert len(source.labels["all"]) == 4
     assert source.notes == (
         "hidden and system files and folders are skipped: 1 .hidden.png, 1 .thumbnails",
-        "files that are no images are left out: 1 .txt",
+        "files that are not images are left out: 1 .txt",
     )
 
 

@@ -156,8 +156,8 @@ def test_odd_entries_of_a_folder(folder: Path, capsys: pytest.CaptureFixture[str
     assert dataset.classes == ("class 0", "class 1")
     notes = " | ".join(dataset.notes)
     assert "links to folders that are read already are not followed: class 0/round" in notes
-    assert "links that lead nowhere are left out: class 0/itself.png, class 0/nowhere.png, loop" in notes
-    assert "folders without images are no classes: empty class/" in notes
+    assert "broken links are left out: class 0/itself.png, class 0/nowhere.png, loop" in notes
+    assert "folders without images are not classes: empty class/" in notes
     with pytest.raises(BegunError):
         refused(capsys, *small_run(folder))
 

@@ -31,12 +31,12 @@ from nat2.wording import counted
 
 _SPLITS = ("train", "val", "test")
 _CIFAR = {
-    # files of the training set, of the test set, label bytes, names of the classes
+    # training files, test files, label bytes, file with the class names
     "cifar-10": ([f"data_batch_{n}.bin" for n in range(1, 6)], ["test_batch.bin"], 1, "batches.meta.txt"),
     "cifar-100": (["train.bin"], ["test.bin"], 2, "fine_label_names.txt"),
 }
 _CIFAR_PYTHON = {
-    # the same of the python version: files, key of the labels, file and key of the classes' names
+    # the python version: training files, test files, key of the labels, file and key of the class names
     "cifar-10": ([f"data_batch_{n}" for n in range(1, 6)], ["test_batch"], "labels", "batches.meta", "label_names"),
     "cifar-100": (["train"], ["test"], "fine_labels", "meta", "fine_label_names"),
 }
@@ -52,14 +52,14 @@ _CIFAR_SIDE = 32
 def open_npz(path: Path, *, memory: float | None = None) -> Opened:
     """A ``.npz`` file with ``images`` and ``labels``, or by split ``x_train``, ``y_train``, ``x_val``, ..., ``y_test``.
 
-    Images are numbers of any type, the same in all splits, of shape (n, height, width) or (n, height, width, 1 or 3);
-    those of 8 bits are taken as they are, all others by the range of the training images. Labels are whole numbers
-    from 0, or names; ``classes`` may give the names of numbers. Images are reduced or enlarged to `side` along their
+    Images are numbers of any dtype, the same in all splits, of shape (n, height, width) or (n, height, width, 1 or 3);
+    8-bit images are used as they are, all others are scaled by the range of the training images. Labels are whole
+    numbers from 0, or names; ``classes`` may give names to the numbers. Images are resized to `side` along their
     shorter side and cropped to the centre square.
 
     Raises:
-        DataError: the file cannot be read without running code, an array is missing, or of another type or shape; at
-            reading, the images do not fit into `memory` GiB.
+        DataError: the file cannot be read without running code, or an array is missing or has the wrong type or shape;
+            when reading, the images do not fit into `memory` GiB.
     """
     arrays = _load(path)
     names = {"all": ("images", "labels")} if "images" in arrays else {s: (f"x_{s}", f"y_{s}") for s in _SPLITS}
@@ -94,7 +94,7 @@ def open_cifar(path: Path, *, memory: float | None = None) -> Opened | None:
     """CIFAR-10 or CIFAR-100, binary or python version, the archive or the folder in it; None if it is something else.
 
     Raises:
-        DataError: it is a damaged archive; at reading, a file is missing or cut off, or holds what no CIFAR file does.
+        DataError: the archive is damaged; when reading, a file is missing, truncated or not a CIFAR file.
     """
     read = _reader(path)
     if read is None:
@@ -161,7 +161,7 @@ def _as_images(flat: Pixels) -> Pixels:
 
 
 class _Inert:
-    """Stands for an array or its type while a pickle is read: keeps what it is given and does nothing."""
+    """A placeholder for an array or its dtype in a pickle: keeps its arguments and does nothing."""
 
     def __init__(self, *arguments: object) -> None:
         self.given: tuple[object, ...] = arguments
@@ -173,11 +173,11 @@ class _Inert:
 class _PlainUnpickler(pickle.Unpickler):
     """Reads pickles of arrays of bytes, numbers, text and containers, and refuses everything else.
 
-    No class that a pickle names is used: NumPy's own would take forged memory.
+    No class named by a pickle is used, not even NumPy's own, which would accept forged memory.
     """
 
     def find_class(self, module_name: str, global_name: str) -> object:
-        """What stands for a class."""
+        """The placeholder for a class, which does nothing."""
         if (module_name, global_name) == ("_codecs", "encode"):
             return lambda text, encoding: text.encode("latin1")
         if (module_name, global_name) not in _ARRAYS:
@@ -189,14 +189,14 @@ _ARRAYS = {
     ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"), ("numpy", "ndarray"),
     ("numpy", "dtype"),
 }  # fmt: skip
-"""What the pickles of arrays name."""
+"""What pickled arrays refer to."""
 
 
 def _pixels_of(value: object) -> Pixels:
-    """The array of bytes that an `_Inert` stands for.
+    """The array of bytes behind an `_Inert`.
 
     Raises:
-        ValueError: it stands for something else.
+        ValueError: it is something else.
     """
     try:
         _, _, _, _, shape, kind, by_column, content = value.given  # type: ignore[attr-defined]
@@ -222,7 +222,7 @@ def _text(value: object) -> str:
 
 
 def _load(path: Path) -> dict[str, NDArray[np.generic]]:
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not path.is_file():  # opening a pipe would block
         raise DataError(f"{path} cannot be read as arrays: it is a folder or a device")
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
@@ -259,7 +259,7 @@ def _checked_images(path: Path, name: str, images: NDArray[np.generic]) -> NDArr
 def _numbered(
     path: Path, labels: Mapping[str, NDArray[np.generic]], names: NDArray[np.generic] | None
 ) -> tuple[dict[str, NDArray[np.int64]], tuple[str, ...]]:
-    """Labels as numbers from 0, and the classes' names."""
+    """Labels as numbers from 0, and the class names."""
     every = np.unique(np.concatenate(list(labels.values())))
     if every.dtype.kind in "US":
         spelled = [unicodedata.normalize("NFC", _text(name)) for name in every]
@@ -338,7 +338,7 @@ def _reader(path: Path) -> Callable[[str], bytes | None] | None:
                 if file is not None:
                     members[name] = file.read()
             while archive.fileobj is not None and archive.fileobj.read(2**20):
-                pass  # to the sum at the end of what is compressed, which tells whether all of it is right
+                pass  # read on to the checksum at the end of the compressed data
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise DataError(f"{path} is damaged ({error}); download it again") from error
     return members.get
@@ -347,5 +347,5 @@ def _reader(path: Path) -> Callable[[str], bytes | None] | None:
 def _records(path: Path, name: str, content: bytes | None, label_bytes: int) -> Pixels:
     size = label_bytes + 3 * _CIFAR_SIDE**2
     if not content or len(content) % size:
-        raise DataError(f"{path}: {name} is {'cut off' if content else 'missing'}; extract or download it again")
+        raise DataError(f"{path}: {name} is {'truncated' if content else 'missing'}; extract or download it again")
     return np.frombuffer(content, dtype=np.uint8).reshape(-1, size)

@@ -1,7 +1,7 @@
 """Random changes of training images, a batch at a time on any device: crop, flip, AutoAugment, RandAugment, cutout.
 
-Every image of a batch is changed in its own way. All random numbers of a batch are drawn on the CPU before the first
-image is touched, so that every device, and every process that holds a part of the batch, makes the same images.
+Every image of a batch is transformed independently. All random numbers of a batch are drawn on the CPU before the
+first image is touched, so every device, and every process that holds a part of the batch, makes the same images.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from nat2.data.settings import Augmentation
 from nat2.data.transfer import to_device
 
 DEFAULT_CROP = 0.75
-_GREY = 0.5  # what comes in from outside when an image is turned or moved (AutoAugment)
-_BINS = 30  # magnitudes go from 0 to 1 in this many steps (RandAugment)
+_GREY = 0.5  # fills the border when an image is rotated or translated (AutoAugment)
+_BINS = 30  # steps between magnitude 0 and magnitude 1 (RandAugment)
 
 
 @dataclass(frozen=True)
@@ -27,23 +27,23 @@ class Draws:
     """The random numbers of a batch; the first dimension of each is the image."""
 
     crop: Tensor
-    """Side of the crop and the place of its centre, both relative to the image's, shape (n, 3)."""
+    """Side of the crop and position of its centre, both relative to the image's, shape (n, 3)."""
     mirror: Tensor
     """1, or -1 for mirrored images, shape (n,)."""
     operations: Tensor
-    """Numbers of the operations to apply one after another, shape (n, k)."""
+    """Indices of the operations to apply in order, shape (n, k)."""
     magnitudes: Tensor
     """Their strengths, from -1 to 1, shape (n, k)."""
     hole: Tensor
-    """Centre of the square that is cut out, relative to the image's sides (0..1), shape (n, 2)."""
+    """Centre of the square to cut out, relative to the image's sides (0..1), shape (n, 2)."""
 
     def __getitem__(self, part: slice) -> Draws:
-        """Those of a part of the batch."""
+        """The draws for a part of the batch."""
         return Draws(**{field.name: getattr(self, field.name)[part] for field in fields(self)})
 
 
 def draw(count: int, augmentation: Augmentation, generator: torch.Generator) -> Draws:
-    """Draw what happens to each of `count` images."""
+    """Draw the transformations of `count` images."""
     side = torch.empty(count).uniform_(augmentation.crop_scale or DEFAULT_CROP, 1, generator=generator).sqrt()
     shift = (torch.rand(2, count, generator=generator) * 2 - 1) * (1 - side)
     mirror = torch.ones(count)
@@ -55,7 +55,7 @@ def draw(count: int, augmentation: Augmentation, generator: torch.Generator) -> 
 
 
 def augment(images: Tensor, augmentation: Augmentation, draws: Draws) -> Tensor:
-    """Crop, mirror and change images (n, 1 or 3, side, side) of values 0..1, as was drawn."""
+    """Crop, mirror and transform images (n, 1 or 3, side, side) of values 0..1 as drawn."""
     if augmentation.crop_scale == 1:
         mirrored = to_device((draws.mirror < 0).view(-1, 1, 1, 1), images.device)
         images = torch.where(mirrored, images.flip(3), images) if augmentation.flip else images
@@ -71,7 +71,7 @@ def augment(images: Tensor, augmentation: Augmentation, draws: Draws) -> Tensor:
 
 
 def cut_out(inputs: Tensor, augmentation: Augmentation, draws: Draws) -> Tensor:
-    """Put 0, the mean of normalised images, into a square of each; it may reach over the border (cutout)."""
+    """Fill a square of each normalised image with 0, the mean; it may extend beyond the border (cutout)."""
     if not augmentation.cutout:
         return inputs
     side = inputs.shape[-1]
@@ -83,7 +83,7 @@ def cut_out(inputs: Tensor, augmentation: Augmentation, draws: Draws) -> Tensor:
 
 
 def apply(images: Tensor, operations: Tensor, magnitudes: Tensor) -> Tensor:
-    """Apply to each image the operation of its number (`OPERATIONS`), with its magnitude (-1..1)."""
+    """Apply to each image the operation with its index (`NAMES`), at its magnitude (-1..1)."""
     result = images.clone()
     for number in sorted(set(operations.tolist())):
         chosen = (operations == number).nonzero()[:, 0]
@@ -99,7 +99,7 @@ def apply(images: Tensor, operations: Tensor, magnitudes: Tensor) -> Tensor:
 
 
 def _moved(images: Tensor, matrix: Tensor) -> Tensor:
-    """Each output place reads the input at `matrix` (n, 2, 3) times it, in coordinates -1..1 from the centre."""
+    """Each output position reads the input at `matrix` (n, 2, 3) times itself, in coordinates -1..1."""
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     return F.grid_sample(images - _GREY, grid, align_corners=False) + _GREY
 
@@ -130,7 +130,7 @@ def _rotate(images: Tensor, m: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, plain: Tensor, m: Tensor) -> Tensor:
-    """Away from a plain version of the images (m > 0) or towards it (m < 0), at most nine tenths of the way."""
+    """Move away from a plain version of the images (m > 0) or towards it (m < 0), by at most nine tenths."""
     return (plain + (1 + 0.9 * m).view(-1, 1, 1, 1) * (images - plain)).clamp(0, 1)
 
 
@@ -170,8 +170,8 @@ def _posterize(images: Tensor, m: Tensor) -> Tensor:
 
 
 def _solarize(images: Tensor, m: Tensor) -> Tensor:
-    """Invert what is above a threshold, which falls from white to black."""
-    threshold = ((1 - m.abs()) * 256 / 255).view(-1, 1, 1, 1)  # of no magnitude: above white
+    """Invert values above a threshold, which falls from white to black as the magnitude grows."""
+    threshold = ((1 - m.abs()) * 256 / 255).view(-1, 1, 1, 1)  # magnitude 0 puts it above white
     return torch.where(images >= threshold, 1 - images, images)
 
 
@@ -186,7 +186,7 @@ def _auto_contrast(images: Tensor, m: Tensor) -> Tensor:
 
 
 def _equalize(images: Tensor, m: Tensor) -> Tensor:
-    """Give each channel a flat histogram, as Pillow does."""
+    """Equalise the histogram of each channel, as Pillow does."""
     n, channels, height, width = images.shape
     levels = (images * 255).round().long().view(n * channels, -1)
     counts = torch.zeros(n * channels, 256, device=images.device, dtype=torch.long)
@@ -232,13 +232,13 @@ def _with_signs(operations: Tensor, magnitudes: Tensor, generator: torch.Generat
 
 
 def _rand_augment(count: int, augmentation: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Two of all operations but inversion, alike probable, of one strength (RandAugment)."""
+    """Two of all operations except inversion, with equal probability and the same magnitude (RandAugment)."""
     operations = torch.randint(0, len(NAMES) - 1, (count, 2), generator=generator)
     return _with_signs(operations, torch.full((count, 2), augmentation.magnitude / _BINS), generator)
 
 
 def _auto_augment(count: int, augmentation: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One of the pairs of operations that AutoAugment found for CIFAR-10, each with its probability and strength."""
+    """One of the pairs of operations that AutoAugment found for CIFAR-10, with their probabilities and magnitudes."""
     chosen = torch.randint(0, len(_CIFAR_PAIRS), (count,), generator=generator)
     numbers, chances, strengths = _CIFAR_TABLE[chosen].unbind(2)
     applied = torch.rand(count, 2, generator=generator) < chances
@@ -246,7 +246,7 @@ def _auto_augment(count: int, augmentation: Augmentation, generator: torch.Gener
 
 
 _CIFAR_PAIRS = (
-    # operation, tenths of probability, ninths of strength: twice (AutoAugment, policy for CIFAR-10)
+    # twice: operation, probability in tenths, magnitude in ninths (AutoAugment, policy for CIFAR-10)
     ("Invert", 1, 7, "Contrast", 2, 6), ("Rotate", 7, 2, "TranslateX", 3, 9), ("Sharpness", 8, 1, "Sharpness", 9, 3),
     ("ShearY", 5, 8, "TranslateY", 7, 9), ("AutoContrast", 5, 8, "Equalize", 9, 2),
     ("ShearY", 2, 7, "Posterize", 3, 7), ("Color", 4, 3, "Brightness", 6, 7), ("Sharpness", 3, 9, "Brightness", 7, 9),
@@ -272,6 +272,6 @@ _POLICIES: dict[str, Callable[[int, Augmentation, torch.Generator], tuple[Tensor
 
 
 def neighbours(count: int, device: torch.device) -> Tensor:
-    """The other image of each pair of neighbours in a batch; the last of an odd number is its own."""
+    """The other image of each pair of neighbours in a batch; the last image of an odd batch is its own."""
     order = torch.arange(count, device=device)
     return torch.where(order.bitwise_xor(1) < count, order.bitwise_xor(1), order)

@@ -1,4 +1,4 @@
-"""A labelled data set: three splits of 8-bit images, in memory or decoded when they are needed."""
+"""A labelled data set: three splits of 8-bit images, in memory or decoded on demand."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Split:
     labels: Tensor
     """Class indices, shape (n,)."""
     names: Sequence[str] = ()
-    """What each image is called in its source."""
+    """Name of each image in its source."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels of each batch of an order, given by indices."""
+        """Images and labels of each batch, given its indices."""
         if isinstance(self.pixels, Tensor):
             for indices in order:
                 chosen = to_device(indices, self.pixels.device)
@@ -57,7 +57,7 @@ class Split:
         return Split(self.pixels[indices], self.labels[indices], names)
 
     def resident(self, device: torch.device) -> Split:
-        """With the images in a GPU's memory, if `device` is one and they take at most a quarter of what is free."""
+        """The split with its images on `device`, if that is a GPU with room: at most a quarter of its free memory."""
         if device.type != "cuda" or not isinstance(self.pixels, Tensor) or self.pixels.device.type == "cuda":
             return self
         if self.pixels.nbytes > _GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
@@ -89,7 +89,7 @@ class Dataset:
     std: tuple[float, ...]
     """Standard deviation of the training pixels by channel, of values in 0..1."""
     fingerprint: str
-    """SHA-256 of images, labels and classes; two data sets with the same one are the same."""
+    """SHA-256 of images, labels and classes: equal for equal data sets."""
     flip: bool = True
     """Whether a mirrored image is as good as the original."""
     notes: tuple[str, ...] = ()
@@ -111,11 +111,11 @@ class Dataset:
 
 
 DEFAULT_VAL = 0.2
-_CHUNK = 1024  # images that are looked at together
-_GPU_SHARE = 0.25  # of a GPU's free memory that a split may take
-_UNEQUAL = 3  # times as many images as another class has
-_FEW = 10  # training images of a class
-_LEAKS = (("train", "val"), ("train", "test"), ("val", "test"))  # what is learned from or chosen by, what is measured
+_CHUNK = 1024  # images per chunk when all are scanned
+_GPU_SHARE = 0.25  # of the free GPU memory that a split may take
+_UNEQUAL = 3  # ratio of class sizes that is reported
+_FEW = 10  # a class with fewer training images is reported
+_LEAKS = (("train", "val"), ("train", "test"), ("val", "test"))  # trained on or selected by, measured on
 
 
 def read_dataset(
@@ -151,7 +151,7 @@ def read_dataset(
     opened = source or open_source(data, skip_bad_images=skip_bad_images, memory=memory)
     read = opened.read(side, tick=tick)
     known = KNOWN.get(read.known)
-    treated = (f"these are {read.known}'s: split, crops and further augmentation are as published",) if known else ()
+    treated = (f"recognised as {read.known}: split, crops and further augmentation are as published",) if known else ()
     divided = _split(read, seed, val_fraction, test_fraction, known)
     span = _span({name: pixels for name, (pixels, _, _) in divided.items()})
     splits = {
@@ -185,7 +185,7 @@ def read_dataset(
 
 
 def _digests(pixels: Tensor | StreamedPixels) -> tuple[list[bytes], NDArray[np.int64]]:
-    """A digest of each image, and how often each value occurs in each channel, in one pass."""
+    """A digest of each image and the histogram of each channel, in one pass."""
     counts = np.zeros((pixels.shape[1], 256), dtype=np.int64)
     digests = []
     for part, _ in Split(pixels, torch.zeros(len(pixels))).batches(_in_order(len(pixels))):
@@ -201,7 +201,7 @@ def _in_order(count: int) -> list[Tensor]:
 
 
 def remarks(splits: Mapping[str, Split], digests: Mapping[str, Sequence[bytes]], classes: Sequence[str]) -> list[str]:
-    """What a user should know of the splits: unequal and tiny classes, pictures that are there more than once.
+    """What a user should know about the splits: unequal and tiny classes, duplicate pictures.
 
     Args:
         splits: By name.
@@ -223,7 +223,7 @@ def remarks(splits: Mapping[str, Split], digests: Mapping[str, Sequence[bytes]],
 
 
 def _repeated(splits: Mapping[str, Split], digests: Mapping[str, Sequence[bytes]], classes: Sequence[str]) -> list[str]:
-    """What is to be said of images that are equal pixel by pixel as they are stored."""
+    """Notes on images that are equal pixel by pixel as stored."""
     places: dict[bytes, list[tuple[str, int]]] = {}
     for split, each in digests.items():
         for number, digest in enumerate(each):
@@ -266,14 +266,14 @@ def _repeated(splits: Mapping[str, Split], digests: Mapping[str, Sequence[bytes]
     return found + [
         f"{leaks[earlier, later]} of the {counted(len(digests[later]), 'image')} in {later} "
         f"{'is' if leaks[earlier, later] == 1 else 'are'} in {earlier} too, pixel by pixel; "
-        f"what is measured on {later} is too good by that"
+        f"accuracy on {later} is overestimated accordingly"
         for earlier, later in _LEAKS
         if leaks[earlier, later]
     ]
 
 
 def name_of(data: str) -> str:
-    """What to call a data set: its folder's or file's name."""
+    """Name of a data set: that of its folder or file."""
     if data.startswith("hub:"):
         return data.removeprefix("hub:").replace("/", "-").replace(":", "-")
     path = Path(data).resolve()
@@ -281,7 +281,7 @@ def name_of(data: str) -> str:
 
 
 def open_source(data: str, *, skip_bad_images: bool = False, memory: float | None = None) -> Opened:
-    """Find images, without reading all of them.
+    """Find the images without reading all of them.
 
     Args:
         data: See `read_dataset`.
@@ -342,7 +342,7 @@ def _span(pixels: Mapping[str, _Held]) -> ValueRange | None:
 
 
 def _refuse_constant(counts: NDArray[np.int64], data: str) -> None:
-    """Refuse training images without anything to see, given how often each value occurs in each channel."""
+    """Refuse constant training images, given the histogram of each channel."""
     if (counts > 0).sum(1).max() == 1:
         values = ", ".join(map(str, counts.argmax(1).tolist()))
         raise DataError(
@@ -372,7 +372,7 @@ def _as_tensor(pixels: _Held, span: ValueRange) -> Tensor | StreamedPixels:
 
 
 def _statistics(counts: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation by channel, from how often each value occurs: exact."""
+    """Exact mean and standard deviation of each channel, from its histogram."""
     values = np.arange(256) / 255
     means, deviations = [], []
     for share in counts / counts.sum(1, keepdims=True):

@@ -16,10 +16,10 @@ from PIL.TiffImagePlugin import TiffImageFile
 from nat2.data.depth import DeepImage, Pixels, sketch
 
 JPEG_GAP = 3
-"""A JPEG is decoded at a half, a quarter or an eighth of its size if this many times the side is left."""
+"""A JPEG is decoded at a half, a quarter or an eighth of its size if at least this many times the side is left."""
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # as Pillow makes colours grey
 _NO_RANGE = "floating-point values have no fixed range, and no training image had any; save it in 8 bits"
-_UNKNOWN = 1e30  # what is beyond stands for a missing value
+_UNKNOWN = 1e30  # anything beyond marks a missing value
 _FOREIGN = "B" if sys.byteorder == "little" else "L"
 _LOWER_BYTES = {
     f"{bands};16{order}": f"{bands};16{other}"
@@ -46,13 +46,13 @@ def read_square(
         source: The file, or its content.
         side: Of the result, in pixels.
         grey: Whether there is 1 channel or 3; by default 1 if the image is grey.
-        deep: Keep what is deeper than 8 bits as it is; otherwise 65535 becomes white.
-        floats: Take floating-point values.
+        deep: Keep images deeper than 8 bits as they are; otherwise 65535 becomes white.
+        floats: Accept floating-point values.
         jpeg_gap: See `JPEG_GAP`; 0 decodes JPEGs at full size.
 
     Raises:
-        ValueError: the values are floating-point numbers, which are not taken, or none of them is finite.
-        Exception: Pillow raises almost anything on damaged files.
+        ValueError: the values are floating-point numbers and `floats` is false, or none of them is finite.
+        Exception: whatever Pillow raises on damaged files.
     """
     with warnings.catch_warnings():
         # Worker threads share the filters; a warning about a file's metadata is no reason to stop.
@@ -70,7 +70,7 @@ def read_square(
 def decode(image: Image.Image, side: int, *, grey: bool | None = None) -> Pixels:
     """The centre square of an image at `side` pixels in 8 bits, shape (side, side, channels).
 
-    There is 1 channel if the image is grey, else 3; `grey` decides it otherwise.
+    It has 1 channel if the image is grey, else 3, unless `grey` says otherwise.
 
     Raises:
         ValueError: the image's mode has no fixed range (32-bit floats).
@@ -100,8 +100,8 @@ def decode(image: Image.Image, side: int, *, grey: bool | None = None) -> Pixels
 def square_of(values: NDArray[np.generic], side: int, *, opacity: NDArray[np.float32] | None = None) -> DeepImage:
     """The centre square of an image of any range at `side` pixels.
 
-    What is not a number or lies beyond 10^30 is missing: it becomes the smallest other value of the image, or, if it is
-    positive, the largest.
+    Values that are not numbers or lie beyond 10^30 are missing: they become the smallest other value of the image,
+    or, if positive, the largest.
 
     Args:
         values: Shape (height, width, 1 or 3).
@@ -159,7 +159,7 @@ def _deep_square(source: Path | bytes, image: Image.Image, side: int, grey: bool
 
 
 def _without_missing(values: NDArray[Any], marker: object) -> NDArray[Any]:
-    """The values, those that a file declares to be missing as NaN."""
+    """The values, with NaN for those that the file declares missing."""
     try:
         missing = values == float(str(marker).strip(" \0"))
     except ValueError:  # no marker, or none that is a number
@@ -187,7 +187,7 @@ def _stored(source: Path | bytes, image: Image.Image) -> NDArray[Any]:
 
 
 def _store_as(image: Image.Image, raw: str) -> None:
-    """Let Pillow read the pixels as if the file stored them in another raw mode."""
+    """Make Pillow read the pixels as if the file stored them in another raw mode."""
     assert isinstance(image, ImageFile.ImageFile)
     image.tile = [
         tile._replace(args=(raw, *tile.args[1:]) if isinstance(tile.args, tuple) else raw) for tile in image.tile

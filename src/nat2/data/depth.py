@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 
-_QUANTILES = (np.arange(100) + 0.5) / 100  # of an image; a few outliers do not appear among them
+_QUANTILES = (np.arange(100) + 0.5) / 100  # of an image; a few outliers do not affect them
 _CENTRAL = (0.001, 0.999)  # of all quantiles of the training images
 
 
@@ -35,10 +35,10 @@ class ValueRange:
 
     @staticmethod
     def of(sketches: Iterable[Sketch]) -> ValueRange | None:
-        """From the smallest to the largest value of some images, outliers left out; None if there are no images.
+        """From the smallest to the largest value of some images without outliers; None if there are no images.
 
-        Outliers lie further from the central 99.8 % of the values than those are spread: a hot pixel or a missing
-        value does not take the grey levels from everything else.
+        An outlier lies further from the central 99.8 % of the values than their spread, so that a hot pixel or a
+        missing value does not use up the grey levels of everything else.
         """
         known = list(sketches)
         if not known:
@@ -52,7 +52,7 @@ class ValueRange:
         return ValueRange(low, high)
 
     def scale(self, values: NDArray[np.float32]) -> Pixels:
-        """Values to 8 bits: `low` becomes 0, `high` 255, and what lies outside is clipped."""
+        """Values to 8 bits: `low` becomes 0, `high` 255, and values outside are clipped."""
         if self.high <= self.low:
             return np.zeros(values.shape, dtype=np.uint8)
         scaled = (values.astype(np.float64) - self.low) * 255 / (self.high - self.low)
@@ -60,7 +60,7 @@ class ValueRange:
 
 
 SIXTEEN_BITS = ValueRange(0, 65535)
-"""The nominal range of 16 bits, which holds where no training image has more than 8."""
+"""The nominal range of 16 bits, used if no training image is deeper than 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class UnscaledPixels:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """(n, side, side, channels), as of an array."""
+        """(n, side, side, channels), like that of an array."""
         return len(self), self._side, self._side, self._channels
 
     @property
@@ -119,7 +119,7 @@ class UnscaledPixels:
         return UnscaledPixels([image for image in images if image is not None], self._side, self._channels)
 
     def scaled(self, span: ValueRange) -> Pixels:
-        """All images in 8 bits. They are let go one by one, because there is no memory for both; call it once."""
+        """All images in 8 bits. Each is released once converted, because memory may not hold both; call it once."""
         pixels: Pixels = np.empty(self.shape, dtype=np.uint8)
         for number, image in enumerate(self._images):
             assert image is not None
@@ -132,9 +132,9 @@ def sketch(values: NDArray[np.float32], low: float, high: float) -> Sketch:
     """The sketch of an image.
 
     Args:
-        values: Of the resized image, where it is opaque; any shape.
-        low: Smallest value before it was resized.
-        high: Largest value before it was resized.
+        values: Opaque values of the resized image; any shape.
+        low: Smallest value before resizing.
+        high: Largest value before resizing.
     """
     quantiles = np.quantile(values, _QUANTILES) if values.size else np.empty(0)
     return Sketch(low, high, quantiles.astype(np.float32))

@@ -1,4 +1,4 @@
-"""What a file holds, by its content: an image, a picture or video that cannot be read, or something else."""
+"""What a file contains: an image, a picture or video in a format that cannot be read, or something else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError, features
 
 
 def _register_heif() -> bool:
-    """Teach Pillow to read HEIC, if the extra is installed."""
+    """Register HEIC with Pillow, if the extra is installed."""
     try:
         from pillow_heif import register_heif_opener
     except ImportError:
@@ -25,14 +25,14 @@ HEIC = _register_heif()
 _DECODED = ".png .apng .jpg .jpeg .jpe .jfif .mpo .bmp .dib .gif .tif .tiff .webp .ppm .pgm .pbm .pnm .jp2 .j2k .tga"
 _AVIF = bool(features.check("avif"))
 EXTENSIONS = frozenset(_DECODED.split() + [".avif"] * _AVIF + [".heic", ".heif", ".hif"] * HEIC)
-"""Of files that are images without a look into them: one that cannot be decoded is reported as a bad image."""
+"""Extensions that mark a file as an image without opening it; one that cannot be decoded is reported as bad."""
 _READABLE = (
     "PNG", "JPEG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "HEIF", "ICO", "ICNS", "PCX",
     "SGI", "SUN", "QOI", "DDS", "PSD", "FITS",
 )  # fmt: skip
-"""Pillow's names of what it decodes by itself: no PostScript, no videos, no formats of which it knows the header only.
+"""Pillow's names of the formats that it decodes by itself: no PostScript, no videos, nothing header-only.
 
-TGA is missing because its files have no signature."""
+TGA is missing because it has no signature."""
 
 _UNREADABLE = {
     "HEIC": ".heic .heif .hif",
@@ -73,15 +73,15 @@ _SIGNATURES = (
     (b"\x93NUMPY", "NumPy array"),
     (b"version https://git-lfs", "Git LFS pointer"),
 )
-_HEAD = 132  # bytes; DICOM has its signature behind 128
+_HEAD = 132  # bytes; the signature of DICOM starts at 128
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is an image that can be read, by its extension or else by its content."""
+    """Whether a file is an image that can be read, judged by its extension or else its content."""
     suffix = _suffix(path)
     if suffix in EXTENSIONS:
         return True
-    if suffix in _UNREADABLE_EXTENSIONS:  # Pillow would take the small preview of a RAW file for the image
+    if suffix in _UNREADABLE_EXTENSIONS:  # Pillow would mistake the small preview in a RAW file for the image
         return False
     try:
         if not path.stat().st_size:
@@ -92,7 +92,7 @@ def is_image(path: Path) -> bool:
                 return True
     except Image.DecompressionBombError:
         return True
-    except Exception:  # what a format's reader raises on another kind of file
+    except Exception:  # a format's reader may raise anything on another kind of file
         return False
 
 
@@ -103,7 +103,7 @@ def _readable() -> tuple[str, ...]:
 
 
 def unreadable_format(path: Path) -> str:
-    """The format of a picture or video that cannot be read, such as ``HEIC``; empty if the file is something else."""
+    """The format of a picture or video that cannot be read, such as ``HEIC``; empty if it is something else."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD)
@@ -117,7 +117,7 @@ def _suffix(path: Path) -> str:
 
 
 def why_unreadable(path: Path | None, error: Exception) -> str:
-    """Why an image cannot be read, in words, without its name.
+    """Why an image cannot be read, without its name.
 
     Args:
         path: The file; None if the image comes from elsewhere.
@@ -173,7 +173,7 @@ _OTHER_WAYS = {
 
 
 def way_out(formats: Iterable[str]) -> str:
-    """How files in formats that cannot be read become usable."""
+    """How to make files in unreadable formats usable."""
     found = set(formats)
     ways = ["install the extra for HEIC (pip install 'nat2[heic]')"] if "HEIC" in found else []
     ways += ["install a newer Pillow for AVIF (pip install -U Pillow)"] if "AVIF" in found else []

@@ -18,7 +18,7 @@ def list_hub(name: str) -> Listing:
     """The images of a data set: its first column of images, classified by its first column of class labels.
 
     Args:
-        name: ``owner/name`` or ``name``, with ``:configuration`` behind it if it has several; or a folder of the same.
+        name: ``owner/name`` or ``name``, with ``:configuration`` appended if it has several; or a local folder.
 
     Raises:
         ConfigError: the extra is not installed.
@@ -32,7 +32,7 @@ def list_hub(name: str) -> Listing:
     try:
         datasets.disable_progress_bars()
         found = datasets.load_dataset(repository, configuration or None)
-    except Exception as error:  # the library raises almost anything, and says what is wrong
+    except Exception as error:  # the library may raise anything; its message says what is wrong
         raise DataError(f"the data set {name} cannot be loaded from the hub: {error}") from error
     named = splits_of(found)
     splits = {named[name]: part for name, part in found.items() if name in named}
@@ -50,7 +50,7 @@ def list_hub(name: str) -> Listing:
         )
     items, names = {}, {}
     unused = [part for part in found if part not in named]
-    notes = [f"not used are the data set's parts {', '.join(unused)}"] if unused else []
+    notes = [f"unused parts of the data set: {', '.join(unused)}"] if unused else []
     for split, part in splits.items():
         labels = part[label]
         labelled = [number for number, each in enumerate(labels) if each is not None and each >= 0]
@@ -66,7 +66,7 @@ def list_hub(name: str) -> Listing:
 
 
 class _Stored(TypedDict):
-    """An image that was not decoded."""
+    """An encoded image."""
 
     bytes: bytes | None
     path: str

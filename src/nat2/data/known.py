@@ -1,4 +1,4 @@
-"""Data sets that were published about: their split, normalisation and augmentation in NAT2's experiments."""
+"""Published data sets: the split, normalisation and augmentation that NAT2's experiments used."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ class Known:
     """What is known of a data set (NAT2, data policy)."""
 
     val: float | None = None
-    """Images for validation cut from the training images: a number, or a share below 1; None if they are given."""
+    """Images for validation cut from the training images: a number, or a share below 1; None if there is a split."""
     crop_scale: float = 1.0
     """Smallest share of the area that a random crop keeps."""
     policy: Policy = "none"
-    """Further changes of training images."""
+    """Further augmentation of training images."""
     center: float = 1.0
-    """Share of the side that evaluation looks at."""
+    """Share of the side that evaluation crops to."""
     mean: tuple[float, ...] = ()
     """Of each channel; measured on the training images if none was published."""
     std: tuple[float, ...] = ()
@@ -57,5 +57,5 @@ _SPELLINGS = {
 
 
 def known_as(name: str) -> str:
-    """The data set that a name on the hub means (``uoft-cs/cifar10`` is ``cifar-10``); empty if it is none of these."""
+    """The data set that a name on the hub refers to (``uoft-cs/cifar10`` is ``cifar-10``); empty if not listed here."""
     return _SPELLINGS.get("".join(letter for letter in name.rpartition("/")[2].lower() if letter.isalnum()), "")

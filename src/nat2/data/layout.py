@@ -1,4 +1,4 @@
-"""Which folders are splits and which are classes, judged by their names and by what they hold."""
+"""Which folders are splits and which are classes, judged by their names and contents."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ set sets data dataset datasets image images img imgs pic pics picture pictures p
 dir directory file files sample samples subset part the my new final raw all full x seg cls jpg png rgb original orig
 aug augmented processed cropped resized labeled labelled cifar mnist imagenet ilsvrc
 """
-"""Words that may stand before or behind the name of a split."""
+"""Words that may precede or follow the name of a split."""
 _UNLABELLED = "pred preds predict prediction predictions unlabeled unlabelled unsup unsupervised inference submission"
 _PARTS = re.compile(r"(fold|split|part|set|subset|batch|chunk|group|session|run)[ _-]?(\d*|[a-z])", re.IGNORECASE)
 _Found = dict[str, tuple[Folder, list[Folder]]]
@@ -44,11 +44,11 @@ def splits_of(names: Iterable[str], *, within: str = "") -> dict[str, str]:
     """The split (``train``, ``val`` or ``test``) of each of some names that spells one.
 
     ``Training``, ``seg_train``, ``test-set``, ``cifar_val`` and ``train2017`` do; ``train station`` and ``class_train``
-    do not. What several splits have in common may be any word, as in ``leaf_train`` and ``leaf_test``.
+    do not. Splits may share any word, as in ``leaf_train`` and ``leaf_test``.
 
     Args:
-        names: Of folders that lie side by side, or of a data set's parts.
-        within: Name of the folder that holds them, whose words may be part of theirs.
+        names: Of sibling folders, or of the parts of a data set.
+        within: Name of the parent folder, whose words they may repeat.
     """
     parsed = {name: _parsed(name) for name in names}
     lower = {name.lower() for name in parsed}
@@ -75,7 +75,7 @@ def _tokens(name: str) -> list[str]:
 
 
 def _parsed(name: str) -> tuple[str | None, list[str]]:
-    """The split that is named among a name's words, and the other words."""
+    """The split that a name mentions, and the other words of the name."""
     words = _tokens(name)
     if words[:2] == ["train", "val"]:
         words[:2] = ["trainval"]
@@ -90,7 +90,7 @@ def lay_out(root: Folder) -> Layout:
     """Find the splits and classes below a folder.
 
     Raises:
-        DataError: it cannot be told what is meant, with what to change.
+        DataError: the layout is ambiguous; the message says what to change.
     """
     base = _unwrapped(root, keep_splits=True)
     notes = [] if base is root else [f"the class folders are those in {_relative(base, root)}/"]
@@ -101,7 +101,7 @@ def lay_out(root: Folder) -> Layout:
 
 
 def _unwrapped(folder: Folder, *, keep_splits: bool = False) -> Folder:
-    """The folder that holds the class folders: archives often wrap them in a folder of the archive's name."""
+    """The folder with the class folders: archives often wrap them in a folder named like the archive."""
     inner = folder.inner
     while len(inner) == 1 and not folder.own.pictures:
         (only,) = inner
@@ -142,7 +142,7 @@ def _split_twice(base: Folder, first: Folder, second: Folder) -> DataError:
 
 
 def _with_splits(base: Folder, found: _Found, others: list[Folder]) -> Layout:
-    """Folders of which some are named like splits."""
+    """The layout if some folders are named like splits."""
     train, train_classes = found.get("train", (None, []))
     if train is not None and train_classes:
         return _of_training(base, found, others)
@@ -168,7 +168,7 @@ def _with_splits(base: Folder, found: _Found, others: list[Folder]) -> Layout:
 
 
 def _of_training(base: Folder, found: _Found, others: list[Folder]) -> Layout:
-    """Splits of which the training split holds class folders."""
+    """The layout if the training split holds class folders."""
     train, classes = found["train"]
     notes = []
     strays = []
@@ -242,7 +242,7 @@ def _refuse_beside_classes(base: Folder, folder: Folder, split: str, labelled: b
 
 
 def _without_splits(base: Folder, classes: list[Folder]) -> Layout:
-    """Class folders, or folders that look like them."""
+    """The layout if no folder is named like a split."""
     inner = {each.name: [below.name for below in each.inner] for each in classes}
     only_folders = bool(classes) and not any(each.own.pictures for each in classes)
     if only_folders and all(splits_of(names).keys() == set(names) for names in inner.values()):
@@ -283,7 +283,7 @@ def _told_groups(grouped: Sequence[str]) -> str:
 
 
 def _refuse_splits_in_some(base: Folder, classes: list[Folder], inner: Mapping[str, list[str]]) -> None:
-    """Refuse folders beside each other of which only some hold splits."""
+    """Refuse sibling folders of which only some hold splits."""
     divided = [
         each
         for each in classes
@@ -322,7 +322,7 @@ def _by_class(classes: list[Folder]) -> Layout:
 
 
 def _beside(root: Folder, layout: Layout) -> list[str]:
-    """What is to be said of images beside class folders, and of folders without images."""
+    """Notes on images beside class folders, and on folders without images."""
     used = {folder.path for each in layout.splits.values() for _, folder in each}
     above = {path for folder in used for path in folder.parents}
     notes, empty, waiting = [], [], [root]
@@ -338,7 +338,7 @@ def _beside(root: Folder, layout: Layout) -> list[str]:
             others = folder.contents.others
             empty.append(f"{_relative(folder, root)}/{f' ({by_kind(others, 3)})' if others else ''}")
     if empty:
-        notes.append(f"folders without images are no classes: {shown(empty, 10)}")
+        notes.append(f"folders without images are not classes: {shown(empty, 10)}")
     return notes
 
 

@@ -23,33 +23,33 @@ class Listing:
     """Image files, before they are read."""
 
     items: Mapping[str, Sequence[tuple[Item, int]]]
-    """By split name (``all`` if there are no splits), each file, or how to get its content, and its class."""
+    """By split name (``all`` if there are no splits), each image and the index of its class."""
     names: Mapping[str, Sequence[str]]
-    """What each is called."""
+    """By split name, the name of each image."""
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
     known: str = ""
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of images."""
         return sum(map(len, self.items.values()))
 
 
 def list_folder(root: Path) -> Listing:
     """The images of a folder of class folders, also within splits.
 
-    Files are recognised by their content where their extension does not say that they are images. Links to folders
-    are followed. What file systems and tools leave behind is skipped; the notes say so.
+    Files without an image extension are recognised by their content. Links to folders are followed. Files that systems
+    and tools leave behind are skipped; the notes list them.
 
     Raises:
-        DataError: there is no such folder, it holds no images or one class, its layout can be read in two ways, its
-            splits have different classes, or a class would be lost because none of its files can be read.
+        DataError: there is no such folder, it holds no images or one class, its layout is ambiguous, its splits
+            have different classes, or a class would be lost because none of its files can be read.
     """
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise DataError(f"--data must name a folder of class folders; {root} {what}")
-    if root.resolve().parts[1:2] in (("proc",), ("sys",)):  # some of their files wait for ever when they are read
+    if root.resolve().parts[1:2] in (("proc",), ("sys",)):  # reading some of their files never returns
         raise DataError(f"--data must name a folder of class folders; {root} belongs to the operating system")
     folder = Folder.at(root)
     layout = lay_out(folder)
@@ -72,10 +72,10 @@ def list_folder(root: Path) -> Listing:
 def list_tiny_imagenet(root: Path) -> Listing | None:
     """The images of Tiny ImageNet as downloaded; None if it is something else. Its validation images are the test.
 
-    The unlabelled images under ``test/`` are left out. Classes have their first English name, where it is unique.
+    The unlabelled images under ``test/`` are left out. Classes get their first English name, if it is unique.
 
     Raises:
-        DataError: a file or folder that belongs to it is missing or damaged.
+        DataError: one of its files or folders is missing or damaged.
     """
     if not (root / "wnids.txt").is_file():
         return None
@@ -109,11 +109,11 @@ def list_tiny_imagenet(root: Path) -> Listing | None:
 
 
 _Found = Mapping[str, Mapping[str, Contents]]
-"""By split and class, the files."""
+"""Files by split and class."""
 
 
 def _by_class(folders: Iterable[tuple[str, Folder]]) -> dict[str, Contents]:
-    """The files of each class; one whose name is spelled in two Unicode forms has two folders."""
+    """The files of each class; a name spelled in two Unicode forms has two folders."""
     merged: dict[str, list[Contents]] = defaultdict(list)
     for name, folder in folders:
         merged[name].append(folder.contents)
@@ -121,7 +121,7 @@ def _by_class(folders: Iterable[tuple[str, Folder]]) -> dict[str, Contents]:
 
 
 def _check_lost(root: Path, found: _Found) -> None:
-    """Refuse to lose a whole class, of a split or of all."""
+    """Refuse to lose a whole class, in one split or in all."""
     lost: Counter[str] = Counter()
     descriptions = []
     for split, held in found.items():
@@ -154,7 +154,7 @@ def _classes(root: Folder, found: _Found) -> tuple[str, ...]:
 
 
 def _nothing(root: Folder) -> str:
-    """Why there is no class."""
+    """Why no class was found."""
     name, contents = root.path.resolve().name, root.contents
     if contents.pictures:
         others = f"; if each folder in {root.path.resolve().parent} is a class, give that" if root.own.images else ""
@@ -191,7 +191,7 @@ def _different(split: str, first: str, different: Sequence[str], held: set[str],
 
 
 def _alike(names: Iterable[str]) -> list[list[str]]:
-    """Names grouped by how they look: without case, spaces, underscores and what cannot be seen."""
+    """Names grouped by how they look: ignoring case, spaces, underscores and invisible characters."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
         plain = unicodedata.normalize("NFKC", name).casefold()
@@ -201,7 +201,7 @@ def _alike(names: Iterable[str]) -> list[list[str]]:
 
 
 def _spelling(layout: Layout) -> list[str]:
-    """What is to be said of names that look the same."""
+    """Notes on names that look the same."""
     forms: dict[str, set[str]] = defaultdict(set)
     for folders in layout.splits.values():
         for label, folder in folders:
@@ -223,7 +223,7 @@ def _spelling(layout: Layout) -> list[str]:
 
 
 def _lost(found: _Found) -> list[str]:
-    """The classes that lose some of their files."""
+    """Notes on classes that lose some of their files."""
     lost: dict[str, Counter[str]] = defaultdict(Counter)
     pictures: Counter[str] = Counter()
     for held in found.values():
@@ -240,7 +240,7 @@ def _lost(found: _Found) -> list[str]:
 
 
 def _skipped(root: Path, skipped: Skipped, found: _Found) -> list[str]:
-    """What else was left out."""
+    """Notes on everything else that was left out."""
     notes = []
     if skipped.system:
         notes.append(f"hidden and system files and folders are skipped: {by_kind(skipped.system)}")
@@ -249,13 +249,13 @@ def _skipped(root: Path, skipped: Skipped, found: _Found) -> list[str]:
         notes.append(f"links to folders that are read already are not followed: {shown(paths)}")
     if skipped.broken:
         paths = sorted(str(path.relative_to(root)) for path in skipped.broken)
-        notes.append(f"links that lead nowhere are left out: {shown(paths)}")
+        notes.append(f"broken links are left out: {shown(paths)}")
     others: Counter[str] = Counter()
     for held in found.values():
         for contents in held.values():
             others += contents.others
     if others:
-        notes.append(f"files that are no images are left out: {by_kind(others)}")
+        notes.append(f"files that are not images are left out: {by_kind(others)}")
     return notes
 
 

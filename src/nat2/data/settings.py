@@ -21,14 +21,14 @@ class Augmentation:
     flip: bool = True
     """Mirror half of the images."""
     policy: Policy | None = None
-    """Further changes of shape and colour: `autoaugment` (pairs found for CIFAR-10), `randaugment` (two at random) or
-    `none`; by default what was published for the data set, or none."""
+    """Further geometry and colour operations: `autoaugment` (pairs found for CIFAR-10), `randaugment` (two at random)
+    or `none`; by default what was published for the data set, or none."""
     magnitude: float = 9.0
     """Strength of RandAugment, from 0 to 30."""
     cutout: float = 0.0
     """Side of a square that is cut out, relative to the image's, from 0 (none) to below 1; 0.5 is usual for CIFAR."""
     mixup: float = 0.0
-    """Mix pairs of images in shares drawn from Beta(`mixup`, `mixup`); 0 for none."""
+    """Mix pairs of images with weights drawn from Beta(`mixup`, `mixup`); 0 for none."""
 
     def __post_init__(self) -> None:
         """Check the ranges.

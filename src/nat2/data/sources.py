@@ -38,7 +38,7 @@ class Source:
     labels: Mapping[str, NDArray[np.int64]]
     """By split name, shape (n,)."""
     names: Mapping[str, Sequence[str]]
-    """By split name, what each image is called in the source: its file, or its number."""
+    """By split name, the name of each image in the source: its file, or its number."""
     notes: tuple[str, ...] = ()
     """What a user should know about how the images were read."""
     flip: bool = True
@@ -52,11 +52,11 @@ class Opened:
     """A source that was found and can be read."""
 
     side: int
-    """Usual length of the images' shorter sides, in pixels."""
+    """Median length of the images' shorter sides, in pixels."""
     reader: Callable[[int, Callable[[], object]], Source]
     """Reads the images at a side and calls its second argument after each."""
     count: int
-    """How many images there are."""
+    """Number of images."""
 
     def read(self, side: int, *, tick: Callable[[], object] = lambda: None) -> Source:
         """Read the images at a side; `tick` is called after each."""
@@ -87,7 +87,7 @@ def digits(side: int, *, memory: float | None = None) -> Source:
 
 
 def numbered(count: int) -> tuple[str, ...]:
-    """Names for images that have none."""
+    """Numbers as names, for images without names."""
     return tuple(map(str, range(count)))
 
 
@@ -108,11 +108,11 @@ def read_listing(
     memory: float | None = None,
     tick: Callable[[], object] = lambda: None,
 ) -> Source:
-    """Decode image files, or, if they do not fit into memory, check them and leave them where they are.
+    """Decode image files; if they do not fit into memory, check them and leave them on disk.
 
-    Every image is turned upright, reduced or enlarged to `side` along its shorter side and cropped to its centre
-    square. Grey images stay grey if all are; palettes are resolved, transparency is laid on white. Images deeper than
-    8 bits keep their values until the range of the training images is known.
+    Every image is turned upright, resized to `side` along its shorter side and cropped to its centre square. Grey
+    images stay grey if all are; palettes are resolved, transparent parts become white. Images deeper than 8 bits keep
+    their values until the range of the training images is known.
 
     Args:
         listing: The files.
@@ -122,8 +122,8 @@ def read_listing(
         tick: Called after each image.
 
     Raises:
-        DataError: images cannot be read and `skip_bad_images` is not set (all of them are named), or none of a class
-            can be read.
+        DataError: images cannot be read and `skip_bad_images` is not set (all of them are listed), or no image of a
+            class can be read.
     """
     stream = not fits(listing.count, side, memory)
     decoded = _decode(listing, side, keep=not stream, tick=tick)
@@ -177,18 +177,18 @@ def _check_left(listing: Listing, good: Mapping[str, Sequence[int]]) -> None:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """What came of decoding the images of a listing; all but the first two by split."""
+    """The decoded images of a listing; all but the first two fields by split."""
 
     bad: list[str]
-    """Names of those that cannot be read, with the reason."""
+    """Names of the images that cannot be read, with the reason."""
     grey: bool
     """Whether all are grey."""
     good: Mapping[str, list[int]]
-    """Numbers of those that can be read."""
+    """Indices of the images that can be read."""
     sketches: Mapping[str, dict[int, Sketch | None]]
-    """Of those that are deeper than 8 bits, by number."""
+    """Of the images deeper than 8 bits, by index."""
     images: Mapping[str, list[Pixels | DeepImage]]
-    """Those that can be read, unless they are not to be kept."""
+    """The images that can be read; empty if they are not kept."""
 
 
 def _decode(listing: Listing, side: int, *, keep: bool, tick: Callable[[], object]) -> _Decoded:
@@ -199,7 +199,7 @@ def _decode(listing: Listing, side: int, *, keep: bool, tick: Callable[[], objec
     grey = True
     for split, items in listing.items.items():
         with _workers() as pool:
-            for first in range(0, len(items), _CHUNK):  # in parts, so that what is only checked is not kept
+            for first in range(0, len(items), _CHUNK):  # in chunks, so that images that are only checked do not pile up
                 results = pool.map(lambda item: _try_decode(item[0], side), items[first : first + _CHUNK])
                 for number, result in enumerate(results, start=first):
                     tick()
@@ -217,7 +217,7 @@ def _decode(listing: Listing, side: int, *, keep: bool, tick: Callable[[], objec
 
 @contextlib.contextmanager
 def _workers() -> Iterator[ThreadPoolExecutor]:
-    """Threads; what has not begun is dropped when the program is interrupted."""
+    """A thread pool; work that has not begun is cancelled when the program is interrupted."""
     pool = ThreadPoolExecutor(available_cores())
     try:
         yield pool
@@ -228,7 +228,7 @@ def _workers() -> Iterator[ThreadPoolExecutor]:
 def _pixels(
     listing: Listing, decoded: _Decoded, split: str, side: int, stream: bool
 ) -> Pixels | UnscaledPixels | StreamedPixels:
-    """The images of a split as they are held until they are divided."""
+    """The images of a split, before the split into training, validation and test."""
     channels = 1 if decoded.grey else 3
     if stream:
         reader, numbers = partial(_read_item, listing.items[split], listing.names[split], side), decoded.good[split]
@@ -256,8 +256,7 @@ def folder(root: Path, *, side: int, skip_bad_images: bool = False, memory: floa
 def fits(count: int, side: int, memory: float | None) -> bool:
     """Whether `count` colour images at a side fit into `memory` GiB, by default half of the machine's.
 
-    There are four copies of them for a moment while they are read and split. Where several processes run on a machine,
-    each holds the images.
+    Up to four copies exist while they are read and split, and each process of a machine holds its own.
     """
     if memory is None:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 / 2
@@ -268,7 +267,7 @@ def _try_decode(item: Item, side: int) -> Pixels | DeepImage | str:
     """The decoded image, or why it cannot be read."""
     try:
         return read_square(item if isinstance(item, Path) else item(), side)
-    except Exception as error:  # PIL raises almost anything on damaged files
+    except Exception as error:  # Pillow may raise anything on damaged files
         return why_unreadable(item if isinstance(item, Path) else None, error)
 
 
@@ -282,6 +281,6 @@ def _median_side(listing: Listing) -> int:
                 warnings.simplefilter("ignore")
                 with Image.open(item if isinstance(item, Path) else io.BytesIO(item())) as image:
                     sides.append(min(image.size))
-        except Exception:  # told when the image is decoded
+        except Exception:  # reported when the image is decoded
             continue
     return int(np.median(sides)) if sides else 64

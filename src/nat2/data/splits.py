@@ -16,16 +16,16 @@ def stratified(
     fractions: Sequence[float],
     generator: np.random.Generator,
 ) -> list[NDArray[np.int64]]:
-    """Cut a set into parts with the same share of every class.
+    """Divide a set into parts with the same share of every class.
 
     Args:
         labels: Class of each image, shape (n,).
         classes: Names of the classes, for the error.
-        fractions: Share of each part but the first, which keeps the rest; every part gets at least one image a class.
+        fractions: Share of each part but the first, which keeps the rest; each part gets at least one image per class.
         generator: Source of the order.
 
     Returns:
-        Sorted indices of the first part (the rest), then of each part in `fractions`.
+        Sorted indices of the first part (the rest), then of the part for each of `fractions`.
 
     Raises:
         DataError: naming each class that has fewer images than there are parts.

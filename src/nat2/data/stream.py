@@ -1,4 +1,4 @@
-"""Images that stay on disk: decoded when a batch needs them, by threads that work ahead of the training."""
+"""Images that stay on disk: decoded when a batch needs them, by threads that work ahead of the training loop."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor
 from nat2.data.depth import SIXTEEN_BITS, DeepImage, Pixels, Sketch, ValueRange
 from nat2.environment import available_cores
 
-_AHEAD = 2  # batches that are decoded before they are asked for
+_AHEAD = 2  # batches that are prefetched
 
 
 class StreamedPixels:
-    """The images of a split, as an array would hold them; indexing decodes."""
+    """The images of a split with the interface of an array; indexing decodes."""
 
     def __init__(
         self,
@@ -30,15 +30,15 @@ class StreamedPixels:
         sketches: Mapping[int, Sketch | None] | None = None,
         span: ValueRange = SIXTEEN_BITS,
     ) -> None:
-        """Hold nothing but how to read.
+        """Hold how to read the images, and no pixels.
 
         Args:
-            read: The image of an index, shape (side, side, 1 or `channels`); called by several threads at once.
-            indices: Those of the split's images.
+            read: Returns the image at an index, shape (side, side, 1 or `channels`); called by several threads at once.
+            indices: Of the images of the split.
             side: Of the images.
             channels: Of the images.
-            sketches: Of the images that are deeper than 8 bits, by index.
-            span: The range that becomes 8 bits.
+            sketches: Of the images deeper than 8 bits, by index.
+            span: The range that is mapped to 8 bits.
         """
         self._read = read
         self._indices = indices
@@ -54,7 +54,7 @@ class StreamedPixels:
         return len(self), self._channels, self._side, self._side
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        """The images of some indices, 8-bit, shape (n, channels, side, side)."""
+        """The images at some indices, 8-bit, shape (n, channels, side, side)."""
         return next(self.batches([indices]))
 
     def subset(self, part: NDArray[np.int64]) -> StreamedPixels:
@@ -67,7 +67,7 @@ class StreamedPixels:
         return [each for index in self._indices.tolist() if (each := self._sketches.get(index)) is not None]
 
     def scaled(self, span: ValueRange) -> StreamedPixels:
-        """The same images, those deeper than 8 bits mapped from a range."""
+        """The same images, with those deeper than 8 bits mapped from a range."""
         return self._with(self._indices, span)
 
     def _with(self, indices: NDArray[np.int64], span: ValueRange) -> StreamedPixels:
@@ -85,7 +85,7 @@ class StreamedPixels:
         )
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The batches of an order, a few decoded ahead."""
+        """The batches at the given indices, a few prefetched."""
         waiting: deque[list[Future[Pixels]]] = deque()
         with ThreadPoolExecutor(available_cores()) as pool:
             try:

@@ -26,9 +26,9 @@ class Pipeline:
     augmentation: Augmentation = field(default_factory=Augmentation)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     center: float = 1.0
-    """Share of the side of an image that evaluation looks at, in its middle."""
+    """Share of the side of an image that evaluation crops to, at its centre."""
     span: ValueRange | None = None
-    """The values that became 0 and 255 in the stored images deeper than 8 bits, if there are any."""
+    """The values mapped to 0 and 255 in images deeper than 8 bits, if there are any."""
 
     def __call__(self, pixels: Tensor, resolution: int) -> Tensor:
         """Inputs for evaluation: centre cropped, resized (bilinear, antialiased), scaled to 0..1, normalised.
@@ -43,7 +43,7 @@ class Pipeline:
         return self.normalize(self.prepared(pixels, resolution))
 
     def prepared(self, pixels: Tensor, resolution: int) -> Tensor:
-        """The same without normalisation: what an exported network takes."""
+        """The same without normalisation: the input of an exported network."""
         return resize(scale(to_device(central(pixels, self.center), self.device)), resolution)
 
     def shipped(self, split: Split, resolution: int, *, batch_size: int = 256) -> Iterator[Tensor]:
@@ -54,14 +54,14 @@ class Pipeline:
     def augmented(
         self, pixels: Tensor, resolution: int, generator: torch.Generator, *, count: int = 0, part: slice = slice(None)
     ) -> Tensor:
-        """Inputs for training: changed at random, then resized and normalised.
+        """Inputs for training: augmented, then resized and normalised.
 
         Args:
             pixels: 8-bit images, shape (n, channels, side, side).
             resolution: Side of the result.
-            generator: Source of the random changes.
-            count: Images in the batch, if these are a part of it.
-            part: Which part.
+            generator: Source of the augmentation.
+            count: Size of the batch, if these images are a part of it.
+            part: Which part of the batch they are.
         """
         draws = draw(count or len(pixels), self.augmentation, generator)[part]
         images = augment(scale(to_device(pixels, self.device)), self.augmentation, draws)
@@ -75,7 +75,7 @@ class Pipeline:
 
 @cache
 def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """One value per channel, kept on the device: copying it there for every batch would stop the program each time."""
+    """One value per channel, kept on the device: copying it there for every batch would block each time."""
     return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
@@ -101,7 +101,7 @@ def central(pixels: Tensor, share: float) -> Tensor:
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
-    """How many batches `shuffled_batches` gives of `count` images."""
+    """Number of batches per epoch that `shuffled_batches` makes of `count` images."""
     return count // min(batch_size, count)
 
 
@@ -112,9 +112,9 @@ def shuffled_batches(
 
     Args:
         count: Images.
-        batch_size: Of a batch; an incomplete last one of an epoch is left out.
+        batch_size: Images per batch; an incomplete last batch of an epoch is dropped.
         generator: Source of the order.
-        steps: How many batches: a part of an epoch or several epochs, each in an order of its own; one by default.
+        steps: Number of batches, across several epochs if need be, each in a new order; one epoch by default.
     """
     size, epoch = min(batch_size, count), steps_per_epoch(count, batch_size)
     order = torch.empty(0, dtype=torch.long)
@@ -126,12 +126,12 @@ def shuffled_batches(
 
 
 class ResizedImages:
-    """A split's evaluation inputs at every resolution asked for, kept while they fit in memory."""
+    """A split's evaluation inputs at each requested resolution, kept if they fit into memory."""
 
     def __init__(
         self, split: Split, pipeline: Pipeline, *, batch_size: int = 256, memory_limit: int = 512 * 2**20
     ) -> None:
-        """Prepare; nothing is computed yet. `memory_limit` is in bytes for all resolutions together."""
+        """Nothing is computed yet. `memory_limit` is in bytes, for all resolutions together."""
         self.labels = split.labels.to(pipeline.device)
         self._split = split
         self._pipeline = pipeline
@@ -144,7 +144,7 @@ class ResizedImages:
         return len(self._split)
 
     def part(self, share: float, *, least: int = 1) -> ResizedImages:
-        """A share of the images, above 0 and at most 1, evenly from all classes; at least so many."""
+        """A share of the images, above 0 and at most 1, evenly spread over all classes; at least `least`."""
         count = min(len(self), max(least, round(len(self) * share)))
         if count == len(self):
             return self

@@ -1,4 +1,4 @@
-"""Folders as a user means them: without what systems and tools leave behind, links followed, loops noticed."""
+"""Folders as users think of them: without files left by systems and tools, following links, detecting loops."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SALVAGED = re.compile(r"found\.\d{3}", re.IGNORECASE)  # what Windows' chkdsk s
 def is_system(name: str, *, folder: bool) -> bool:
     """Whether a file or folder is hidden, or one that a file system, a NAS or a tool leaves behind.
 
-    Names that a class may have (``trash``, ``recycle``, ``cache``, ``thumbs``) are not among them.
+    Names that may well be a class (``trash``, ``recycle``, ``cache``, ``thumbs``) do not count.
     """
     if name.startswith("."):
         return folder or not name.lower().endswith(".icloud")  # which stands for a file that is not on this machine
@@ -44,29 +44,29 @@ def is_system(name: str, *, folder: bool) -> bool:
 
 @dataclass
 class Skipped:
-    """What was left out of a folder and all within, as it was walked."""
+    """What was left out while a folder was walked."""
 
     system: Counter[str] = field(default_factory=Counter)
-    """Hidden and system files and folders, by name; ``._*`` for macOS's companions of files."""
+    """Hidden and system files and folders, by name; ``._*`` for the files that macOS adds."""
     broken: list[Path] = field(default_factory=list)
-    """Links that lead nowhere."""
+    """Broken links."""
     loops: set[Path] = field(default_factory=set)
-    """Links to a folder that is being read already."""
+    """Links back to a folder on the path that is being walked."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """The files of a folder and of all within."""
+    """The files of a folder and of all folders within."""
 
     images: list[Path]
     lost: Counter[str]
-    """Pictures that cannot be read, by format; links that lead nowhere are ``broken link``."""
+    """Pictures that cannot be read, by format; broken links count as ``broken link``."""
     others: Counter[str]
     """All other files, by extension."""
 
     @property
     def pictures(self) -> int:
-        """Images, and what would be images if it could be read."""
+        """Number of images, including those in formats that cannot be read."""
         return len(self.images) + self.lost.total()
 
 
@@ -74,15 +74,15 @@ _Identity = tuple[int, int]
 
 
 class Folder:
-    """A folder that is listed when it is looked at, once."""
+    """A folder that is listed lazily, once."""
 
     def __init__(self, path: Path, *, above: frozenset[_Identity], skipped: Skipped) -> None:
-        """Hold a folder.
+        """Remember the folder; nothing is listed yet.
 
         Args:
             path: Where it is.
-            above: Identities of the folders that it lies in.
-            skipped: Collects what is left out.
+            above: Identities of its parent folders.
+            skipped: Collects everything that is left out.
         """
         status = path.stat()
         self.path = path
@@ -92,23 +92,23 @@ class Folder:
 
     @staticmethod
     def at(path: Path) -> Folder:
-        """The folder where a walk begins."""
+        """The root of a walk."""
         parents = (parent.stat() for parent in path.resolve().parents)
         return Folder(path, above=frozenset((each.st_dev, each.st_ino) for each in parents), skipped=Skipped())
 
     @property
     def name(self) -> str:
-        """Its name, without what is above."""
+        """Its name, without the path."""
         return self.path.name
 
     @property
     def label(self) -> str:
-        """The name of the class whose folder it is: a file system may spell letters with accents in two ways."""
+        """Its name as a class name: file systems spell accented letters in two ways."""
         return unicodedata.normalize("NFC", self.name)
 
     @cached_property
     def _entries(self) -> tuple[list[Folder], list[Path], list[Path], list[Path]]:
-        """Folders, files, links that lead nowhere, and pipes and devices, each sorted by name."""
+        """Folders, files, broken links, and pipes and devices, each sorted by name."""
         folders: list[Folder] = []
         files: list[Path] = []
         broken: list[Path] = []
@@ -166,7 +166,7 @@ class Folder:
         return together(folder.own for folder in self._all())
 
     def _all(self) -> Iterator[Folder]:
-        """This folder and all within; one that is linked to again is not read twice."""
+        """This folder and all within, each once, even if several links lead to it."""
         seen: set[_Identity] = set()
         waiting = [self]
         while waiting:
