@@ -18,11 +18,11 @@ from nat2.wording import counted
 
 
 def check_target(target: str, ending: str) -> None:
-    """Refuse a file that cannot be written, before hours of work; no file is fine.
+    """Raise if a file cannot be written, before hours of work; an empty name is accepted.
 
     Raises:
-        ConfigError: its name has another ending: it is perhaps one of the images.
-        RunError: it is a folder, or its folder cannot be written.
+        ConfigError: its name has another extension; it may be one of the images.
+        RunError: it is a folder, or its folder is not writable.
     """
     if not target:
         return
@@ -36,10 +36,10 @@ def check_target(target: str, ending: str) -> None:
 
 @contextlib.contextmanager
 def written_to(target: str, flag: str) -> Iterator[Path]:
-    """The path of a file that is written meanwhile.
+    """Yield the path to write to, and name the flag if writing fails.
 
     Raises:
-        RunError: it cannot be written, with the flag that names another.
+        RunError: it cannot be written; the message names the flag to change.
     """
     path = user_path(target, flag)
     try:
@@ -52,10 +52,10 @@ def written_to(target: str, flag: str) -> Iterator[Path]:
 
 
 def write(predictions: Sequence[Prediction], *, csv: str, json: str, top: int) -> tuple[list[str], list[str]]:
-    """Write the files that are named; one that cannot be written does not keep the other from being.
+    """Write the files that are asked for; if one cannot be written, the other still is.
 
     Returns:
-        The files that are written, and what went wrong with the others.
+        The files written, and an error message for each of the others.
     """
     written, problems = [], []
     for target, flag in ((csv, "--csv"), (json, "--json")):
@@ -107,14 +107,14 @@ def summary(
     seconds: float | None,
     others: int,
 ) -> list[str]:
-    """What to say at the end.
+    """The summary lines printed at the end.
 
     Args:
         predictions: Of all images.
-        given: The files and folders that were asked for.
+        given: The files and folders given.
         classes: Of the network.
-        seconds: What the predictions took; None to leave the speed out.
-        others: How many files in the folders are no images, or of a format that cannot be read.
+        seconds: Time of the predictions; None leaves the speed out.
+        others: Number of files in the folders that are not images, or of a format that cannot be read.
     """
     lines = []
     if seconds is not None:
@@ -132,15 +132,15 @@ def summary(
 
 
 def accuracy(predictions: Sequence[Prediction], given: Sequence[str], classes: Sequence[str]) -> float | None:
-    """Share of the readable images that are answered with the name of the class folder that they are in.
+    """Share of the readable images whose most probable class is the name of their class folder.
 
     Args:
-        predictions: Of images.
-        given: The files and folders that were asked for.
+        predictions: Of the images.
+        given: The files and folders given.
         classes: Of the network.
 
     Returns:
-        None if an image is in no folder named like a class, below one of those given.
+        None if an image is not in a folder named after a class, below one of those given.
     """
     names, folders = {_plain(name) for name in classes}, [Path(path) for path in given if Path(path).is_dir()]
     right = [
@@ -153,7 +153,7 @@ def accuracy(predictions: Sequence[Prediction], given: Sequence[str], classes: S
 
 
 def _label(image: Path, folders: Sequence[Path], names: set[str]) -> str | None:
-    """The first folder on the way to an image that is named like a class."""
+    """The outermost folder of an image that is named after a class."""
     for folder in folders:
         if image.is_relative_to(folder):
             parts = map(_plain, image.relative_to(folder).parts[:-1])
@@ -162,5 +162,5 @@ def _label(image: Path, folders: Sequence[Path], names: set[str]) -> str | None:
 
 
 def _plain(name: str) -> str:
-    """A name as one file system or another may spell it."""
+    """A name in Unicode normal form C; file systems differ in this."""
     return unicodedata.normalize("NFC", name)

@@ -1,4 +1,4 @@
-"""Anytime inference: an exit answers as soon as it is sure enough, and what comes after it is not computed."""
+"""Anytime inference: the first exit that is confident enough answers, and nothing behind it is computed."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from torch import Tensor
 
 from nat2.errors import ConfigError
 
-_POINTS = 24  # thresholds on a curve, evenly spread over the share of images that exits before the last answer
+_POINTS = 24  # thresholds on a curve, evenly spaced over the share of images that earlier exits answer
 NEVER = 1.01
-"""A threshold that no confidence passes."""
+"""A threshold above any confidence."""
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """How a network with several exits does at one threshold."""
+    """Cost and accuracy of a network with several exits at one threshold."""
 
     threshold: float
-    """The least confidence, 0..1, with which an exit before the last answers; above 1 none does."""
+    """The confidence, 0..1, from which an exit before the last answers; above 1 none does."""
     macs: float
-    """Multiply-accumulates for an image, mean over the test images."""
+    """Multiply-accumulates per image, mean over the test images."""
     val_macs: float
-    """The same over the validation images, by weights that have not seen them."""
+    """The same over the validation images, with weights not trained on them."""
     val_accuracy: float
     test_accuracy: float
 
 
 def running_answers(logits: Tensor, weights: Tensor) -> Tensor:
-    """What the exits up to each say together: the weighted mean of their logits.
+    """Joint answers of the exits up to each one: the weighted mean of their logits.
 
     Args:
         logits: Shape (exits, N, classes).
         weights: Of the outputs, shape (exits,).
 
     Returns:
-        Shape (exits, N, classes); the last is the answer of all.
+        Shape (exits, N, classes); the last is the joint answer of all exits.
     """
     weighted = (logits * weights.to(logits)[:, None, None]).cumsum(0)
     return weighted / weights.to(logits).cumsum(0)[:, None, None]
@@ -50,7 +50,7 @@ def confidence(answers: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ExitLogits:
-    """What a network said of labelled images, exit by exit."""
+    """Logits of a network for labelled images, per exit."""
 
     logits: Tensor
     """Shape (exits, N, classes)."""
@@ -58,21 +58,21 @@ class ExitLogits:
     """Shape (N,)."""
 
     def at(self, threshold: float, weights: Tensor, macs: Sequence[float]) -> tuple[float, float]:
-        """Accuracy and mean operations if an exit answers from `threshold` on; `macs` are those up to each exit."""
+        """Accuracy and mean operations at a threshold; `macs` are those up to each exit."""
         answers = running_answers(self.logits, weights)
         sure = confidence(answers) >= threshold
         sure[-1] = True
-        first = sure.int().argmax(0)  # the first that is
+        first = sure.int().argmax(0)  # index of the first True
         predicted = answers.argmax(-1).gather(0, first[None])[0]
         right = float((predicted == self.labels).double().mean())
         return right, float(torch.tensor(macs, dtype=torch.float64)[first.cpu()].mean())
 
 
 def curve(val: ExitLogits, test: ExitLogits, weights: Tensor, macs: Sequence[float]) -> tuple[OperatingPoint, ...]:
-    """Accuracy against mean operations by threshold, cheapest first; the last point waits for the last exit.
+    """Accuracy against mean operations by threshold, cheapest first; at the last point only the last exit answers.
 
     Args:
-        val: On validation images, by weights that have not seen them; the thresholds are chosen here.
+        val: On validation images, with weights not trained on them; the thresholds are chosen on these.
         test: On test images.
         weights: Of the outputs.
         macs: Multiply-accumulates up to each exit.
@@ -90,9 +90,9 @@ def curve(val: ExitLogits, test: ExitLogits, weights: Tensor, macs: Sequence[flo
 
 
 def threshold_for(points: Sequence[OperatingPoint], macs: float) -> float:
-    """The threshold with which an image takes at most `macs` operations in the mean, as accurate as can be.
+    """The most accurate threshold with at most `macs` operations per image in the mean.
 
-    Both are judged on validation images.
+    Both are measured on validation images.
 
     Raises:
         ConfigError: even the first exit takes more, or there is no curve.

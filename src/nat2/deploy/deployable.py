@@ -1,4 +1,4 @@
-"""A network as it is shipped: it takes images of values 0..1, and its exits answer together or as soon as they can."""
+"""A network as it is shipped: images of values 0..1 in, logits out, of all exits or of the first confident one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Deployable(nn.Module):
         *,
         weights: Sequence[float] = (1.0,),
     ) -> None:
-        """Wrap a network with the statistics of its training images and the weights of its exits' outputs."""
+        """Wrap a network with the mean and deviation of its training images and the weights of its exits."""
         super().__init__()
         self.network = network
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
@@ -42,21 +42,21 @@ class Deployable(nn.Module):
         self.register_buffer("weights", torch.tensor(weights) / sum(weights))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images (N, channels, R, R) of values 0..1 to logits (N, classes), the weighted mean of the exits'."""
+        """Map images (N, channels, R, R) of values 0..1 to logits (N, classes), the weighted mean over the exits."""
         logits: Tensor = self.network(self.normalize(images))
         return torch.einsum("enc,e->nc", logits, self.weights) if logits.dim() == 3 else logits
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Images as the network has seen them in training."""
+        """Images normalised as in training."""
         return (images - self.mean) / self.std
 
     @torch.no_grad()
     def anytime(self, images: Tensor, *, threshold: float) -> tuple[Tensor, Tensor]:
-        """Let the first exit answer that is sure enough; what comes after it is not computed.
+        """Answer with the first exit that is confident enough; nothing behind it is computed.
 
         Args:
             images: Shape (N, channels, R, R), values 0..1.
-            threshold: The least confidence, 0..1, of the joint answer of the exits so far; above 1 all are asked.
+            threshold: The least confidence, 0..1, of the joint answer of the exits so far; above 1 all are computed.
 
         Returns:
             Logits (N, classes), and the number of the exit that answered (N,).
@@ -85,7 +85,7 @@ class Deployable(nn.Module):
 
 
 def load(folder: Path | str) -> Deployable:
-    """Read an exported network, ready to answer (in evaluation mode); needs no super-network.
+    """Load an exported network in evaluation mode; the super-network is not needed.
 
     Raises:
         CheckpointError: a file is missing or damaged.

@@ -1,4 +1,4 @@
-"""What the JSON files of an exported network say: written, and looked at before anything is built from it."""
+"""The JSON files of an exported network: writing them, and validating them before a network is built."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nat2.errors import CheckpointError
 from nat2.files import JsonObject
 from nat2.wording import first_few
 
-_SHOWN = 10  # networks in a message
+_SHOWN = 10  # networks listed in a message
 _SIDES = range(1, 2**14)
 _CHANNELS = range(1, 2**10)
 _PARTS: dict[str, dict[str, type | tuple[type, ...]]] = {
@@ -22,10 +22,10 @@ _PARTS: dict[str, dict[str, type | tuple[type, ...]]] = {
 
 
 def preprocessing(pipeline: Pipeline, *, side: int, resolution: int) -> dict[str, object]:
-    """What ``preprocessing.json`` holds: from an image file to the input of a network, in words and in numbers.
+    """The content of ``preprocessing.json``: the steps from an image file to the network's input, in words and numbers.
 
     Args:
-        pipeline: What the network's inputs were made with.
+        pipeline: The one the network was trained with.
         side: Side at which the training images were stored, in pixels.
         resolution: Side of the input.
     """
@@ -57,11 +57,11 @@ def preprocessing(pipeline: Pipeline, *, side: int, resolution: int) -> dict[str
 
 
 def describe(folder: Path) -> JsonObject:
-    """What ``arch.json`` says of an exported network: architecture, exits, classes; and ``preprocessing.json``, under
+    """The content of ``arch.json`` (architecture, exits, classes), with that of ``preprocessing.json`` under
     ``input``.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or one contradicts the other.
+        CheckpointError: a file is missing or damaged, or they contradict each other.
     """
     check_network(folder)
     description, given = (_read(folder, name) for name in _PARTS)
@@ -107,19 +107,19 @@ def _read(folder: Path, name: str) -> JsonObject:
 
 
 def networks_in(folder: Path) -> list[Path]:
-    """The exported networks of a run folder, or of a folder that holds some."""
+    """Folders of the exported networks in a run folder, or in a folder of networks."""
     return sorted(path.parent for root in (folder / "networks", folder) for path in root.glob("*/arch.json"))
 
 
 def check_network(folder: Path, *, command: str = "{}") -> None:
-    """Refuse what is no folder of an exported network.
+    """Raise if a folder does not hold an exported network.
 
     Args:
-        folder: What was named.
-        command: What was meant, with braces for the folder; the message has it with the right one.
+        folder: As the user gave it.
+        command: The intended command, with braces for the folder; the message shows it with the right folder.
 
     Raises:
-        CheckpointError: it is none; the message says what it is, and what to name instead.
+        CheckpointError: it does not; the message says what it is and what to give instead.
     """
     if all((folder / name).is_file() for name in _PARTS):
         return

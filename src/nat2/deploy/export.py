@@ -1,4 +1,4 @@
-"""Files to ship: weights, architecture and preprocessing, and programs that were checked against torch."""
+"""The files to ship: weights, architecture, preprocessing, and programs verified against torch."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from nat2.files import save_tensors, write_bytes, write_json
 from nat2.supernet.static import StaticNetwork
 
 FILES = ("model.onnx", "model-int8.onnx", "model.pt2", "model.safetensors", "arch.json", "preprocessing.json")
-"""What an exported network may consist of, beside ``result.json``."""
-TOLERANCE = 1e-4  # largest difference of a logit between a program and torch, relative to the largest logit
-ROUNDING = 5  # or as many times what torch's own float32 differs from float64: some networks magnify rounding
+"""The files of an exported network, apart from ``result.json``."""
+TOLERANCE = 1e-4  # largest allowed difference of a logit between a program and torch, relative to the largest logit
+ROUNDING = 5  # or this many times the float32 error of torch itself: some networks amplify rounding errors
 
 
 def export(
@@ -40,23 +40,23 @@ def export(
     weights: Sequence[float] = (1.0,),
     pt2: bool = False,
 ) -> float:
-    """Write a network's files and check them.
+    """Write the files of a network and verify them.
 
     Args:
         network: The fine-tuned network, with one exit or several.
-        pipeline: What its inputs were made with.
+        pipeline: The one it was trained with.
         classes: Names of the classes, in the order of the logits.
         folder: Where ``model.safetensors``, ``arch.json``, ``preprocessing.json`` and ``model.onnx`` (any batch) go.
         side: Side at which the training images were stored before they were resized to the resolution.
-        facts: Kept in ``arch.json`` beside the architecture, e.g. accuracies.
-        weights: Of the exits' outputs.
-        pt2: Write ``model.pt2`` too (a program of torch.export, any batch), which takes seconds.
+        facts: Further entries of ``arch.json``, e.g. accuracies.
+        weights: Of the exits in the joint answer.
+        pt2: Also write ``model.pt2`` (a program of torch.export, any batch size), which takes seconds.
 
     Returns:
         Largest difference of a logit between ONNX Runtime and torch in double precision.
 
     Raises:
-        Nat2Error: a program's answers differ from torch's.
+        Nat2Error: the outputs of a program differ from torch's.
     """
     deployable = Deployable(network, pipeline.mean, pipeline.std, weights=weights).cpu().eval()
     arch, macro = network.arch, network.macro
@@ -81,15 +81,15 @@ def export(
 
 
 def write_onnx(model: Deployable, folder: Path, *, classes: Sequence[str] = ()) -> float:
-    """Write ``model.onnx`` if ONNX Runtime answers as torch does; the largest difference of a logit.
+    """Write ``model.onnx`` if ONNX Runtime agrees with torch; returns the largest difference of a logit.
 
     Args:
         model: In evaluation mode, on the CPU.
         folder: Where the file goes.
-        classes: Their names, kept in the file.
+        classes: Their names, stored in the file.
 
     Raises:
-        Nat2Error: the answers differ from torch's in double precision, or are not finite.
+        Nat2Error: the logits differ from torch's in double precision, or are not finite.
     """
     content = onnx_model(model, classes=classes).SerializeToString(deterministic=True)
     session = open_session(content)
@@ -99,16 +99,16 @@ def write_onnx(model: Deployable, folder: Path, *, classes: Sequence[str] = ()) 
 
 
 def write_program(model: Deployable, folder: Path) -> float:
-    """Write ``model.pt2``, a program of torch.export, if it answers as the network does; the largest difference.
+    """Write ``model.pt2``, a program of torch.export, if it agrees with the network; returns the largest difference.
 
-    Takes and raises what `write_onnx` does. The weights are stored contiguously, whatever their layout here: not every
-    runtime takes other strides.
+    Same arguments and errors as `write_onnx`. The weights are stored contiguously, whatever their layout here:
+    not every runtime accepts other strides.
     """
     reference, buffer = _Reference.of(model, folder), io.BytesIO()
     with _quiet_exporter():
         batch = torch.export.Dim("batch", min=1)
         program = torch.export.export(_contiguous(model), (reference.images,), dynamic_shapes={"images": {0: batch}})
-        for node in program.graph.nodes:  # stack traces of this machine, with the paths of its files
+        for node in program.graph.nodes:  # stack traces hold file paths of this machine
             node.meta.pop("stack_trace", None)
         torch.export.save(program, buffer)
         reread = torch.export.load(io.BytesIO(buffer.getvalue())).module()
@@ -118,12 +118,12 @@ def write_program(model: Deployable, folder: Path) -> float:
 
 
 def file_sizes(folder: Path) -> dict[str, int]:
-    """Bytes of each file of an exported network by name; ``result.json``, which holds them, is left out."""
+    """Size in bytes of each file of an exported network by name, without ``result.json``, which stores them."""
     return {name: (folder / name).stat().st_size for name in FILES if (folder / name).is_file()}
 
 
 def _contiguous(model: Deployable) -> Deployable:
-    """A copy whose tensors have the strides that follow from their shapes."""
+    """A copy with contiguous tensors."""
     model = copy.deepcopy(model)
     for tensor in (*model.parameters(), *model.buffers()):
         # Not `contiguous()`, which leaves the strides of 1 x 1 kernels as they are.
@@ -133,7 +133,7 @@ def _contiguous(model: Deployable) -> Deployable:
 
 @dataclass(frozen=True)
 class _Reference:
-    """What a network answers in double precision, and how far others may be off."""
+    """Logits of a network in double precision, and the tolerance for other runtimes."""
 
     folder: Path
     images: Tensor
@@ -143,7 +143,7 @@ class _Reference:
     @staticmethod
     @torch.no_grad()
     def of(model: Deployable, folder: Path) -> _Reference:
-        """The answers to random images."""
+        """The logits for random images."""
         channels, resolution = model.mean.shape[1], model.network.arch.resolution
         images = torch.rand(3, channels, resolution, resolution, generator=torch.Generator().manual_seed(0))
         logits = copy.deepcopy(model).double()(images.double())
@@ -170,7 +170,7 @@ class _Reference:
 
 
 def open_session(path: Path | bytes, *, threads: int = 1) -> onnxruntime.InferenceSession:
-    """An ONNX file ready to run on the CPU, its idle threads asleep: spinning ones would slow torch down."""
+    """A session on the CPU whose idle threads sleep: spinning ones would slow torch down."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -186,7 +186,7 @@ def answer(session: onnxruntime.InferenceSession, images: Tensor) -> Tensor:
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's own chatter off the terminal."""
+    """Silence the exporter's log messages and warnings."""
     logger = logging.getLogger("torch.export")
     level = logger.level
     logger.setLevel(logging.ERROR)

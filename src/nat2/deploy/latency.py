@@ -1,4 +1,4 @@
-"""How long a network takes on this machine: through ONNX Runtime on the CPU, or through torch."""
+"""Latency of a network on this machine, with ONNX Runtime on the CPU or with torch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SECONDS = 0.25
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds a batch takes."""
+    """Milliseconds per batch."""
 
     median: float
     lower: float
@@ -43,17 +43,17 @@ class Latency:
 
     @property
     def spread(self) -> float:
-        """Distance between the quartiles."""
+        """Interquartile range."""
         return self.upper - self.lower
 
 
 def measure_latency(
     network: StaticNetwork, *, batch: int = 1, threads: int = 1, device: torch.device | None = None
 ) -> Latency:
-    """Run a network on random images until its median is steady: for a quarter of a second, 20 to 400 times.
+    """Run a network on random images for a quarter of a second, 20 to 400 times.
 
     Args:
-        network: As it would be exported, with normalisation in front; in evaluation mode.
+        network: In evaluation mode; it is measured as it would be exported, with normalisation in front.
         batch: Images at once.
         threads: Threads of ONNX Runtime.
         device: A CUDA device to run on with torch; otherwise ONNX Runtime runs on the CPU.
@@ -73,7 +73,7 @@ def measure_latency(
 
 @dataclass(frozen=True)
 class Measured:
-    """The latency of an exported network under stated conditions."""
+    """The latency of an exported network, and the conditions it was measured under."""
 
     id: str
     """Name of its folder."""
@@ -93,11 +93,11 @@ class Measured:
 
     @staticmethod
     def of_row(row: Mapping[str, str]) -> Measured:
-        """What a row of latency.csv holds.
+        """Read a row of latency.csv.
 
         Raises:
             KeyError: a column is missing.
-            ValueError: a value is no number.
+            ValueError: a value is not a number.
         """
         median, lower, upper = (float(row[name]) for name in ("median", "lower", "upper"))
         if not math.isfinite(median):
@@ -115,10 +115,10 @@ class Measured:
 def measure_exported(
     folder: Path, *, runtime: Runtime = "onnx", batch: int = 1, threads: int = 1, device: torch.device | None = None
 ) -> Measured:
-    """Measure an exported network as it will be run.
+    """Measure an exported network with one runtime.
 
     Args:
-        folder: Of the network.
+        folder: The network's.
         runtime: ``onnx`` and ``int8`` run ``model.onnx`` and ``model-int8.onnx`` on the CPU with ONNX Runtime;
             ``torch`` runs the torch module.
         batch: Images at once.
@@ -126,7 +126,7 @@ def measure_exported(
         device: A CUDA device for torch; the CPU by default.
 
     Raises:
-        ConfigError: a number is below 1, or there is no such runtime or file.
+        ConfigError: a number is below 1, or the runtime does not exist.
         CheckpointError: the folder does not hold an exported network, or a file is damaged.
     """
     check_conditions(runtime, batch, threads)
@@ -153,16 +153,16 @@ def latency(
     batches: Sequence[int] = (1,),
     threads: Sequence[int] = (1,),
 ) -> Iterator[Measured]:
-    """Measure exported networks on this machine, one after the other; the verb `nat2 latency`.
+    """Measure exported networks on this machine one after another; the verb `nat2 latency`.
 
     Args:
-        folders: Of exported networks; a run folder, or a folder of networks, stands for all of them.
+        folders: Of exported networks; a run folder or a folder of networks means all networks in it.
         runtimes: Some of ``onnx``, ``int8`` and ``torch``.
         batches: Images at once.
         threads: Threads.
 
     Raises:
-        ConfigError: something is asked for that does not exist.
+        ConfigError: a number is below 1, or a runtime does not exist.
         CheckpointError: a folder does not hold an exported network.
     """
     for each in itertools.product(runtimes, batches, threads):
@@ -196,10 +196,10 @@ def _file_of(folder: Path, runtime: Runtime) -> Path | None:
 
 
 def check_conditions(runtime: str, batch: int, threads: int) -> None:
-    """Refuse what cannot be measured.
+    """Raise if a measurement is not possible.
 
     Raises:
-        ConfigError: a number is below 1, or there is no such runtime.
+        ConfigError: a number is below 1, or the runtime does not exist.
     """
     if runtime not in get_args(Runtime):
         raise ConfigError(f"the runtime must be one of {', '.join(get_args(Runtime))}; got {runtime!r}")
@@ -234,7 +234,7 @@ def _on_torch(network: nn.Module, images: torch.Tensor, threads: int) -> Latency
 
 
 def _on_cpu(network: StaticNetwork, images: torch.Tensor, threads: int) -> Callable[[], object]:
-    # How long it takes does not depend on the numbers.
+    # The latency does not depend on the values.
     channels, exits = images.shape[1], len(network.exit_numbers)
     deployed = Deployable(network, [0.0] * channels, [1.0] * channels, weights=[1.0] * exits)
     session = open_session(onnx_model(deployed).SerializeToString(), threads=threads)

@@ -1,9 +1,9 @@
-"""The ONNX graph of a network, built operator by operator, so that the file holds the network and nothing else.
+"""The ONNX graph of a network, built operator by operator so that the file contains nothing but the network.
 
 Batch norms are folded into the convolutions in front of them, in float64. IR version 4 and opset 9 are those of ONNX
-1.4 (2019), the first in which weights need not be declared as inputs; old runtimes read them too. Hard-swish became an
-operator only with opset 14, so it is written as a product with a hard sigmoid, which is also how ONNX Runtime computes
-it.
+1.4 (2019), the first in which weights need not be declared as inputs, so old runtimes read the files too. Hard-swish
+became an operator only with opset 14, so it is written as a product with a hard sigmoid, which is also how ONNX Runtime
+computes it.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class _Map(NamedTuple):
 
 @dataclass
 class _Graph:
-    """Operators in the order in which they run; each bears the name of its result."""
+    """Operators in order of execution; each has the name of its result."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     tensors: list[onnx.TensorProto] = field(default_factory=list)
@@ -117,7 +117,7 @@ def _values(tensor: Tensor) -> Values:
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Values, Values]:
-    """The factor and the summand of each channel that a batch norm in evaluation mode stands for."""
+    """Factor and offset per channel of a batch norm in evaluation mode."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     factor = _values(norm.weight) / np.sqrt(_values(norm.running_var) + norm.eps)
@@ -168,8 +168,8 @@ def _sum(graph: _Graph, name: str, parts: Sequence[_Map]) -> _Map:
 def _stem(graph: _Graph, model: Deployable) -> _Map:
     """Normalisation, the first convolution and the block after it.
 
-    The images' deviation goes into the weights. Their mean cannot, because the convolution pads with zeros, which have
-    to stand for the mean.
+    The deviation is folded into the weights. The mean cannot be, because the convolution pads with zeros, which must
+    represent the mean.
     """
     stem: Stem = model.network.stem
     mean = _Map(graph.hold("mean", _values(model.mean)), 1)
@@ -245,7 +245,7 @@ def _parallel(graph: _Graph, name: str, x: _Map, layer: ParallelBlocks) -> _Map:
 
 
 def _pool(graph: _Graph, name: str, x: _Map, stride: int) -> _Map:
-    """Max pooling that keeps what is left over at the border, by padding there: rounding sizes up is opset 10."""
+    """Max pooling with rounded-up size, by padding at the end: ceil_mode needs opset 10."""
     if stride == 1:
         return x
     beyond = -x.side % stride
@@ -254,7 +254,7 @@ def _pool(graph: _Graph, name: str, x: _Map, stride: int) -> _Map:
 
 
 def _exit(graph: _Graph, name: str, x: _Map, module: nn.Module, share: float) -> _Map:
-    """A classifier; its share in the answer goes into its weights."""
+    """A classifier; its share in the joint answer is folded into its weights."""
     assert isinstance(module, Exit)
     y = graph.conv(f"{name}.expand", x, *_folded(module.expand, module.expand_bn))
     y = graph.map("Flatten", f"{name}.flat", _mean(graph, name, _hardswish(graph, f"{name}.expand", y)))

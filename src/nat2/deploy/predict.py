@@ -26,38 +26,38 @@ from nat2.files import JsonObject
 from nat2.validation import user_path
 
 BATCH = 64
-_AHEAD = 2  # batches that are decoded before they are classified
+_AHEAD = 2  # batches decoded in advance
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network makes of an image."""
+    """The prediction for one image."""
 
     image: Path
     answers: tuple[tuple[str, float], ...] = ()
     """The most probable classes and their probabilities (0..1), most probable first."""
     error: str = ""
-    """Why the image cannot be read; empty if it can."""
+    """Why the image cannot be read; empty if it could be."""
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """An exported network, and how it is asked."""
+    """An exported network with the options of a prediction."""
 
     model: Deployable
     classes: tuple[str, ...]
     inputs: JsonObject
-    """What ``preprocessing.json`` says."""
+    """The content of ``preprocessing.json``."""
     top: int = 3
-    """How many classes an answer has."""
+    """Number of classes per answer."""
     threshold: float | None = None
-    """How sure the first of several exits must be to answer; None if all answer together."""
+    """Confidence from which the first of several exits answers; None if all answer jointly."""
 
     @staticmethod
     def of(
         network: Path | str, *, top: int = 3, threshold: float | None = None, mean_macs: float | None = None
     ) -> Classifier:
-        """Read a network; takes and raises what `predict` does."""
+        """Load a network; same arguments and errors as `predict`."""
         if top < 1:
             raise ConfigError(f"--top must be at least 1; got {top}")
         folder = user_path(network, "NETWORK")
@@ -76,11 +76,11 @@ class Classifier:
         return Classifier(model, tuple(description["classes"]), description["input"], top, threshold)
 
     def classify(self, images: Sequence[Path], *, batch_size: int = BATCH) -> Iterator[Prediction]:
-        """Classify image files in their order; a few batches at a time are in memory.
+        """Classify image files in order, with a few batches in memory at a time.
 
         Args:
-            images: The files.
-            batch_size: Images that are classified together.
+            images: Paths.
+            batch_size: Images per batch.
 
         Raises:
             ConfigError: `batch_size` is below 1.
@@ -103,7 +103,7 @@ class Classifier:
                     yield Prediction(path, self._answers(next(shares)))
 
     def _prepared(self, path: Path) -> Tensor | str:
-        """The input for an image, shape (1, channels, R, R), or why it cannot be read."""
+        """The network's input for an image, shape (1, channels, R, R), or why it cannot be read."""
         try:
             if path.exists() and not path.is_file():  # a pipe would be waited for
                 raise ValueError("a folder or a device")
@@ -134,21 +134,20 @@ def predict(
     mean_macs: float | None = None,
     batch_size: int = BATCH,
 ) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
-    """Each image with its most probable classes and their probabilities (0..1), most probable first.
+    """Yield each image with its most probable classes and their probabilities (0..1), most probable first.
 
     Args:
         network: Folder of an exported network.
-        images: Image files and folders of them, or one; each image goes through the steps that the training images
-            went through.
-        top: How many classes to give.
-        threshold: Let the first of several exits answer that is at least so sure, 0..1; by default all answer together.
-        mean_macs: The same with the threshold that takes this many multiply-accumulates per image on average.
-        batch_size: Images that are classified together; it changes how fast, not what is answered.
+        images: One or several image files and folders; each image is preprocessed as in training.
+        top: Number of classes per image.
+        threshold: Answer with the first exit of at least this confidence, 0..1; by default all exits answer jointly.
+        mean_macs: The same, with the threshold that needs this many multiply-accumulates per image on average.
+        batch_size: Images per batch; it affects the speed only.
 
     Raises:
         CheckpointError: the folder does not hold an exported network.
-        ConfigError: `top` or `batch_size` is below 1, or the network cannot do what is asked of its exits.
-        DataError: a folder holds no images; or images cannot be read, after all others are answered.
+        ConfigError: `top` or `batch_size` is below 1, or the network does not support the options for exits.
+        DataError: a folder holds no images; or images cannot be read, raised after all others are classified.
     """
     classifier = Classifier.of(network, top=top, threshold=threshold, mean_macs=mean_macs)
     paths, _ = find_images([images] if isinstance(images, Path | str) else images)
@@ -156,7 +155,7 @@ def predict(
 
 
 def find_images(given: Iterable[Path | str]) -> tuple[list[Path], int]:
-    """Image files, and those in folders and their folders, sorted; and how many other files there are.
+    """Image files given and those in folders, recursively and sorted; and the number of other files.
 
     Raises:
         DataError: a folder holds no images.
@@ -177,15 +176,15 @@ def find_images(given: Iterable[Path | str]) -> tuple[list[Path], int]:
 
 
 def read_as_trained(path: Path, inputs: JsonObject, *, grey: bool) -> Pixels:
-    """An image as the training images were stored, shape (side, side, channels).
+    """Read an image as the training images were stored, shape (side, side, channels).
 
     Args:
         path: The file.
-        inputs: What ``preprocessing.json`` says.
+        inputs: The content of ``preprocessing.json``.
         grey: Whether the network takes grey images.
 
     Raises:
-        ValueError: it has floating-point values, and no training image had more than 8 bits.
+        ValueError: it has floating-point values, but no training image had more than 8 bits.
         Exception: Pillow raises almost anything on damaged files.
     """
     span = inputs.get("range")
@@ -193,7 +192,7 @@ def read_as_trained(path: Path, inputs: JsonObject, *, grey: bool) -> Pixels:
         path,
         inputs["side"],
         grey=grey,
-        deep="range" in inputs,  # networks of 0.1.0 have seen 16 bits reduced to 8 first, and JPEGs at full size
+        deep="range" in inputs,  # 0.1.0 trained on 16 bits reduced to 8 first, and on JPEGs at full size
         floats=span is not None,
         jpeg_gap=inputs.get("jpeg_gap", 0),
     )
@@ -214,7 +213,7 @@ def operating_points(folder: Path) -> tuple[OperatingPoint, ...]:
 
 
 def refusal(bad: Sequence[Prediction]) -> DataError:
-    """The error that names images that cannot be read."""
+    """The error that lists the images that cannot be read."""
     lines = [f"{each.image} cannot be read as an image ({each.error})" for each in bad]
     return DataError(lines[0] if len(bad) == 1 else "\n  ".join([f"{len(bad)} images cannot be read:", *lines]))
 
@@ -231,7 +230,7 @@ def _readable(predictions: Iterator[Prediction]) -> Iterator[tuple[Path, list[tu
 
 
 def _ahead(work: Callable[[Path], Tensor | str], images: Iterable[Path], *, count: int) -> Iterator[Tensor | str]:
-    """What becomes of images, in order; threads work on `count` of them before they are asked for."""
+    """Results of `work` in order; threads compute up to `count` of them in advance."""
     waiting: deque[Future[Tensor | str]] = deque()
     with ThreadPoolExecutor(available_cores()) as pool:
         try:

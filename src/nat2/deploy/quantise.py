@@ -31,11 +31,11 @@ def quantise(source: Path, target: Path, batches: Iterable[Tensor]) -> None:
     Args:
         source: ``model.onnx`` of an exported network.
         target: Where to.
-        batches: Training images (N, channels, R, R) of values 0..1, from which the ranges of activations are learnt.
+        batches: Training images (N, channels, R, R) of values 0..1 that calibrate the ranges of activations.
 
     Raises:
         CheckpointError: the source cannot be read.
-        Nat2Error: the result answers with numbers that are not finite.
+        Nat2Error: the outputs of the result are not finite.
     """
     batches = list(batches)
     model = _at_opset_13(source)
@@ -66,7 +66,7 @@ def quantise(source: Path, target: Path, batches: Iterable[Tensor]) -> None:
 def _at_opset_13(source: Path) -> onnx.ModelProto:
     """The network of an exported file with the opset that quantisation by channel needs.
 
-    Between the two opsets nothing has changed about the operators that our networks consist of.
+    The operators of our networks are the same in both opsets.
     """
     try:
         model = onnx.load(source)
@@ -83,7 +83,7 @@ def _at_opset_13(source: Path) -> onnx.ModelProto:
 def _shorten(graph: onnx.GraphProto) -> None:
     """Number the tensors and store equal ones once: the quantiser's names take more bytes than a small network.
 
-    Operators keep their names, those aside that only convert between integers and floats.
+    Operators keep their names, except those that only convert between integers and floats.
     """
     del graph.value_info[:]
     names = {name: name for name in (INPUT, OUTPUT)}
@@ -105,14 +105,14 @@ def _shorten(graph: onnx.GraphProto) -> None:
 
 
 def accuracy_of(path: Path, batches: Iterable[Tensor], labels: Tensor) -> float:
-    """Share of images (0..1) that an ONNX file classifies rightly, given batches of values 0..1."""
+    """Accuracy (0..1) of an ONNX file, given batches of values 0..1."""
     session = open_session(path)
     predicted = torch.cat([answer(session, batch).argmax(1) for batch in batches])
     return int((predicted == labels.cpu()).sum()) / len(labels)
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
-    """Hands batches to the quantiser."""
+    """Feeds batches to the quantiser."""
 
     def __init__(self, batches: Iterable[Tensor]) -> None:
         self._next: Callable[[], dict[str, NDArray[np.float32]] | None]
@@ -125,7 +125,7 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The quantiser advises on the root logger what was done already."""
+    """Silence the quantiser: it recommends on the root logger what has already been done."""
     root = logging.getLogger()
     level, root.level = root.level, logging.ERROR
     try:
