@@ -40,4 +40,4 @@ def test_forty_drawn_shapes_of_each_kind_are_learned_in_two_minutes_on_two_cores
 def test_five_images_of_each_kind_end_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_shapes(tmp_path / "shapes", count=5)
     nat2.run(RunConfig.of("quick", data=str(data), finetune={"steps": 60}), out=tmp_path / "run")
-    assert "3 test images tell an accuracy to ±" in " ".join(capsys.readouterr().out.split())
+    assert "3 test images measure an accuracy to ±" in " ".join(capsys.readouterr().out.split())

@@ -130,7 +130,7 @@ def test_where_nothing_fits_the_nearest_is_named(browser: Browser, run: RunRepor
     for name in ("params", "deployed_latency"):  # the fastest is not the smallest of all, whose latency nobody knows
         move(browser, name, ["Home"])
     assert taken(browser) == ""
-    assert "No network keeps all of these limits" in text(browser, "#taken")
+    assert "No network meets all of these limits" in text(browser, "#taken")
     bounds = {each["key"]: each["steps"][0] for each in limits(run) if each["key"] in ("params", "deployed_latency")}
 
     def over(values: dict[str, float]) -> float:

@@ -279,7 +279,7 @@ def test_colours_can_be_read_in_both_schemes(run: RunReport, tmp_path: Path) -> 
 
 def test_one_network_is_told_as_one(run: RunReport, tmp_path: Path) -> None:
     write_page(tmp_path / "one.html", [replace(run, results=run.results[:1])])
-    assert "One network came out of this search. It names" in without_scripts(tmp_path / "one.html")
+    assert "This search returned one network. It classifies" in without_scripts(tmp_path / "one.html")
     begun = replace(run, finished=False, results=run.results[:1])
     assert "1 network is fine-tuned so far" in begun.state
     assert "its first networks" in replace(begun, generations=()).state

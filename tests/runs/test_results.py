@@ -89,7 +89,7 @@ def test_the_warning_names_what_does_not_beat_chance_on_test_images() -> None:
 def test_few_test_images_are_warned_of(images: int, points: int) -> None:
     half = images // 2
     told = precision_warning([result(0, 100, 0.9, 0.5).measured_on({"val": [5, 5], "test": [half, half]})])
-    expected = f"{images} test images tell an accuracy to ± {points} points (one standard error)"
+    expected = f"{images} test images measure an accuracy to ± {points} points (one standard error)"
     assert told.startswith(expected) if points else told == ""
     assert precision_warning([]) == precision_warning([result(0, 100, 0.9, 0.5)]) == ""
 

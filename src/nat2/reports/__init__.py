@@ -1,1 +1,1 @@
-"""What a run tells people: tables, plots and the page."""
+"""What users see of a run: tables, plots and the report page."""

@@ -13,17 +13,17 @@ from nat2.space.searchable import A
 
 
 def check_curves() -> None:
-    """Refuse to write curves without TensorBoard.
+    """Check that TensorBoard is installed.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: it is not.
     """
     if find_spec("tensorboard") is None:
         raise ConfigError("--tensorboard needs TensorBoard: pip install 'nat2[tensorboard]'")
 
 
 def write_curves(folder: Path, generations: Sequence[Generation[A]]) -> None:
-    """Write every number of ``log.csv`` as a scalar by generation, in place of what is there."""
+    """Write every number of ``log.csv`` as a scalar by generation, replacing earlier files."""
     from torch.utils.tensorboard import SummaryWriter
 
     shutil.rmtree(folder, ignore_errors=True)

@@ -27,9 +27,9 @@ class Histogram:
 
 
 def histograms(archs: Sequence[Arch], every: Sequence[Arch]) -> dict[str, list[Histogram]]:
-    """By group of choices; the values are those that occur in `every`, which holds `archs` and what they came from.
+    """By group of choices; the values are those that occur in `every`, the networks from which `archs` were chosen.
 
-    A stage counts where it is executed, a layer where it has an inverted bottleneck.
+    A stage is counted if it is executed, a layer if it has an inverted bottleneck.
     """
 
     def whole(title: str, value: Callable[[Arch], float]) -> Histogram:
@@ -89,7 +89,7 @@ _HEADINGS = {
 
 
 def genes_html(archs: Sequence[Arch], every: Sequence[Arch]) -> str:
-    """Small multiples: a bar a value, its share as length and in words."""
+    """Small multiples: one bar per value, its share as a length and as a number."""
     parts = []
     for name, group in histograms(archs, every).items():
         parts.append(f"<h3>{_HEADINGS[name]}</h3><div class='multiples'>")

@@ -24,7 +24,7 @@ from nat2.space.arch import Arch
 from nat2.wording import counted
 
 GENERATOR = '<meta name="generator" content="nat2 report">'
-"""What every page of ours has in its head."""
+"""In the head of every page that we write."""
 
 
 def write_page(path: Path, runs: Sequence[RunReport], *, references: Sequence[Reference] = ()) -> None:
@@ -33,7 +33,7 @@ def write_page(path: Path, runs: Sequence[RunReport], *, references: Sequence[Re
     Args:
         path: Where to.
         runs: At least one.
-        references: Networks of others to stand beside them.
+        references: Networks from elsewhere, to compare with.
 
     Raises:
         RunError: the file cannot be written.
@@ -90,16 +90,16 @@ def _lead(run: RunReport) -> str:
     if not run.results:
         lowest = run.found(min(run.members(), key=lambda each: each["error"]))
         return (
-            f"{len({evaluation.arch for evaluation, _ in run.evaluations}):,} networks were measured so far. The most "
-            f"accurate names {lowest.percent} % of the validation images right, before fine-tuning."
+            f"{len({evaluation.arch for evaluation, _ in run.evaluations}):,} networks have been measured so far. The "
+            f"most accurate classifies {lowest.percent} % of the validation images correctly, before fine-tuning."
         )
     best = max(run.results, key=lambda each: (each.val_accuracy, -each.params))
-    outcome = f"names {best.tested.percent} % of {tested} test images right with {best.params:,} parameters"
+    outcome = f"classifies {best.tested.percent} % of {tested} test images correctly with {best.params:,} parameters"
     if len(run.results) == 1:
-        return f"One network came out of this search. It {outcome}."
+        return f"This search returned one network. It {outcome}."
     smallest = run.results[0]
     return (
-        f"{len(run.results)} networks came out of this search, from small to large. The most accurate {outcome}; the "
+        f"This search returned {len(run.results)} networks, from small to large. The most accurate {outcome}; the "
         f"smallest {smallest.tested.percent} % with {smallest.params:,}."
     )
 
@@ -197,7 +197,7 @@ def _timings(run: RunReport) -> str:
 
 
 def _files(run: RunReport) -> str:
-    """The size of each exported file; nothing of networks that version 0.1.0 exported."""
+    """The size of each exported file; empty if version 0.1.0 exported the networks."""
     names = sorted({name for result in run.results for name in result.files})
     if not names:
         return ""
@@ -224,18 +224,16 @@ _RUNTIMES = {"onnx": "ONNX Runtime", "int8": "ONNX Runtime, int8", "torch": "PyT
 def _stages(seconds: Mapping[str, float]) -> str:
     total = sum(seconds.values())
     if not total:
-        return "<p>No times are known of this run.</p>"
+        return "<p>No times were recorded for this run.</p>"
     rows = "".join(
         f"<tr><th scope='row' class='words'>{html.escape(name)}</th><td class='n'>{duration(value)}</td>"
         f"<td class='wide'><span class='bar' style='--share:{value / total:.4f}'></span></td>"
         f"<td class='n'>{100 * value / total:.0f}&nbsp;%</td></tr>"
         for name, value in seconds.items()
     )
-    rows += (
-        f"<tr class='total'><th scope='row'>together</th><td class='n'>{duration(total)}</td><td></td><td></td></tr>"
-    )
+    rows += f"<tr class='total'><th scope='row'>total</th><td class='n'>{duration(total)}</td><td></td><td></td></tr>"
     head = [("stage", False), ("time", True), ("share", False), ("", True)]
-    return _table("Time by stage, interruptions left out", head, rows)
+    return _table("Time by stage, excluding interruptions", head, rows)
 
 
 def _versions(run: RunReport) -> str:
@@ -246,7 +244,7 @@ def _versions(run: RunReport) -> str:
         f"<tr><th scope='row'>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
         for name, value in machine + packages
     )
-    return _table("Machine and versions", [("what", False), ("value", False)], rows)
+    return _table("Machine and versions", [("item", False), ("value", False)], rows)
 
 
 def _comparison(runs: Sequence[RunReport]) -> dict[str, str]:
@@ -293,7 +291,7 @@ def _run_row(run: RunReport, name: str, volume: float) -> str:
 
 
 def _warnings(runs: Sequence[RunReport], names: Sequence[str]) -> str:
-    """What forbids to compare the runs without a second thought."""
+    """Reasons why the runs cannot be compared as they are."""
     parts = []
     if len({run.data["fingerprint"] for run in runs}) > 1:
         groups: dict[str, list[str]] = {}
@@ -302,7 +300,7 @@ def _warnings(runs: Sequence[RunReport], names: Sequence[str]) -> str:
         told_apart = "; ".join(", ".join(group) for group in groups.values())
         parts.append(
             "<b>These runs saw different images.</b> Accuracies of networks that were trained and tested on different "
-            "images, or on the same ones split or sized differently, say little about each other. Runs on the same "
+            "images, or on the same ones split or sized differently, cannot be compared. Runs on the same "
             f"images: {html.escape(told_apart)}."
         )
     unfinished = [name for run, name in zip(runs, names, strict=True) if not run.finished]

@@ -27,7 +27,7 @@ ACCURACIES = {
     "test_accuracy": "accuracy on test images (to report, not to choose by)",
     "found_accuracy": "accuracy found by the search (validation images, before fine-tuning)",
 }
-"""What can be drawn upward; the first is what networks are chosen by."""
+"""Choices for the vertical axis; the first is what networks are chosen by."""
 _TITLES = {
     "params": "parameters",
     "macs": "multiply-accumulates for one image",
@@ -40,7 +40,7 @@ _SHORT = {"params": "Parameters", "macs": "Operations (MACs)", "memory": "Memory
 
 
 class Axis(TypedDict):
-    """What can be drawn."""
+    """A quantity that can be plotted."""
 
     key: str
     title: str
@@ -73,7 +73,7 @@ class NetworkData(TypedDict):
 
 
 class RunData(TypedDict):
-    """A run; networks that were evaluated are numbers of `evaluations`."""
+    """A run; evaluated networks are given by their index in `evaluations`."""
 
     label: str
     folder: str
@@ -118,7 +118,7 @@ class PageData(TypedDict):
 
 
 def axes(runs: Sequence[RunReport]) -> list[Axis]:
-    """What can be drawn: the accuracies, then every quantity that a run recorded."""
+    """What can be plotted: the accuracies, then every quantity that a run recorded."""
     shown: list[Axis] = [
         {"key": key, "title": title, "unit": "percent", "direction": "max", "accuracy": True}
         for key, title in ACCURACIES.items()
@@ -179,7 +179,7 @@ def limits(run: RunReport) -> list[Limit]:
 
 
 def _steps(returned: Sequence[float], others: Sequence[float], count: int = 60) -> list[float]:
-    """Values that occur, ascending: all of the returned networks, of the others as many as fill even (log) gaps."""
+    """Steps of a slider, ascending: all values of returned networks, and enough of the others to fill a (log) grid."""
     every = np.unique(np.array([*returned, *others], dtype=np.float64))
     low, high = every[0], every[-1]
     grid = np.geomspace(low, high, count) if low > 0 else np.linspace(low, high, count)
@@ -189,7 +189,7 @@ def _steps(returned: Sequence[float], others: Sequence[float], count: int = 60) 
 
 
 def values_of(run: RunReport, result: Result) -> dict[str, float]:
-    """Everything that is known of a returned network by the key of its axis; accuracies in percent."""
+    """Everything known about a returned network, by the key of its axis; accuracies in percent."""
     values = {
         "test_accuracy": 100 * result.test_accuracy,
         "val_accuracy": 100 * result.val_accuracy,
@@ -211,7 +211,7 @@ def values_of(run: RunReport, result: Result) -> dict[str, float]:
 
 
 def _drawn(values: Mapping[str, float], name: str) -> float:
-    """A value as it is shown; latencies of the search without the digits that their spread makes meaningless."""
+    """A value as displayed; latencies of the search are rounded to what their spread supports."""
     spread = values.get("latency_spread") if name == "latency" else None
     return values[name] if spread is None else rounded(values[name], spread)
 
@@ -236,7 +236,7 @@ def page_data(runs: Sequence[RunReport], references: Sequence[Reference]) -> Pag
 
 
 def labels(runs: Sequence[RunReport]) -> list[str]:
-    """A short name for each run: that of its folder, or its whole path where two are called the same."""
+    """A short name for each run: that of its folder, or its whole path where two folders share a name."""
     names = [run.folder.resolve().name for run in runs]
     return [name if names.count(name) == 1 else str(run.folder) for name, run in zip(names, runs, strict=True)]
 
@@ -303,7 +303,7 @@ def quoted_folder(run: RunReport) -> str:
 
 
 def _macro(macro: Macro) -> dict[str, object]:
-    """What the picture of an architecture needs beside its key."""
+    """What the picture of an architecture needs besides its key."""
     return {
         "stem": macro.stem_channels,
         "stride": macro.stem_stride,
@@ -324,8 +324,8 @@ def _macro(macro: Macro) -> dict[str, object]:
 def common_hypervolume(runs: Sequence[RunReport]) -> CommonHypervolume:
     """Hypervolumes that can be compared: of what all runs optimise, or else error and parameters, in one box.
 
-    The box reaches from 0 (from the best, where values are negative) to the worst of all archives. Budgets are not
-    looked at.
+    The box reaches from 0 (from the best, where values are negative) to the worst of all archives. Budgets are
+    ignored.
     """
     shared = [each for each in runs[0].objectives if all(_optimises(run, each) for run in runs)]
     if len(shared) < 2:
@@ -364,7 +364,7 @@ def _evaluated(run: RunReport) -> list[int]:
 
 
 def script_json(data: object) -> str:
-    """JSON that cannot end the script element it stands in; what is not a number is null."""
+    """JSON that is safe inside a script element; numbers that are not finite become null."""
     return json.dumps(_finite(data), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 

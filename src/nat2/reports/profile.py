@@ -1,4 +1,4 @@
-"""What a run will be, for the terminal."""
+"""What a run will involve, for the terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nat2.runs.timeplan import TimePlan
 
 
 def profile_table(profile: Profile) -> list[Table | str]:
-    """The facts, the table of objectives, and what the budget and the run come to."""
+    """The facts, the table of objectives, the budget, and the estimated time of the run."""
     spans = Table("of a network", "least", "median", "most", box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for column in spans.columns[1:]:
         column.justify = "right"

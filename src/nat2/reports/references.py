@@ -1,4 +1,4 @@
-"""Networks of others, to stand beside a run's: published or hand-made, from a CSV file."""
+"""Networks to compare a run with, published or hand-made, from a CSV file."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Reference:
 
     name: str
     accuracy: float
-    """0..1; on which images is the user's to know."""
+    """0..1, on images of the user's choice."""
     costs: Mapping[str, float]
-    """Those that are known of ``params``, ``macs``, ``memory`` (bytes) and ``latency`` (ms)."""
+    """Those that are known, of ``params``, ``macs``, ``memory`` (bytes) and ``latency`` (ms)."""
 
 
 def read_references(path: Path) -> tuple[Reference, ...]:
@@ -42,7 +42,7 @@ def read_references(path: Path) -> tuple[Reference, ...]:
     if not {"name", "accuracy"} <= set(columns) or not set(columns) <= {"name", "accuracy", *COSTS}:
         shown = ", ".join(str(each or "an unnamed column") for each in columns) or "no rows"
         raise ConfigError(
-            f"references have the columns name, accuracy, and any of {', '.join(COSTS)}; {path} has {shown}"
+            f"references must have the columns name, accuracy, and any of {', '.join(COSTS)}; {path} has {shown}"
         )
     accuracies = [_number(path, line, "accuracy", row["accuracy"], 100) for line, row in enumerate(rows, 2)]
     percent = [each > 1 for each in accuracies]

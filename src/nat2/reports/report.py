@@ -1,4 +1,4 @@
-"""The verb: draw the page of a run again, or compare runs."""
+"""The command that redraws the page of a run, or compares runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def report(*runs: Path | str, out: Path | str | None = None, references: Path | 
     Args:
         runs: Run folders, each once.
         out: Where to; by default ``report.html`` in the folder of the one run, else ``comparison.html`` here.
-        references: A CSV file of other networks to show beside, see `read_references`.
+        references: A CSV file of networks to compare with, see `read_references`.
 
     Returns:
         The page's path.
@@ -46,7 +46,7 @@ def report(*runs: Path | str, out: Path | str | None = None, references: Path | 
 
 
 def _refuse_foreign(path: Path, folders: list[Path]) -> None:
-    """Replace nothing but reports; what is called report.html in a run folder is one, whichever release wrote it."""
+    """Refuse to replace anything but a report; report.html in a run folder is one, whichever release wrote it."""
     if path.is_dir():
         raise RunError(f"{path} is a folder; name a file with --out, e.g. {path / 'comparison.html'}")
     if not path.exists() or path.resolve() in [(folder / "report.html").resolve() for folder in folders]:

@@ -1,4 +1,4 @@
-"""What the verbs return: lists that show themselves as tables."""
+"""What the commands return from Python: lists that display as tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The last lines of a verb: what was found, what was written, and what to do next."""
+"""The closing lines of a command: what was found, what was written, and what to do next."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ Preset = Literal["quick", "nat2", "nat"]
 DEFAULT_FAMILY: FamilyName = "EE_D"
 ANY_WEIGHTS, NO_WEIGHTS = "auto", "none"
 WEIGHTS_BY_NAME = (ANY_WEIGHTS, NO_WEIGHTS, *SHIPPED)
-"""What `pretrained` takes beside files."""
+"""Values of `pretrained` besides files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class RunConfig:
     seed: int = 0
     """Decides every random choice; the same seed gives the same result on the same machine."""
     preset: Preset = "quick"
-    """Settings to begin with: `quick` for small data and machines, `nat2` and `nat` for published sizes."""
+    """Default settings: `quick` for small data and machines, `nat2` and `nat` for published sizes."""
     family: Family = "auto"
     """Super-network: EE has an exit after each stage, SE one; D has dense skips, P parallel blocks, B neither. `auto`
     is that of `pretrained`, or EE_D."""
@@ -82,7 +82,7 @@ class RunConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random changes of training images."""
     pretrained: str = "auto"
-    """Weights to begin with: `auto` takes the super-network that comes with nat2 (`ee_d-w0.5`) where it fits images and
+    """Initial weights: `auto` takes the super-network that comes with nat2 (`ee_d-w0.5`) where it fits images and
     settings, `none` random weights; or files, one per width, separated by commas: a super-network of an earlier run, or
     a checkpoint in the OFA or OFAv2 layout. Other classes and channels are adapted. Family, width and stem stride are
     taken from the files unless they are given."""
@@ -91,7 +91,7 @@ class RunConfig:
     short form or as published for OFA or OFAv2, or, to go on from trained weights, NAT's warm-up or a short form of
     it; `auto` is `short-transfer` with `pretrained` weights, else `uniform`."""
     phases: tuple[Phase, ...] = ()
-    """Phases of your own instead, in order (see config.yaml of a run)."""
+    """Custom phases instead, in order (see config.yaml of a run)."""
     shrink: ShrinkSettings = field(default_factory=ShrinkSettings)
     """What the phases have in common."""
     search: SearchSettings = field(default_factory=SearchSettings)
@@ -119,7 +119,7 @@ class RunConfig:
     tensorboard: bool = False
     """Write the search as curves for TensorBoard too; needs the extra `tensorboard`."""
     checkpoint_seconds: float = 5.0
-    """Seconds of training after which the end of an epoch is written down; 0 for every epoch."""
+    """Seconds of training between two checkpoints, which are written at the end of an epoch; 0 for every epoch."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without the images.
@@ -226,7 +226,7 @@ def with_paths(config: RunConfig, place: Callable[[str, str], Path]) -> dict[str
 
     Args:
         config: The configuration.
-        place: Told a path and the flag that holds it; returns what to put in its place.
+        place: Takes a path and the flag that holds it; returns the replacement.
     """
     data = config.data
     if data != "digits" and not data.startswith("hub:"):
@@ -261,7 +261,7 @@ def same(key: str, one: Any, other: Any) -> bool:
 
 
 def read_config(path: Path) -> RunConfig:
-    """A configuration from a YAML file, as `--config` reads it; what it does not say is its preset's.
+    """A configuration from a YAML file, as `--config` reads it; what it leaves out is taken from its preset.
 
     Raises:
         ConfigError: the file cannot be read, or does not hold settings.

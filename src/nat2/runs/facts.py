@@ -1,4 +1,4 @@
-"""What a run is about, in words: said before it begins, and again on its page."""
+"""A run summarised in words: printed before it begins, and shown on its page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nat2.nas.objectives import Objective
 from nat2.space import Macro, SearchSpace, cost
 
 Fact = tuple[str, str]
-"""What it is about, and what is to be known of it."""
+"""A label, and the text next to it."""
 
 
 def images_fact(images: Mapping[str, int], *, classes: int, channels: int) -> Fact:
@@ -28,7 +28,7 @@ def search_facts(
         macros: The macro-architecture of each width, narrowest first.
         space: The search space.
         objectives: What is optimised.
-        recorded: What is recorded beside that.
+        recorded: What is recorded in addition.
     """
     smallest, largest = cost(macros[0], space.smallest), cost(macros[-1], space.largest)
     widths, sides = " and ".join(str(macro.width) for macro in macros), ", ".join(map(str, space.resolutions))

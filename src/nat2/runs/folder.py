@@ -33,8 +33,8 @@ class RunFolder:
 
         Args:
             path: The folder.
-            fresh: Remove what an earlier run left in it; names the command that says so, which is obeyed once.
-            shared: Another process of the same run has done so, and writes.
+            fresh: Remove the files of an earlier run; identifies the command that asks for it, so that it is done once.
+            shared: Open it without locking: another process of the same run holds the lock and does the writing.
 
         Raises:
             RunError: it cannot be written, another process uses it, or it holds files that are not a run's.
@@ -87,7 +87,7 @@ class RunFolder:
         if self._lock is not None:
             self._lock.close()
 
-    # -- what is in it
+    # -- contents
 
     @property
     def config(self) -> Path:
@@ -121,19 +121,19 @@ class RunFolder:
 
     @property
     def latencies(self) -> Path:
-        """One row per returned network: how long it takes on this machine."""
+        """One row per returned network: its latency on this machine."""
         return self.path / "latency.csv"
 
     def milliseconds(self) -> dict[str, str]:
-        """Median latency of each returned network with ONNX Runtime, as it was measured last, to be printed."""
+        """Median latency of each returned network with ONNX Runtime, as last measured, formatted for printing."""
         try:
             times = {each.id: each.latency for each in self.timings() if each.runtime == "onnx"}
-        except (OSError, ValueError, KeyError):  # a table that is lost is no reason to stop
+        except (OSError, ValueError, KeyError):  # a lost table is no reason to stop
             return {}
         return {name: milliseconds(latency.median, latency, most=2) for name, latency in times.items()}
 
     def timings(self) -> tuple[Measured, ...]:
-        """How long the returned networks took when they were measured last; none if they were not.
+        """Latencies of the returned networks, as last measured; empty if they were not measured.
 
         Raises:
             OSError, ValueError, KeyError: the table is damaged.
@@ -169,7 +169,7 @@ class RunFolder:
         """The files of one returned network."""
         return self.path / "networks" / identity
 
-    # -- whose it is
+    # -- ownership
 
     def claim(self, config: RunConfig, dataset: Dataset, time_plan: TimePlan | None = None) -> None:
         """Write configuration and environment, or check that the folder's are the same.
@@ -244,7 +244,7 @@ class RunFolder:
         return True
 
     def _clear(self) -> None:
-        """Remove an earlier run; a kill in between is made good when the folder is opened the next time."""
+        """Remove an earlier run; if this is interrupted, the next opening of the folder completes it."""
         try:
             (self.path / _CLEARING).touch()
             owned = sorted(entry.name for entry in self.path.iterdir() if _is_own(entry.name))
@@ -257,20 +257,20 @@ class RunFolder:
         except OSError as error:
             raise write_error(self.path, error) from error
 
-    # -- what has been done
+    # -- progress
 
     def result(self, identity: str) -> Result | None:
-        """The facts of a network that was finished before; None if it was not, or they cannot be read."""
+        """The result of a finished network; None if it is not finished, or its file cannot be read."""
         try:
             return self.read_result(identity)
         except (OSError, ValueError, TypeError):
             return None
 
     def read_result(self, identity: str) -> Result:
-        """The facts of a network that was finished before.
+        """The result of a finished network.
 
         Raises:
-            OSError, ValueError, TypeError: they cannot be read.
+            OSError, ValueError, TypeError: it cannot be read.
         """
         result = Result(**json.loads((self.network(identity) / "result.json").read_text(encoding="utf-8")))
         return result if result.test_images is not None else result.measured_on(self.images())
@@ -297,7 +297,7 @@ class RunFolder:
         write_json(self.network(result.id) / "result.json", asdict(result))
 
     def add_seconds(self, stage: str, seconds: float) -> None:
-        """Add to the time that a stage has taken, interruptions left out."""
+        """Add to the time that a stage has taken, excluding interruptions."""
         known = self.seconds()
         write_json(self._seconds, known | {stage: round(known.get(stage, 0.0) + seconds, 3)})
 
@@ -305,7 +305,7 @@ class RunFolder:
         """Time by stage."""
         try:
             return {str(name): float(value) for name, value in json.loads(self._seconds.read_text()).items()}
-        except (OSError, ValueError, AttributeError, TypeError):  # an account that is lost is no reason to stop
+        except (OSError, ValueError, AttributeError, TypeError):  # lost times are no reason to stop
             return {}
 
     @property
@@ -314,7 +314,7 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has come to its end."""
+        """Whether the run is complete."""
         return (self.path / "results.json").exists()
 
     def finish(self, results: Sequence[Result]) -> None:
@@ -352,14 +352,14 @@ class RunFolder:
         return found
 
 
-# Where the images lie does not matter as long as they are the same ones, and that the fingerprint tells; how many
-# processes divide the work changes results by rounding only.
+# The place of the images does not matter as long as their fingerprint is the same; the number of processes changes
+# results by rounding only.
 _FREE = ("data", "skip_bad_images", "memory", "devices", "accelerator", "checkpoint_seconds", "tensorboard")
 _STAGES = (
     (("objectives", "budget", "search", "adapt", "latency_batch", "latency_threads"), ("archive.db",)),
     (("networks", "finetune", "int8", "pt2"), ("networks/*", "state/finetune-*")),
 )
-"""Settings that nothing looks at before a stage begins, and what is there when it has begun."""
+"""Settings that are not read before a stage begins, and files that exist once it has begun."""
 NETWORK_FILES = (
     "model.onnx",
     "model.safetensors",
@@ -376,7 +376,7 @@ _OWN = {
 
 
 def fingerprint_of(path: Path) -> str:
-    """What tells the images of a run from others.
+    """The fingerprint of a run's images.
 
     Raises:
         CheckpointError: the run's description of them is damaged.
@@ -403,12 +403,12 @@ def no_run(path: Path) -> str:
 
 
 def damaged(path: Path, error: Exception) -> CheckpointError:
-    """The error that tells that a run folder's files cannot be believed."""
+    """The error for a run folder whose files are damaged."""
     return CheckpointError(f"{path} holds a damaged run ({type(error).__name__}); begin again with --fresh")
 
 
 def check_place(path: Path) -> None:
-    """Refuse what no run folder can be called, before anything asks whether it exists.
+    """Refuse paths that cannot be a run folder's, before anything looks there.
 
     Raises:
         RunError: the path is too long, goes through a file, holds a NUL, or is not UTF-8, which the libraries need.

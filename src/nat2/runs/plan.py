@@ -1,4 +1,4 @@
-"""A configuration in typed values: what it says of super-networks, and what a run is when nothing is left open."""
+"""A configuration as typed values: what it says about super-networks, and the complete plan of a run."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from nat2.space import Macro, SearchSpace
 from nat2.space.macro import STAGES, FamilyName
 from nat2.validation import parts_of
 
-_SMALLEST = 24  # side of images that look like something to weights that were trained on photographs
+_SMALLEST = 24  # side in pixels; weights trained on photographs are of no use for smaller images
 _ENLARGED = 64
 _USUAL = 64  # side up to which images are searched unless there is time for more
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What a configuration says of its super-networks; None where it leaves something open."""
+    """What a configuration says about its super-networks; None where it leaves something open."""
 
     family: FamilyName | None = None
     widths: tuple[float, ...] | None = None
@@ -29,7 +29,7 @@ class Choices:
     resolutions: tuple[int, ...] | None = None
     """Image sides to search, ascending."""
     pretrained: tuple[str, ...] = ()
-    """Weights to begin with, files or names; once `settle` has looked into them, one for each width."""
+    """Initial weights, files or names; once `settle` has looked into them, one for each width."""
 
     @staticmethod
     def of(config: RunConfig) -> Choices:
@@ -45,8 +45,8 @@ class Choices:
     def with_weights(self, side: int) -> Choices:
         """The same with `auto` weights decided: those that come with nat2, or none.
 
-        They are taken where family, width and stem stride are open or theirs, and images and resolutions are neither
-        smaller nor larger than those at which they serve.
+        They are taken where family, width and stem stride are open or match, and images and resolutions are within the
+        range that the weights suit.
 
         Args:
             side: Of the images, in pixels.
@@ -66,7 +66,7 @@ class Choices:
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """What a run is: its configuration with nothing left open, in typed values. The stages work with it."""
+    """What a run will do: its configuration with nothing left open, as typed values for the stages."""
 
     config: RunConfig
     """As config.yaml holds it. The fields below say what its texts mean; nothing reads those again."""
@@ -76,11 +76,11 @@ class RunPlan:
     objectives: tuple[Objective, ...]
     """What is optimised, the error first, with its bounds."""
     recorded: tuple[Objective, ...]
-    """What is recorded beside that, and held within its bounds."""
+    """What is recorded in addition, and kept within its bounds."""
     pretrained: tuple[str, ...] = ()
-    """Weights to begin with, files or names, one for each width; none for random ones."""
+    """Initial weights, files or names, one for each width; empty for random weights."""
     side: int = 0
-    """Pixels of the images' shorter side as they are; 0 if nobody asked."""
+    """Pixels of the images' shorter side as they are; 0 if unknown."""
 
     @property
     def family(self) -> FamilyName:
@@ -99,7 +99,7 @@ class RunPlan:
 
     @property
     def quantities(self) -> tuple[Objective, ...]:
-        """Everything that is recorded of a network."""
+        """Everything that is recorded for a network."""
         return self.objectives + self.recorded
 
     @property

@@ -1,4 +1,4 @@
-"""What is known of a run before it begins."""
+"""What is known about a run before it begins."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nat2.runs.timeplan import TimePlan
 
 @dataclass(frozen=True)
 class Span:
-    """How an objective is spread over a space."""
+    """The range of an objective over a search space."""
 
     objective: Objective
     least: float
@@ -22,7 +22,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Profile:
-    """What a run will be."""
+    """What a run will involve."""
 
     facts: tuple[Fact, ...]
     """The images and the space, in words."""

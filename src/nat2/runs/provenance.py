@@ -1,4 +1,4 @@
-"""Where a result comes from, as a run folder notes it: the images, the versions, the machine."""
+"""The provenance of a result, as a run folder records it: images, versions, machine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def splits(dataset: Dataset) -> list[dict[str, str]]:
 
 
 def describe(dataset: Dataset) -> dict[str, object]:
-    """The images, and what tells them from others: data.json."""
+    """The images and their fingerprint: data.json."""
     parts = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
     return {
         "name": dataset.name,

@@ -1,4 +1,4 @@
-"""A run as its folder tells it: everything that a report needs, while the run goes on or long after it."""
+"""A run as read from its folder: everything that a report needs, during the run or long after."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ _UNITS: dict[str, Unit] = {name: each.unit for name, each in OBJECTIVES.items()}
 
 @dataclass(frozen=True)
 class RunReport:
-    """What a run folder holds, read at one moment."""
+    """The contents of a run folder at one moment."""
 
     folder: Path
-    """As it was named; commands on the page name it so."""
+    """As the user named it; commands on the page use the same name."""
     finished: bool
     """Whether its networks are fine-tuned, tested and exported."""
     data: Mapping[str, Any]
     """data.json: name, fingerprint, channels, images by split and class, notes."""
     config: Mapping[str, Any]
     config_text: str
-    """config.yaml as it stands."""
+    """The text of config.yaml."""
     environment: Mapping[str, Any]
     seconds: Mapping[str, float]
     """By stage."""
     objectives: tuple[Objective, ...]
     """What was optimised, the error first; without measures."""
     recorded: tuple[Objective, ...]
-    """What was recorded beside that."""
+    """What was recorded in addition."""
     adapts: bool
     """Whether the weights changed between generations."""
     evaluations: tuple[tuple[Evaluation[Arch], EvaluationRecord], ...]
-    """Every one on all validation images that did not fail, in order."""
+    """Those on all validation images that did not fail, in order."""
     failed: int
     """How many failed."""
     generations: tuple[Generation[Arch], ...]
@@ -61,12 +61,12 @@ class RunReport:
 
     @property
     def name(self) -> str:
-        """Of the data."""
+        """Name of the data."""
         return str(self.data["name"])
 
     @property
     def quantities(self) -> tuple[Objective, ...]:
-        """Everything that was recorded of a network."""
+        """Everything that was recorded for a network."""
         return self.objectives + self.recorded
 
     def images(self, split: str) -> list[int]:
@@ -110,7 +110,7 @@ class RunReport:
 
     @cached_property
     def front(self) -> list[Evaluation[Arch]]:
-        """Of the archive, those that keep the budget and that no other beats; if none keeps it, those nearest."""
+        """The archive's networks within the budget that no other beats; if none is within it, those nearest to it."""
         members = self.members()
         return [members[number] for number in front(members, self.objectives, self.quantities)]
 
@@ -135,13 +135,13 @@ class RunReport:
             count = len(self.results)
             where = f"The search is over; {count} network{' is' if count == 1 else 's are'} fine-tuned so far"
         return (
-            f"This run is not finished. {where}. The page shows what there is; give the same nat2 run command to "
-            "continue a run that was interrupted, and nat2 report to draw the page again."
+            f"This run is not finished. {where}. The page shows the results so far; repeat the nat2 run command "
+            "to continue an interrupted run, or nat2 report to redraw the page."
         )
 
     @property
     def facts(self) -> list[Fact]:
-        """What the run was about, in the order to be shown."""
+        """A summary of the run, in order of display."""
         images = {name: sum(self.images(name)) for name in self.data["images"]}
         classes = len(self.data["images"]["train"])
         return [
@@ -158,7 +158,7 @@ class RunReport:
 
 
 def read_run(folder: Path) -> RunReport:
-    """Read a run folder; another process may be writing it, and it may be read-only.
+    """Read a run folder; another process may be writing to it, and it may be read-only.
 
     Raises:
         RunError: it is no run folder, or its search has not begun.
@@ -201,7 +201,7 @@ def read_run(folder: Path) -> RunReport:
             results=_results(files),
             timings=files.timings(),
         )
-        for number in range(len(generations)):  # whether all that later steps look up is there
+        for number in range(len(generations)):  # check that everything needed later is there
             report.members(number)
         _ = report.facts
     except Nat2Error as error:
@@ -238,7 +238,7 @@ def _archive(files: RunFolder) -> Archive[Arch]:
 
 
 def _quantity(name: str, direction: Any, cost_class: Any, low: float, high: float) -> Objective:
-    """What the search noted of an objective; the units of the user's own are not known."""
+    """What the search recorded about an objective; units of user-defined ones are unknown."""
     return Objective(name=name, direction=direction, cost=cost_class, low=low, high=high, unit=_UNITS.get(name, ""))
 
 

@@ -1,4 +1,4 @@
-"""A returned network's facts, the table of them, and which to take for which need."""
+"""The result of a returned network, the table of all results, and which network to choose for which need."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Result:
     test_accuracy: float
     """Of the exported weights on the test images."""
     finetune_epochs: int
-    """Epochs made; with `restart` the best one, 0 if the inherited weights stayed the best."""
+    """Epochs trained; with `restart` the best one, 0 if the inherited weights stayed the best."""
     others: dict[str, float] = field(default_factory=dict)
     """Whatever else the search measured, e.g. ``memory`` (bytes), ``latency`` (ms)."""
     exits: tuple[int, ...] = ()
@@ -53,7 +53,7 @@ class Result:
     int8_test_accuracy: float | None = None
     """Of the quantised network on the test images, if there is one."""
     files: dict[str, int] = field(default_factory=dict)
-    """Size of each exported file in bytes, by name; empty if it was exported by version 0.1.0."""
+    """Size of each exported file in bytes, by name; empty if version 0.1.0 exported it."""
 
     def __post_init__(self) -> None:
         """Read what JSON makes of tuples and dataclasses."""
@@ -73,7 +73,7 @@ class Result:
 
     @property
     def int8_tested(self) -> Accuracy | None:
-        """The same of the quantised network, if there is one."""
+        """The same for the quantised network, if there is one."""
         share = self.int8_test_accuracy
         return None if share is None else Accuracy(share, self.test_images, self.test_chance)
 
@@ -82,7 +82,7 @@ class Result:
         return Accuracy(share, self.val_images, self.val_chance)
 
     def measured_on(self, images: Mapping[str, Sequence[int]]) -> Result:
-        """The same, with what is unknown of its images filled in from the images of each class, by split."""
+        """A copy with unknown facts about its images filled in from the number of images of each class, by split."""
         known = self
         val, test = images.get("val", ()), images.get("test", ())
         val_images, test_images = sum(val), sum(test)
@@ -99,14 +99,14 @@ class Result:
 
         Args:
             objectives: What was searched.
-            others: What was measured of any network; empty where it was not measured of this one.
+            others: Quantities measured for any network; empty where this one was not measured.
             files: Files that any network has; their sizes are columns like ``model.onnx_bytes``, empty where this
                 network does not have the file.
         """
         facts = asdict(self)
         measured = facts.pop("others")
         facts = dict.fromkeys([*objectives, *others]) | facts | measured
-        del facts["anytime"], facts["files"]  # a curve has no place in a row; it is in result.json
+        del facts["anytime"], facts["files"]  # a curve does not fit into a row; it is in result.json
         facts |= {f"{name}_bytes": self.files.get(name) for name in dict.fromkeys([*files, *self.files])}
         facts["exits"] = "+".join(map(str, self.exits))
         facts["val_standard_error"] = self.validated.standard_error
@@ -117,7 +117,7 @@ class Result:
 
 
 def picks(results: Sequence[Result]) -> dict[str, Result]:
-    """Which network to take for which need; decided on validation images, never on the test.
+    """Which network to take for which need; decided on validation images, never on test images.
 
     ``small and good`` is the smallest within one percentage point of the most accurate, or within the standard error of
     its accuracy where that is more: a smaller difference cannot be told from luck. Networks that do not beat chance on
@@ -148,13 +148,13 @@ def chance_warning(results: Sequence[Result]) -> str:
 
 
 def precision_warning(results: Sequence[Result]) -> str:
-    """A sentence where so few test images are there that accuracies say little; empty otherwise."""
+    """A sentence if there are too few test images for accuracies to say much; empty otherwise."""
     tested = max((result.tested for result in results), key=lambda accuracy: accuracy.share, default=None)
     error = tested.standard_error if tested else None
     if tested is None or error is None or error <= _COARSE:
         return ""
     return (
-        f"{tested.images:,} test images tell an accuracy to ± {100 * error:.0f} points (one standard error), so "
+        f"{tested.images:,} test images measure an accuracy to ± {100 * error:.0f} points (one standard error), so "
         "smaller differences mean nothing; add images, or keep more of them for the test (--test_fraction)"
     )
 
@@ -163,7 +163,7 @@ _COARSE = 0.04  # a standard error above which an accuracy is a guess
 
 
 def guessing(accuracy: Accuracy, split: str) -> str:
-    """What chance is on the images of an accuracy, in words."""
+    """The chance level on the images of an accuracy, in words."""
     return (
         f"always naming the largest class is right on {100 * (accuracy.chance or 0.0):.1f} % of the "
         f"{accuracy.images or 0:,} {split} images"
@@ -174,7 +174,7 @@ _NAMED = 6  # networks in a sentence
 
 
 def table(results: Sequence[Result], milliseconds: Mapping[str, str] | None = None) -> Table:
-    """The networks by size, for the terminal; with their latencies, as text, if they are given."""
+    """The networks by size, for the terminal; with their latencies, as text, if given."""
     sized = any(result.files for result in results)
     quantised = any(INT8 in result.files for result in results)
     shown = Table(
@@ -207,14 +207,14 @@ def table(results: Sequence[Result], milliseconds: Mapping[str, str] | None = No
             *(accuracy.percent.replace(" ", "") for accuracy in (result.validated, result.tested)),
         )
     shown.caption = (
-        "val: accuracy on validation images, by which to choose; test: on images that nothing else has seen; "
+        "val: accuracy on validation images, by which to choose; test: on images used for nothing else; "
         "±: standard error" + (f"; kB: size of {ONNX}{f'/{INT8}' if quantised else ''}" if sized else "")
     )
     return shown
 
 
 def short_count(count: float) -> str:
-    """A count in three digits, with the suffixes that budgets take: ``150k``, ``1.03M``."""
+    """A count in three digits, with the suffixes that budgets accept: ``150k``, ``1.03M``."""
     for unit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= 0.9995 * unit:
             return f"{count / unit:#.3g}".rstrip(".") + suffix

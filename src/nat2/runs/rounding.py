@@ -8,14 +8,14 @@ from nat2.deploy.latency import Latency
 
 
 def decimals(value: float, spread: float, most: int = 3) -> int:
-    """Decimals with which to write a measured value; negative ones round to tens, hundreds and so on.
+    """Number of decimals for a measured value; negative numbers round to tens, hundreds and so on.
 
-    The last digit stands where the spread's first does. At least one digit of the value is kept.
+    The last digit kept has the position of the spread's first digit. At least one digit of the value is kept.
 
     Args:
         value: The median.
         spread: Distance between the quartiles; 0 supports as many digits as are allowed.
-        most: Digits that are kept at most.
+        most: Largest number of significant digits.
     """
     if not value or not math.isfinite(value):
         return 2

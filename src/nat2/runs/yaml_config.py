@@ -1,4 +1,4 @@
-"""A YAML file of settings, looked at before anything believes it: its size, its form, and what would be read twice."""
+"""Reading a YAML file of settings, whose size, structure and keys are checked before use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nat2.validation import as_text, user_path
 from nat2.wording import one_line
 
 _BYTES = 2**20
-_VALUES = 20_000  # that a file may stand for when its aliases are followed
+_VALUES = 20_000  # in a file after its aliases are expanded
 _DEPTH = 50
 _TEXTS = ("data", "objectives", "budget", "width", "resolutions", "pretrained", "out", "name")
 _CHOICES = ("kernels", "expands", "depths", "exits", "levels")
@@ -28,8 +28,8 @@ def read_document(path: Path) -> dict[str, Any]:
     """The settings in a file, by key.
 
     Raises:
-        ConfigError: it is not a regular file of at most a mebibyte, not UTF-8, or not a mapping in YAML; it names a key
-            twice, holds itself, or grows beyond measure through its aliases.
+        ConfigError: it is not a regular file of at most a mebibyte, not UTF-8, or not a mapping in YAML; it has a
+            duplicate key, contains itself, or expands too far through its aliases.
     """
     try:
         path = user_path(path, "--config")
@@ -58,7 +58,7 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def plainly(value: Any) -> Any:
-    """Settings as YAML reads them, with lists and numbers as the text that stands for them, and `off` as `none`."""
+    """Settings as YAML reads them, with lists and numbers turned into text, and `off` into `none`."""
     if isinstance(value, list):
         return [plainly(each) for each in value]
     if not isinstance(value, dict):
@@ -77,7 +77,7 @@ def plainly(value: Any) -> Any:
 
 
 def _check(path: Path, root: yaml.Node) -> None:
-    """Refuse keys that stand twice, and what is not a tree of reasonable size."""
+    """Refuse duplicate keys, and anything that is not a tree of reasonable size."""
     waiting: list[tuple[yaml.Node, int]] = [(root, 1)]
     seen = 0
     while waiting:
@@ -107,7 +107,7 @@ def _reason(error: Exception) -> str:
 
 
 def in_words(message: str) -> str:
-    """What jsonargparse says of a value in the words of our own errors, without the names of Python's types."""
+    """A message of jsonargparse about a value, reworded like our own errors, without names of Python types."""
     names = re.findall(r'Parser key "([^"]+)"', message)
     expected = re.findall(r"Expected an? (.+?)(?:\. Got value:|$)", message, re.MULTILINE)
     value = re.search(r"Given value: (.*)", message, re.DOTALL) or re.search(r"Got value: (.*)", message)

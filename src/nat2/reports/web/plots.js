@@ -14,7 +14,7 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
-/** A value as people write it; the same forms as on the command line. */
+/** A value formatted for readers, as on the command line. */
 function told(value, unit) {
   if (value === null || value === undefined) return "–";
   if (unit === "percent") return value.toFixed(1) + " %";
@@ -24,7 +24,7 @@ function told(value, unit) {
   return Math.abs(value) >= 100 || Number.isInteger(value) ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
 }
 
-/** Standard error of an accuracy in percent; the rule of nat2.reports.accuracy. */
+/** Standard error of an accuracy in percent; the rule of nat2.runs.accuracy. */
 function standardError(percent, images) {
   const right = Math.round(percent * images / 100);
   const [share, count] = right > 0 && right < images ? [percent / 100, images] : [.5 / (images + 1), images + 1];
@@ -70,7 +70,7 @@ function quantityAxis(spec, values) {
 
 const axisOf = key => data.axes.find(each => each.key === key);
 
-/** What is drawn of a measured network: an accuracy is the one that the search found. */
+/** What is plotted for a measured network: an accuracy is the one that the search found. */
 function measured(run, number, key) {
   const spec = axisOf(key);
   const column = run.evaluations[spec && spec.accuracy ? "found_accuracy" : key];

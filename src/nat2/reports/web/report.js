@@ -21,7 +21,7 @@ function addSlider(limit) {
 const open = slider => Number(slider.input.value) === slider.last;
 const bound = slider => slider.steps[Number(slider.input.value)];
 
-/** How far a value is over a slider's limit, as a share of it; an unknown value keeps no limit. */
+/** How far a value is over a slider's limit, as a share of it; an unknown value meets no limit. */
 function excess(slider, value) {
   if (open(slider)) return 0;
   if (value === undefined || value === null) return Infinity;
@@ -88,7 +88,7 @@ function returnedCard(best, candidates) {
   const values = returned.get(best.id).values;
   const kept = candidates.filter(each => excessOf(each.value) === 0).length;
   const why = kept === candidates.length ? `The most accurate of ${kept === 1 ? "one" : "all " + kept} on the validation images.`
-    : kept === 1 ? "The only one of the returned networks that keeps your limits." : `The most accurate of the ${kept} that keep your limits, on the validation images.`;
+    : kept === 1 ? "The only one of the returned networks that meets your limits." : `The most accurate of the ${kept} that meet your limits, on the validation images.`;
   return [
     element("p", {}, "Take"), element("p", { className: "which", textContent: best.id }), element("p", { textContent: why }),
     figures([["validation images", toldAccuracy(run, values.val_accuracy, "val")], ["test images", toldAccuracy(run, values.test_accuracy, "test")], ...costsOf(best.value),
@@ -106,7 +106,7 @@ function atChance(percent, split) {
 }
 
 function archiveCard(other) {
-  const none = run.results.length ? "None of the fine-tuned networks keeps these limits. The search measured one that does:" : "No network is fine-tuned yet. The best so far within your limits:";
+  const none = run.results.length ? "None of the fine-tuned networks meets these limits. The search measured one that does:" : "No network is fine-tuned yet. The best so far within your limits:";
   const parts = [element("p", { textContent: none }), element("p", { className: "which", textContent: other.id }),
     figures([["found, before fine-tuning", toldAccuracy(run, other.accuracy, "val")], ...costsOf(other.value)]), ...atChance(other.accuracy, "val")];
   if (run.finished) parts.push(element("p", {}, "Fine-tune, test and export it:"), command(`nat2 finetune ${run.folder} ${other.id}`));
@@ -114,13 +114,13 @@ function archiveCard(other) {
   return parts;
 }
 
-/** No network keeps the limits: the one that is over them least, and by how much. */
+/** No network meets the limits: the one that exceeds them least, and by how much. */
 function nearestCard(candidates) {
   const nearest = [...candidates].sort((a, b) => excessOf(a.value) - excessOf(b.value) || b.accuracy - a.accuracy)[0];
   const over = sliders.filter(slider => excess(slider, nearest.value(slider.key)) > 0).map(slider =>
     `${slider.title}: ${told(nearest.value(slider.key), slider.unit)} instead of ${slider.direction === "min" ? "at most" : "at least"} ${told(bound(slider), slider.unit)}`);
   byId("taken").dataset.nearest = nearest.id;
-  return [element("p", { className: "which", textContent: "No network keeps all of these limits" }),
+  return [element("p", { className: "which", textContent: "No network meets all of these limits" }),
     element("p", {}, "Nearest is ", element("code", { textContent: nearest.id }), ". ", over.join("; ") + "."),
     element("p", {}, "Loosen a limit.")];
 }
@@ -167,7 +167,7 @@ function choose(id, redraw = true) {
   if (redraw) mark();
 }
 
-/** Highlight in table and plot what is to be taken and what is looked at. */
+/** Highlight the network to take and the one in the picture, in table and plot. */
 function mark() {
   for (const row of document.querySelectorAll("tr[data-id]")) row.classList.toggle("is-taken", row.dataset.id === state.taken);
   drawPareto();
