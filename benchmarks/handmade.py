@@ -1,8 +1,9 @@
 """What a user would do instead: spend the time of a run on networks of the same family, made by hand in three sizes.
 
 The time of a whole `nat2 run` (processor seconds of this process) is divided among the three, which are trained from
-random weights on training and validation images by the recipe of a run's fine-tuning (optimiser, rates, batch size,
-augmentation), along a cosine that ends when the time is spent. All are tested once, on the same images.
+random weights on training and validation images, with the same augmentation, by SGD with a cosine that ends when the
+time is spent. From random weights that is better than the AdamW of a run's fine-tuning (EuroSAT, 60 s: by 1.3 and 2.3
+points). All are tested once, on the same images.
 
     python benchmarks/handmade.py                              digits, three seeds, some 20 minutes on one core
     python benchmarks/handmade.py --data photos --seeds 1
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 
 import nat2
 from nat2.allocator import keep_freed_memory
-from nat2.data.transform import Pipeline, ResizedImages, shuffled_batches
+from nat2.data.transform import Pipeline, ResizedImages, shuffled_batches, steps_per_epoch
 from nat2.pipeline.prepare import prepare
 from nat2.runs.config import RunConfig
 from nat2.runs.results import Result
@@ -30,12 +31,11 @@ from nat2.seeds import torch_generator
 from nat2.space import Arch, Layer, cost
 from nat2.supernet import StaticNetwork, SuperNetwork, extract
 from nat2.supernet.static import channels_last
-from nat2.training.lesson import Lesson, optimizer_of
-from nat2.training.optimise import Schedule, accuracy, set_learning_rate
+from nat2.training.optimise import Schedule, accuracy, set_learning_rate, sgd
 
 SIZES = {"small": (2, 2, Layer(3, 3)), "medium": (3, 3, Layer(5, 4)), "large": (5, 4, Layer(5, 6))}
 """How many stages, how deep each, and their layers: what somebody would take who knows the family."""
-_WARMUP = 20  # steps
+BATCH, RATE, DECAY, SMOOTHING = 64, 0.08, 3e-5, 0.1
 
 
 @dataclass(frozen=True)
@@ -60,22 +60,19 @@ def made_by_hand(config: RunConfig, name: str, seconds: float) -> Made:
     network: StaticNetwork = channels_last(extract(SuperNetwork(macro, generator=generator), arch))
     pipeline = Pipeline(dataset.mean, dataset.std, config.augmentation, center=config.center or 1.0)
     images = dataset.train.joined(dataset.val)
-    lesson = Lesson.of(pipeline, config.finetune, config.seed, len(images), None)
-    optimizer = optimizer_of(network, lesson.settings)
+    optimizer = sgd(network, weight_decay=DECAY)
+    steps = steps_per_epoch(len(images), BATCH)
     began, epochs, step = time.process_time(), 0, 0
     network.requires_grad_(True)
     while (spent := (time.process_time() - began) / seconds) < 1:
         network.train()
-        for pixels, labels in images.batches(shuffled_batches(len(images), lesson.batch_size, generator)):
+        for pixels, labels in images.batches(shuffled_batches(len(images), BATCH, generator)):
             # The cosine follows the time, so that the last step ends with it.
             spent = min(1.0, (time.process_time() - began) / seconds)
-            schedule = Schedule(lesson.rate, 1000, final=0.1 * lesson.rate)
-            rate = schedule(round(1000 * spent)) * min(1.0, (step + 1) / _WARMUP)
+            rate = Schedule(RATE, 1000)(round(1000 * spent)) * min(1.0, (step + 1) / steps)
             set_learning_rate(optimizer, rate)
             loss = F.cross_entropy(
-                network(pipeline.augmented(pixels, resolution, generator)),
-                labels,
-                label_smoothing=lesson.settings.label_smoothing,
+                network(pipeline.augmented(pixels, resolution, generator)), labels, label_smoothing=SMOOTHING
             )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]

@@ -17,6 +17,7 @@ from nat2.pipeline import planning
 from nat2.pipeline.planning import account, preview, recall_lengths, scaled_phase
 from nat2.pipeline.prepare import prepare
 from nat2.pipeline.speed import Speed, stage_seconds
+from nat2.processes import ALONE
 from nat2.runs.config import Preset, RunConfig, parse_time
 from nat2.runs.folder import RunFolder
 from nat2.runs.plan import RunPlan
@@ -147,6 +148,13 @@ def test_larger_photographs_are_searched_where_the_time_allows(plans: dict[Prese
     assert larger(RunConfig(), replace(plan, side=64), default, 20 * default) is None
 
 
+def test_the_speed_of_this_machine_is_measured(tmp_path: Path) -> None:
+    data = write_corners(tmp_path / "corners")
+    plan, dataset = prepare(RunConfig.of("quick", data=str(data), width=0.25, resolutions="12,16"))
+    speed = planning._speed(plan, dataset, ALONE)
+    assert all(0 < each < 10 for each in (*speed.phases[0], speed.evaluation, speed.adaptation, *speed.finetuning))
+
+
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Path]:
     """A run that was planned for a time, after its training."""
@@ -163,7 +171,10 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Path]:
         search=search,
         adapt={"steps": 2},
     )
-    nat2.train(config, out=place / "run", quiet=True)
+    slow = Speed(phases=((0.3,),), evaluation=0.1, measuring=0.0, adaptation=0.1, finetuning=(0.05,))
+    with pytest.MonkeyPatch.context() as patched:  # on a busy machine the test would have to be long
+        patched.setattr(planning, "_speed", lambda *anything: slow)
+        nat2.train(config, out=place / "run", quiet=True)
     return config, place / "run"
 
 

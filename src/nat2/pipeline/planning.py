@@ -29,10 +29,13 @@ from nat2.wording import counted
 
 _SHARES = {"train": 0.1, "search": 0.2, "fine-tune and export": 0.7}
 """How `quick` divides the time; the other presets keep the published proportions. See docs/training.md."""
+_FROM_RANDOM = {"train": 0.2, "search": 0.2, "fine-tune and export": 0.6}
+"""The same with random weights."""
 _CLOSING = 4.0  # seconds: networks are compared, tables, plot and report are written
 _FEWEST_NETWORKS = 3
 _MOST_PASSES = 600  # of the fine-tuning over the images: more do not help
 _FEWEST_STEPS = 50  # of the fine-tuning
+_LEAST_SHARE = 4  # of the planned steps of the fine-tuning one in so many is made, however late the run is
 _LARGER = (128, 96, 80)  # sides of images that are searched where they have them and the time allows
 _AMPLE = 1.5  # how many times as long as a run of default length the time has to be for that
 _LATE = 1.15  # how many times the given time the shortest possible run may take
@@ -58,7 +61,7 @@ def plan_for(
         ConfigError: even the shortest run takes longer.
     """
     progress.say(f"measuring how fast this machine is, to plan for {given.time}")
-    speed = processes.once(lambda: _speed(plan, dataset, processes))
+    speed = _speed(plan, dataset, processes)
     images, total = len(dataset.train), given.seconds
     why = ""
     default = sum(stage_seconds(plan, images, speed).values())
@@ -70,7 +73,7 @@ def plan_for(
             f"a run of default length would take only {duration(default)}"
         )
         plan, dataset = prepare(replace(given, resolutions=",".join(map(str, sides))), processes, progress=progress)
-        speed = processes.once(lambda: _speed(plan, dataset, processes))
+        speed = _speed(plan, dataset, processes)
     spent = processes.once(lambda: time.monotonic() - began)
     left = total - spent - _CLOSING
     config = _lengthened(given, plan, images, speed, left)
@@ -197,9 +200,14 @@ def corrected(context: RunContext, networks: SuperNetworks, works: Sequence[Work
             for work in works
         ]
         left = config.seconds - context.clock.spent() - _CLOSING
-        return _longest(context.config, images, taken, left)
+        each = [seconds / context.processes.size for seconds in taken]
+        fewest = config.finetune.length(images).steps // _LEAST_SHARE
+        return _longest(context.config, images, each, left, fewest=fewest)
 
     settled = context.processes.once(decide)
+    planned_steps, steps = config.finetune.length(images).steps, settled.length(images).steps
+    if steps < planned_steps:
+        context.progress.say(f"fine-tune: {steps:,} steps instead of {planned_steps:,}, by the time that is left")
     plan = replace(context.plan, config=replace(config, finetune=settled))
     context.processes.once(lambda: context.folder.settle(plan.config, replace(planned, settled=True)))
     return dataclasses.replace(context, plan=plan)
@@ -208,7 +216,8 @@ def corrected(context: RunContext, networks: SuperNetworks, works: Sequence[Work
 def _speed(plan: RunPlan, dataset: Dataset, processes: Processes) -> Speed:
     with tempfile.TemporaryDirectory() as temporary, RunFolder(Path(temporary)) as folder:
         context = RunContext.of(plan, dataset, folder, SILENT, processes)
-        return measure_speed(context, [untrained(context, number) for number in range(len(plan.macros))])
+        speed = measure_speed(context, [untrained(context, number) for number in range(len(plan.macros))])
+    return processes.once(lambda: speed)
 
 
 def _larger_sides(given: RunConfig, plan: RunPlan, default: float, total: float) -> tuple[int, ...] | None:
@@ -228,7 +237,9 @@ def _lengthened(given: RunConfig, plan: RunPlan, images: int, speed: Speed, left
     config = plan.config
     default = stage_seconds(plan, images, speed)
     total = sum(default.values())
-    shares = _SHARES if config.preset == "quick" else {name: each / total for name, each in default.items()}
+    shares = _SHARES if plan.pretrained else _FROM_RANDOM
+    if config.preset != "quick":
+        shares = {name: each / total for name, each in default.items()}
     if open_.phases and default["train"]:
         factor = shares["train"] * left / default["train"]
         batch_size = batch_size_for(config.shrink.batch_size, images)
@@ -336,7 +347,9 @@ def _finetuning(config: RunConfig, images: int, speed: Speed, left: float, *, ne
     return replace(config, networks=networks, finetune=settings)
 
 
-def _longest(config: RunConfig, images: int, step_seconds: Sequence[float], left: float) -> FinetuneSettings:
+def _longest(
+    config: RunConfig, images: int, step_seconds: Sequence[float], left: float, *, fewest: int = 0
+) -> FinetuneSettings:
     """The longest fine-tuning that ends in the time that is left, given the seconds of a step of each network."""
     settings = config.finetune
     length = settings.length(images)
@@ -346,7 +359,8 @@ def _longest(config: RunConfig, images: int, step_seconds: Sequence[float], left
             return replace(settings, epochs=max(1, steps // length.epoch), steps=None)
         return replace(settings, epochs=None, steps=steps)
 
-    low, high = _FEWEST_STEPS, max(4 * length.steps, _MOST_PASSES * length.epoch)
+    low = max(fewest, _FEWEST_STEPS)
+    high = max(4 * length.steps, _MOST_PASSES * length.epoch)
     while low < high:
         middle = (low + high + 1) // 2
         needed = sum(finetuning_seconds(of(middle), images, [each], pt2=config.pt2) for each in step_seconds)

@@ -15,7 +15,6 @@ from nat2.data.transform import steps_per_epoch
 from nat2.nas.feasible import exact
 from nat2.pipeline.context import RunContext
 from nat2.pipeline.finetune import variants
-from nat2.processes import ALONE
 from nat2.progress import Reporter
 from nat2.runs.plan import RunPlan
 from nat2.seeds import numpy_generator, torch_generator
@@ -45,17 +44,17 @@ class Speed:
     phases: tuple[tuple[float, ...], ...]
     """One step of each phase of the super-network's training, for each width."""
     evaluation: float
-    """One evaluation of a sub-network on the validation images."""
+    """One evaluation of a sub-network on the validation images; divided by the number of processes that share them."""
     measuring: float
     """What is measured once for each network, such as its latency."""
     adaptation: float
     """One step of the adaptation; 0 without any."""
     finetuning: tuple[float, ...]
-    """One step of a network's fine-tuning, for each of its variants."""
+    """One step of a network's fine-tuning, for each of its variants; divided in the same way."""
 
 
 def measure_speed(context: RunContext, networks: Sequence[SuperNetwork]) -> Speed:
-    """Train, evaluate and fine-tune a little.
+    """Train, evaluate and fine-tune a little; all processes together.
 
     Args:
         context: Of the run, or of one in a temporary folder.
@@ -66,13 +65,14 @@ def measure_speed(context: RunContext, networks: Sequence[SuperNetwork]) -> Spee
         space = dataclasses.replace(context.space, widths=(network.macro.width,))
         phases.append(tuple(_phase_seconds(context, network, space)))
     evaluating, measuring = _evaluation_seconds(context, networks)
+    processes = context.processes.size
     adapts = context.config.adapt.adapts and context.config.search.generations
     return Speed(
         phases=tuple(phases),
-        evaluation=evaluating,
+        evaluation=evaluating / processes,
         measuring=measuring,
         adaptation=_adaptation_seconds(context, networks) if adapts else 0.0,
-        finetuning=tuple(_finetuning_seconds(context, networks[0])),
+        finetuning=tuple(seconds / processes for seconds in _finetuning_seconds(context, networks[0])),
     )
 
 
@@ -133,7 +133,7 @@ def _few_steps(context: RunContext, batch_size: int | None, name: str, watch: _S
     """What a training loop of a few steps is given, which nobody resumes."""
     training = context.training(context.folder.state / f"{name}.safetensors", unit="")
     few = _few(context.dataset.train, batch_size)
-    return dataclasses.replace(training, split=few, processes=ALONE, interval=1e9, progress=watch)
+    return dataclasses.replace(training, split=few, interval=1e9, progress=watch)
 
 
 class _Stopwatch(Reporter):
