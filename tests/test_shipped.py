@@ -77,7 +77,7 @@ def test_it_knows_images_that_it_has_not_seen(shared_data: Path) -> None:
     assert begin_with(network, DEFAULT.name) == []
     pipeline, space = Pipeline((0.480, 0.448, 0.397), (0.275, 0.268, 0.280)), SearchSpace.of(macro, (48,))
     middle = space.decode(space.sample(5, np.random.default_rng(3))[2])
-    for arch, least in ((space.largest, 0.25), (middle, 0.25), (space.smallest, 0.2)):
+    for arch, least in ((space.largest, 0.4), (middle, 0.38), (space.smallest, 0.3)):
         batch = pipeline(images, 48)
         with torch.no_grad():
             logits = network(batch, arch, normalize=normalize_by(calibrate(network, arch, [batch])))
