@@ -24,11 +24,13 @@ from nat2.nas.search_result import SearchResult
 from nat2.nas.select import recommend, spread_out
 from nat2.pipeline.context import RunContext
 from nat2.pipeline.evaluation import BYTES
+from nat2.pipeline.pretrained import begin_with
 from nat2.processes import ALONE
 from nat2.progress import FoundDone
 from nat2.runs.accuracy import Accuracy, standard_error
 from nat2.runs.results import Result
 from nat2.seeds import torch_generator
+from nat2.shipped import SHIPPED
 from nat2.space import Arch, Macro, cost
 from nat2.supernet import SuperNetwork, SuperNetworks, extract, normalize_by_stored
 from nat2.supernet.static import channels_last
@@ -186,8 +188,9 @@ def _beaten(
     here = set[str]()
     afresh = sum(not inherits(context, work) for work in works)
     if afresh:
+        source = _shipped_weights(context, context.space.largest.width) or "random weights"
         context.progress.say(
-            f"fine-tune: {counted(afresh, 'network')} of {len(works)} from random weights, since those of the "
+            f"fine-tune: {counted(afresh, 'network')} of {len(works)} from {source}, since those of the "
             "super-network are hardly better than chance"
         )
 
@@ -220,11 +223,18 @@ def _beaten(
 def inherits(context: RunContext, work: Work) -> bool:
     """Whether the super-network's weights are worth starting from.
 
-    Weights that hardly beat chance have learned what does not generalise, and are a worse start than random ones.
+    Weights that hardly beat chance have learned what does not generalise, and are a worse start than those that come
+    with nat2, or random ones.
     """
     accuracy = Accuracy.over(1 - work.evaluation["error"], context.folder.images().get("val", ()))
     chance = accuracy.chance or 0.0
     return accuracy.share - chance >= _WORTH * (1 - chance)
+
+
+def _shipped_weights(context: RunContext, width: float) -> str:
+    """The weights that a run began with, if they are among those that come with nat2: files may be gone by now."""
+    name = context.plan.pretrained[context.plan.widths.index(width)] if context.plan.pretrained else ""
+    return name if name in SHIPPED else ""
 
 
 def _continued(context: RunContext, network: SuperNetwork, work: Work, teacher: Teacher | None) -> ContinuedFinetuning:
@@ -234,7 +244,10 @@ def _continued(context: RunContext, network: SuperNetwork, work: Work, teacher: 
         start = extract(network, arch, context.evaluator.statistics(network, arch, exits=exits), exits=exits)
     else:
         generator = torch_generator(context.config.seed, "afresh", arch.key)
-        start = extract(SuperNetwork(network.macro, generator=generator), arch, exits=exits)
+        fresh = SuperNetwork(network.macro, generator=generator)
+        if shipped := _shipped_weights(context, arch.width):
+            begin_with(fresh, shipped)
+        start = extract(fresh, arch, exits=exits)
     return ContinuedFinetuning(
         channels_last(start, context.processes.device),
         context.dataset.val,
