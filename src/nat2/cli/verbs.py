@@ -49,6 +49,7 @@ def _export_arguments(parser: ArgumentParser) -> None:
         "--to", type=str, default="", help="folder to write to; by default the run's own files are renewed"
     )
     parser.add_argument("--int8", action="store_true", help="write an ONNX file in 8-bit integers too")
+    parser.add_argument("--for", type=str, default="", help="write files for a device too: microcontroller, phone")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
 
@@ -117,7 +118,7 @@ def _profile(given: Namespace) -> None:
 def _export(given: Namespace) -> None:
     from nat2.pipeline.export import export
 
-    written = export(given.run, given.ids, to=given.to or None, int8=given.int8, quiet=given.quiet)
+    written = export(given.run, given.ids, to=given.to or None, int8=given.int8, target=given["for"], quiet=given.quiet)
     if not given.quiet:
         print(f"{'next':>18}: nat2 latency {' '.join(shlex.quote(str(path)) for path in written)}")
 
@@ -281,7 +282,12 @@ VERBS = {
         "a run's last stage, or further networks of it",
         settings=True,
     ),
-    "export": Verb(_export, _export_arguments, "RUN [ID ...] [--to DIR] [--int8]", "files of networks, checked again"),
+    "export": Verb(
+        _export,
+        _export_arguments,
+        "RUN [ID ...] [--to DIR] [--int8] [--for DEVICE]",
+        "files of networks, checked again",
+    ),
     "latency": Verb(_latency, _latency_arguments, "FOLDER [FOLDER ...] [options]", "how long networks take here"),
     "report": Verb(_report, _report_arguments, "RUN [RUN ...] [options]", "draw the page of a run, or compare runs"),
     "predict": Verb(

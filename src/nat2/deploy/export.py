@@ -23,7 +23,17 @@ from nat2.errors import Nat2Error
 from nat2.files import save_tensors, write_bytes, write_json
 from nat2.supernet.static import StaticNetwork
 
-FILES = ("model.onnx", "model-int8.onnx", "model.pt2", "model.safetensors", "arch.json", "preprocessing.json")
+FILES = (
+    "model.onnx",
+    "model-int8.onnx",
+    "model.pt2",
+    "microcontroller/model.tflite",
+    "phone/model-int8.tflite",
+    "phone/model-float16.tflite",
+    "model.safetensors",
+    "arch.json",
+    "preprocessing.json",
+)
 """The files of an exported network, apart from ``result.json``."""
 TOLERANCE = 1e-4  # largest allowed difference of a logit between a program and torch, relative to the largest logit
 ROUNDING = 5  # or this many times the float32 error of torch itself: some networks amplify rounding errors

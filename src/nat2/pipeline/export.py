@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nat2.deploy.deployable import load
 from nat2.deploy.description import describe
+from nat2.deploy.device_export import DEVICES, DeviceName, TestImages, check_device, write_for_device
 from nat2.deploy.export import file_sizes, write_onnx, write_program
 from nat2.errors import ConfigError, RunError
 from nat2.files import write_bytes, write_error, write_json
@@ -34,6 +35,7 @@ def export(
     *,
     to: Path | str | None = None,
     int8: bool = False,
+    target: str = "",
     quiet: bool = False,
 ) -> list[Path]:
     """Write the files of networks that a run has returned, and check them again on this machine.
@@ -44,6 +46,8 @@ def export(
         to: A folder that gets a folder for each; by default they are written where the run keeps them.
         int8: Make ``model-int8.onnx`` too; its ranges are learnt from the run's training images, which must still be
             where they were.
+        target: Write files for a device too, in a folder of its name: ``microcontroller`` or ``phone``. They are
+            calibrated on the run's training images and measured on its test images.
         quiet: Print nothing.
 
     Returns:
@@ -52,9 +56,11 @@ def export(
     Raises:
         RunError: it is no run, has no such network, or is still running; or the target cannot be written.
         CheckpointError: a file is damaged.
-        DataError: 8 bits are asked for, and the images are gone.
+        DataError: 8 bits or files for a device are asked for, and the images are gone.
+        ConfigError: there is no such target, or its extra is not installed.
     """
     run = user_path(run, "RUN")
+    device = _device(target)
     networks = [networks] if isinstance(networks, str) else networks
     networks = [Path(name).name for name in networks]  # a shell completes their folders
     results = {result.id: result for result in _returned(run)}
@@ -65,19 +71,20 @@ def export(
             "are made by nat2 finetune RUN ID"
         )
     chosen = [results[name] for name in (networks or results)]
-    target = run / "networks" if to is None else user_path(to, "--to")
-    if to is not None and target.resolve().is_relative_to(run.resolve()):
-        raise ConfigError(f"--to {target} lies inside the run; choose a folder of your own")
+    place = run / "networks" if to is None else user_path(to, "--to")
+    if to is not None and place.resolve().is_relative_to(run.resolve()):
+        raise ConfigError(f"--to {place} lies inside the run; choose a folder of your own")
     for result in chosen:
         describe(run / "networks" / result.id)
     with Progress(quiet=quiet) as progress, RunFolder(run, shared=to is not None) as folder:
         written = []
-        context = _context(run, folder, progress) if int8 else None
+        context = _context(run, folder, progress) if int8 or device else None
         for result in chosen:
-            written.append(_write(folder, result, target / result.id, context))
+            quantising = context if int8 else None
+            written.append(_write(folder, result, place / result.id, quantising, device=device, images=context))
             progress.say(f"exported {written[-1]}")
         if to is None and folder.finished:
-            if context is not None:
+            if int8 and context is not None:
                 remeasure(context, folder.results())
             report_networks(folder, folder.results())
         return written
@@ -107,7 +114,35 @@ def _context(run: Path, folder: RunFolder, progress: Progress) -> RunContext:
     return RunContext.of(plan, dataset, folder, progress, ALONE)
 
 
-def _write(folder: RunFolder, result: Result, target: Path, context: RunContext | None) -> Path:
+def _device(target: str) -> DeviceName | None:
+    """The device of a target; None if there is no target."""
+    if not target:
+        return None
+    if target not in DEVICES:
+        raise ConfigError(f"--for must be one of {', '.join(DEVICES)}; got {target!r}")
+    device: DeviceName = target  # type: ignore[assignment]
+    check_device(device)
+    return device
+
+
+def _for_device(context: RunContext, device: DeviceName, target: Path, resolution: int) -> None:
+    """Write an exported network's files for a device, and say what was measured."""
+    pipeline, test = context.pipeline, context.dataset.test
+    images = TestImages.of(target / "model.onnx", pipeline.shipped(test, resolution), test.labels)
+    calibration = pipeline.shipped(context.calibration, resolution)
+    for sentence in write_for_device(device, target, calibration, images):
+        context.progress.say(f"{target.name} for {device}: {sentence}")
+
+
+def _write(
+    folder: RunFolder,
+    result: Result,
+    target: Path,
+    context: RunContext | None,
+    *,
+    device: DeviceName | None = None,
+    images: RunContext | None = None,
+) -> Path:
     result, source = result.measured_on(folder.images()), folder.network(result.id)
     if target.resolve() != source.resolve():
         for name in _COPIED:
@@ -130,6 +165,8 @@ def _write(folder: RunFolder, result: Result, target: Path, context: RunContext 
             raise write_error(target, error) from error
     if not (target / "model-int8.onnx").exists():
         result = dataclasses.replace(result, int8_test_accuracy=None)
+    if device is not None and images is not None:
+        _for_device(images, device, target, Arch.from_key(result.arch).resolution)
     result = dataclasses.replace(result, files=file_sizes(target))
     write_json(target / "result.json", dataclasses.asdict(result))
     return target

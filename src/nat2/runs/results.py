@@ -13,7 +13,8 @@ from nat2.runs.accuracy import Accuracy, chance_of
 from nat2.space.arch import Arch
 from nat2.wording import shown
 
-ONNX, INT8 = "model.onnx", "model-int8.onnx"
+ONNX, INT8, MICRO = "model.onnx", "model-int8.onnx", "microcontroller/model.tflite"
+_SHIPPED = (ONNX, INT8, MICRO)
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ _NAMED = 6  # networks in a sentence
 def table(results: Sequence[Result], milliseconds: Mapping[str, str] | None = None) -> Table:
     """The networks by size, for the terminal; with their latencies, as text, if given."""
     sized = any(result.files for result in results)
-    quantised = any(INT8 in result.files for result in results)
+    formats = [name for name in _SHIPPED if any(name in result.files for result in results)]
     shown = Table(
         "network",
         "px",
@@ -208,7 +209,7 @@ def table(results: Sequence[Result], milliseconds: Mapping[str, str] | None = No
         )
     shown.caption = (
         "val: accuracy on validation images, by which to choose; test: on images used for nothing else; "
-        "±: standard error" + (f"; kB: size of {ONNX}{f'/{INT8}' if quantised else ''}" if sized else "")
+        "±: standard error" + (f"; kB: size of {'/'.join(formats)}" if sized else "")
     )
     return shown
 
@@ -222,4 +223,4 @@ def short_count(count: float) -> str:
 
 
 def _kilobytes(result: Result) -> str:
-    return "/".join(f"{result.files[name] / 1000:,.0f}" for name in (ONNX, INT8) if name in result.files)
+    return "/".join(f"{result.files[name] / 1000:,.0f}" for name in _SHIPPED if name in result.files)
