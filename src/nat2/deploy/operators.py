@@ -229,8 +229,8 @@ def _as_same(weight: Weights, side: int, stride: int, padding: int) -> Weights:
         weight = np.pad(weight, ((0, 0), (0, 1), (0, 1), (0, 0)))
     if _before(side, stride, weight.shape[1]) != padding:
         raise CheckpointError(
-            f"a kernel of {weight.shape[1]} with padding {padding} and stride {stride} on {side} pixels is unknown; export "
-            "the network again"
+            f"a kernel of {weight.shape[1]} with padding {padding} and stride {stride} on {side} pixels is unknown; "
+            "export the network again"
         )
     return weight
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from nat2.errors import ConfigError
 from nat2.nas.objectives import OBJECTIVES, Objective, Unit
+from nat2.space.boards import SHARE, board_named
 from nat2.validation import parts_of
 
 _BOUND = re.compile(r"([A-Za-z_]\w*)\s*(<=|>=|<|>|=)\s*(-?[0-9][0-9_.]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([A-Za-zµ%]*)")
@@ -58,6 +59,19 @@ def parse_budget(text: str, known: Sequence[Objective] = ()) -> tuple[Objective,
         else:
             bounded[name] = replace(before, low=max(value, before.low))
     return tuple(bounded.values())
+
+
+def board_bounds(device: str) -> tuple[Objective, ...]:
+    """The bounds that a microcontroller board sets: half of its flash and half of its RAM; none without a board.
+
+    Raises:
+        ConfigError: there is no board of this name.
+    """
+    if not device:
+        return ()
+    board = board_named(device)
+    sizes = {"flash": board.flash, "ram": board.ram}
+    return tuple(replace(OBJECTIVES[name], high=SHARE * size) for name, size in sizes.items())
 
 
 def format_value(value: float, unit: Unit = "") -> str:

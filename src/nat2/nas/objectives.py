@@ -106,11 +106,14 @@ OBJECTIVES = {
         Objective(name="params", cost="exact"),
         Objective(name="macs", cost="exact"),
         Objective(name="memory", cost="exact", unit="bytes"),
+        Objective(name="flash", cost="exact", unit="bytes"),
+        Objective(name="ram", cost="exact", unit="bytes"),
         Objective(name="latency", cost="measured", unit="ms"),
     )
 }
 """The built-in ones: share of misclassified validation images, trainable parameters,
-multiply-accumulates for one image, peak of the activations in float32, median time for one image on this machine."""
+multiply-accumulates for one image, peak of the activations in float32, size of the 8-bit file and arena of TensorFlow
+Lite Micro on a microcontroller, median time for one image on this machine."""
 
 
 def objective(

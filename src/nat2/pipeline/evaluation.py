@@ -13,12 +13,13 @@ import torch
 from nat2.data.transform import ResizedImages
 from nat2.deploy.latency import Latency, measure_latency
 from nat2.errors import ConfigError, Nat2Error
-from nat2.nas.budget import format_bound, parse_budget
+from nat2.nas.budget import board_bounds, format_bound, parse_budget
 from nat2.nas.functions import ExactCost, Measurement
 from nat2.nas.objectives import OBJECTIVES, Objective, UserFunction, parse_objectives
 from nat2.processes import Processes
 from nat2.runs.config import RunConfig
 from nat2.space import Arch, CostTable, Macro, SearchSpace
+from nat2.space.device import DeviceCost, DeviceCostTable
 from nat2.supernet import (
     Normalize,
     StaticNetwork,
@@ -44,9 +45,10 @@ def quantities(config: RunConfig) -> tuple[tuple[Objective, ...], tuple[Objectiv
         ConfigError: an objective or a bound is not written as it should be.
     """
     objectives = parse_objectives(config.objectives)
-    bounds = {each.name: each for each in parse_budget(config.budget, objectives)}
+    given = (*board_bounds(config.device), *parse_budget(config.budget, objectives))
+    bounds = {each.name: each for each in given}  # of two with the same name the user's
     recorded = [OBJECTIVES[name] for name in ("params", "macs", "memory")]
-    recorded += [bound for bound in bounds.values() if bound.cost == "measured"]
+    recorded += [bound for bound in bounds.values() if bound.cost == "measured" or bound.name in DeviceCost._fields]
     recorded += [SPREAD] if "latency" in {each.name for each in (*objectives, *recorded)} else []
     optimised = {each.name for each in objectives}
     unique = {each.name: each for each in recorded if each.name not in optimised}
@@ -62,10 +64,15 @@ def exact_costs(objectives: Sequence[Objective], space: SearchSpace, macros: Seq
     """The functions of exact objectives, by name: the closed-form costs of a space, or the user's."""
     table = CostTable(space, {macro.width: macro for macro in macros})
     columns = {"params": (0, 1), "macs": (1, 1), "memory": (2, BYTES)}
+    on_device = {each.name for each in objectives} & {*DeviceCost._fields}
+    device = DeviceCostTable(space, {macro.width: macro for macro in macros}) if on_device else None
 
     def cost_of(each: Objective) -> ExactCost:
         if each.function is not None:
             return _of_each(each.function, space)
+        if device is not None and each.name in on_device:
+            place = DeviceCost._fields.index(each.name)
+            return lambda genomes: device(genomes)[:, place]
         column, factor = columns[each.name]
         return lambda genomes: table(genomes)[:, column] * factor
 

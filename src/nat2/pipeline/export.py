@@ -120,7 +120,7 @@ def _device(target: str) -> DeviceName | None:
         return None
     if target not in DEVICES:
         raise ConfigError(f"--for must be one of {', '.join(DEVICES)}; got {target!r}")
-    device: DeviceName = target  # type: ignore[assignment]
+    device: DeviceName = target
     check_device(device)
     return device
 

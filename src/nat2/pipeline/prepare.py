@@ -24,6 +24,7 @@ from nat2.runs.facts import Fact, images_fact, search_facts
 from nat2.runs.plan import Choices, RunPlan, macros_for, resolutions_for
 from nat2.shipped import DEFAULT
 from nat2.space import Macro, SearchSpace
+from nat2.space.boards import SHARE, Board, board_named
 from nat2.training.length import batch_size_for, growth
 from nat2.training.settings import SCHEDULES
 from nat2.training.shrink import phases_for
@@ -148,8 +149,13 @@ def introduction(plan: RunPlan, dataset: Dataset) -> list[Fact]:
         ),
         *([("range", _told(dataset.span))] if dataset.span else []),
         *(("note", note) for note in dataset.notes),
+        *([("device", _told_board(board_named(plan.config.device)))] if plan.config.device else []),
         *search_facts(plan.macros, plan.space, plan.objectives, plan.recorded),
     ]
+
+
+def _told_board(board: Board) -> str:
+    return f"{board.name}: {board.summary}; {100 * SHARE:.0f} % of flash and RAM for the network"
 
 
 def _told(span: ValueRange) -> str:

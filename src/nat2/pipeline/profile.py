@@ -28,6 +28,7 @@ from nat2.runs.folder import RunFolder
 from nat2.runs.profile import Profile, Span
 from nat2.seeds import numpy_generator
 from nat2.space import Genomes
+from nat2.space.boards import board_named
 from nat2.supernet import SuperNetworks, extract
 
 _DRAWN = 10_000
@@ -79,6 +80,7 @@ def profile(config: RunConfig, *, progress: Reporter = SILENT) -> Profile:
         kept=float((violation(known, values) <= 0).mean()),
         seconds=seconds,
         plans=tuple(plans),
+        board=board_named(config.device) if config.device else None,
     )
 
 

@@ -32,11 +32,20 @@ _TITLES = {
     "params": "parameters",
     "macs": "multiply-accumulates for one image",
     "memory": "peak memory of activations",
+    "flash": "flash on a microcontroller",
+    "ram": "RAM on a microcontroller",
     "latency": "latency in the search",
     "latency_spread": "spread of the latency in the search",
     "deployed_latency": "latency of the exported network",
 }
-_SHORT = {"params": "Parameters", "macs": "Operations (MACs)", "memory": "Memory", "latency": "Latency"}
+_SHORT = {
+    "params": "Parameters",
+    "macs": "Operations (MACs)",
+    "memory": "Memory",
+    "flash": "Flash",
+    "ram": "RAM",
+    "latency": "Latency",
+}
 
 
 class Axis(TypedDict):

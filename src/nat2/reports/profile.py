@@ -10,8 +10,9 @@ from rich.table import Table
 
 from nat2.nas.budget import format_bound, format_value
 from nat2.progress import duration
-from nat2.runs.profile import Profile
+from nat2.runs.profile import Profile, Span
 from nat2.runs.timeplan import TimePlan
+from nat2.space.boards import Board
 
 
 def profile_table(profile: Profile) -> list[Table | str]:
@@ -33,9 +34,21 @@ def profile_table(profile: Profile) -> list[Table | str]:
             share = 100 * profile.kept
             often = f"{share:.3g} %" if share else "less than 0.01 %"
             ends.append(f"{'can be met':>18}: by {often} of networks as the search draws them; it looks for more")
+    if profile.board is not None:
+        ends.append(f"{'latency there':>18}: {_latency_there(profile.board, profile.spans)}")
     parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in profile.seconds.items())
     ends.append(f"{'a run takes about':>18}: {duration(sum(profile.seconds.values()))} here ({parts})")
     return ["\n".join(lines), spans, _plans(profile.plans), "\n".join(ends)]
+
+
+def _latency_there(board: Board, spans: Sequence[Span]) -> str:
+    """How long an image takes on a board, estimated from multiply-accumulates."""
+    macs = next(span for span in spans if span.objective.name == "macs")
+    taken = [board.milliseconds(each) for each in (macs.least, macs.median, macs.most)]
+    if None in taken:
+        return f"unknown; no published throughput of {board.chip} to estimate it from"
+    least, median, most = (format_value(each, "ms") for each in taken if each is not None)
+    return f"{least} to {most}, median {median}; estimated from MACs ({board.source})"
 
 
 def _plans(plans: Sequence[TimePlan]) -> Table:

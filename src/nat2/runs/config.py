@@ -15,7 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from nat2.data.settings import Augmentation
 from nat2.environment import Accelerator, Precision
 from nat2.errors import ConfigError
-from nat2.nas.budget import parse_budget
+from nat2.nas.budget import board_bounds, parse_budget
 from nat2.nas.objectives import parse_objectives
 from nat2.nas.settings import SEARCH_PRESETS, SearchSettings
 from nat2.runs.yaml_config import in_words, plainly
@@ -41,10 +41,13 @@ class RunConfig:
     y_train, ...), CIFAR-10, CIFAR-100 or Tiny ImageNet as downloaded, `hub:NAME` for one of the Hugging Face hub, or
     `digits`: scikit-learn's 1,797 images."""
     objectives: str = "error,params"
-    """What to minimise, separated by commas: error, params, macs, memory (peak of the activations), latency (on this
-    machine), and functions of your own like `energy.py:joules`."""
+    """What to minimise, separated by commas: error, params, macs, memory (peak of the activations), flash and ram (on a
+    microcontroller), latency (on this machine), and functions of your own like `energy.py:joules`."""
     budget: str = ""
     """Bounds that the search keeps to, separated by commas: `params<=200k,latency<=3ms`."""
+    device: str = ""
+    """Microcontroller board to search for, e.g. `arduino-nano-33-ble` or `esp32-s3`: bounds flash and ram by half of
+    the board's, unless `budget` bounds them."""
     networks: int = 6
     """How many networks to fine-tune and export, at most (see `finetune.choice`)."""
     time: str = ""
@@ -145,6 +148,7 @@ class RunConfig:
         for name, value in with_paths(self, user_path).items():
             object.__setattr__(self, name, value)
         parse_budget(self.budget, parse_objectives(self.objectives))
+        board_bounds(self.device)
         if not (1 <= self.latency_batch <= 4096 and 1 <= self.latency_threads <= 1024):
             raise ConfigError(
                 "--latency_batch must be at least 1 and at most 4096, --latency_threads at least 1 and at most 1024; "

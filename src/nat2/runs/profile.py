@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from nat2.nas.objectives import Objective
 from nat2.runs.facts import Fact
 from nat2.runs.timeplan import TimePlan
+from nat2.space.boards import Board
 
 
 @dataclass(frozen=True)
@@ -37,3 +38,5 @@ class Profile:
     """Estimated, by stage."""
     plans: tuple[TimePlan, ...]
     """Of a run of default length, and of runs for a given time."""
+    board: Board | None = None
+    """The microcontroller board to search for, if there is one."""
