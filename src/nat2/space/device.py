@@ -28,8 +28,8 @@ from nat2.space.space import Genomes, SearchSpace
 
 _ALIGNMENT = 16  # of activations in the arena, and of weights in the file
 _FILE = 660  # bytes: the model, its input and output
-_FILE_OPERATOR = 12
-_FILE_CONVOLUTION = 297
+_FILE_OPERATOR = 34
+_FILE_CONVOLUTION = 319
 _FILE_CHANNEL = 12
 _FILE_ZERO_POINT = 8
 _KEPT = 790  # bytes of the arena: the interpreter itself
@@ -186,7 +186,7 @@ def layer_part(macro: Macro, shape: LayerShape, layer: Layer, size: int, positio
     parts = []
     if layer.blocks & MBCONV:
         parts.append(_mbconv(tape, x, shape, layer))
-    hswish = shape.activation == "hswish"
+    hswish = _is_hswish(shape.activation)
     if layer.blocks & CONVOLUTION:
         parts.append(tape.convolution(x, shape.out_channels, stride=shape.stride, hswish=hswish))
     if layer.blocks & TRANSFORMATION:
@@ -240,13 +240,22 @@ def device_cost(macro: Macro, arch: Arch) -> DeviceCost:
     Raises:
         ArchError: it is not a network of this macro-architecture, or does not reach an exit.
     """
+    return _total(device_part(macro, arch))
+
+
+def device_part(macro: Macro, arch: Arch) -> Part:
+    """What all of one network with its own exit adds.
+
+    Raises:
+        ArchError: it is not a network of this macro-architecture, or does not reach an exit.
+    """
     macro.check(arch)
     sizes = macro.feature_sizes(arch.resolution)
     total = stem_part(macro, arch.resolution)
     for number, layers in enumerate(arch.stages):
         for position, (shape, layer) in enumerate(zip(macro.layer_shapes[number], layers, strict=False)):
             total = total.then(layer_part(macro, shape, layer, sizes[number + (position > 0)], position))
-    return _total(total.then(exit_part(macro, arch.exit, sizes[arch.exit])))
+    return total.then(exit_part(macro, arch.exit, sizes[arch.exit]))
 
 
 class DeviceCostTable:
