@@ -9,13 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from numpy.typing import NDArray
 
 import nat2
 from nat2.deploy.latency import measure_exported
 from nat2.deploy.predict import operating_points, predict
+from nat2.deploy.tflite_runtime import Answers
 from nat2.errors import CheckpointError, ConfigError, RunError
 from nat2.nas.archive import Archive
 from nat2.pipeline.export import export
@@ -238,3 +241,39 @@ def test_exits_are_asked_as_the_user_wants(data: Path, further: tuple[Path, list
         predict(folder, images, threshold=0.5, mean_macs=10)
     with pytest.raises(ConfigError, match="--threshold must be from 0 to 1; got 3"):
         predict(folder, images, threshold=3)
+
+
+def test_networks_are_written_for_a_device(
+    staged: tuple[Path, list[Result]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interpreter is replaced by one that always names the first class; others test what it answers."""
+
+    def answers(runtime: str, model: bytes, images: NDArray[np.float32]) -> Answers:
+        return Answers(np.eye(4)[np.zeros(len(images), int)], 9_000)
+
+    out, results = staged
+    name = results[0].id
+    monkeypatch.setattr("nat2.pipeline.export.check_device", lambda device: None)
+    monkeypatch.setattr("nat2.deploy.device_export.run_tflite", answers)
+    (folder,) = export(out, name, to=tmp_path / "deploy", target="microcontroller", quiet=True)
+    numbers = json.loads((folder / "microcontroller" / "numbers.json").read_text())
+    facts = Result(**json.loads((folder / "result.json").read_text()))
+    size = (folder / "microcontroller" / "model.tflite").stat().st_size
+    assert facts.files["microcontroller/model.tflite"] == numbers["flash"] == size
+    assert numbers["images"] == facts.test_images
+    assert numbers["float_accuracy"] == pytest.approx(facts.test_accuracy)
+    assert facts.int8_test_accuracy is None  # that is of model-int8.onnx
+    export(out, name, target="microcontroller", quiet=True)  # where the run keeps it
+    rows = {row["id"]: row for row in csv.DictReader((out / "pareto.csv").read_text().splitlines())}
+    assert rows[name]["microcontroller/model.tflite_bytes"] == str(size)
+
+
+def test_a_device_that_cannot_be_written_for_is_refused_first(
+    staged: tuple[Path, list[Result]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="--for must be one of microcontroller, phone; got 'toaster'"):
+        export(staged[0], to=tmp_path / "deploy", target="toaster")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'nat2\[phone\]'"):
+        export(staged[0], to=tmp_path / "deploy", target="phone")
+    assert not (tmp_path / "deploy").exists()

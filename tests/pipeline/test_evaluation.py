@@ -23,6 +23,7 @@ from nat2.pipeline.evaluation import Evaluator, exact_costs, latency_of_ends, qu
 from nat2.processes import ALONE
 from nat2.runs.config import RunConfig
 from nat2.space import Macro, SearchSpace, cost
+from nat2.space.device import device_cost
 from nat2.supernet import StaticNetwork, SuperNetwork, SuperNetworks
 from nat2.supernet.static import channels_last
 
@@ -173,3 +174,29 @@ def test_functions_that_do_not_work_are_refused_before_training(
     objectives, _ = quantities(RunConfig(objectives=f"error,{tmp_path / 'own.py'}:watts"))
     with pytest.raises(ConfigError, match="the objective watts"):
         try_objectives(evaluator, networks, SPACE, objectives)
+
+
+def test_a_board_bounds_flash_and_ram_unless_the_budget_does() -> None:
+    _, recorded = quantities(RunConfig(device="arduino-nano-33-ble"))
+    bounds = {each.name: each.high for each in recorded if each.bounded}
+    assert bounds == {"flash": 2**19, "ram": 2**17}
+    _, recorded = quantities(RunConfig(device="arduino-nano-33-ble", budget="ram<=48KiB,params<=20k"))
+    assert {each.name: each.high for each in recorded if each.bounded} == {
+        "params": 20_000,
+        "flash": 2**19,
+        "ram": 48 * 2**10,
+    }
+    objectives, recorded = quantities(RunConfig(objectives="error,flash", device="stm32f4"))
+    assert [(each.name, each.high) for each in objectives] == [("error", math.inf), ("flash", 2**18)]
+    assert "ram" in {each.name for each in recorded}
+    assert not {"flash", "ram"} & {each.name for part in quantities(RunConfig()) for each in part}
+    with pytest.raises(ConfigError, match=r"--device must be one of .*; got 'nano'"):
+        RunConfig(device="nano")
+
+
+def test_flash_and_ram_are_those_of_single_networks() -> None:
+    objectives, recorded = quantities(RunConfig(budget="flash<=64KiB,ram<=48KiB"))
+    bounded = [each for each in (*objectives, *recorded) if each.name in ("flash", "ram")]
+    genomes = SPACE.sample(20, np.random.default_rng(0))
+    values = exact(bounded, exact_costs(bounded, SPACE, [MACRO]), genomes)
+    assert values.tolist() == [[*map(float, device_cost(MACRO, SPACE.decode(genome)))] for genome in genomes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from nat2.reports.profile import profile_table
 from nat2.runs.config import RunConfig
 from nat2.runs.profile import Profile
 from nat2.space import Macro, SearchSpace, cost
+from nat2.space.boards import board_named
 from nat2.training.settings import Phase
 from tests.tiny import SETTINGS, write_corners
 
@@ -62,3 +64,19 @@ def test_an_impossible_budget_names_the_nearest(data: Path) -> None:
     smallest = cost(MACRO, SPACE.smallest).params
     with pytest.raises(ConfigError, match=f"the nearest has params {smallest:,}"):
         profile(config(data, budget="params<=100"))
+
+
+def test_a_board_is_told_with_an_estimate_of_the_latency(data: Path) -> None:
+    found = profile(config(data, device="arduino-nano-33-ble", budget="ram<=16KiB"))
+    facts, _, _, ends = profile_table(found)
+    assert "device: arduino-nano-33-ble: nRF52840, Cortex-M4F, 1 MiB flash, 256 KiB RAM, 64 MHz; 50 % of" in str(facts)
+    assert {"flash", "ram"} <= {span.objective.name for span in found.spans}
+    assert "flash <= 524.3 kB, ram <= 16.4 kB" in str(ends)
+    assert "can be met: by" in str(ends)
+    (line,) = [line for line in str(ends).splitlines() if "latency there" in line]
+    assert "estimated from MACs (MLPerf Tiny" in line
+    assert "unknown; no published throughput of RP2040" in str(
+        profile_table(dataclasses.replace(found, board=board_named("rp2040")))[3]
+    )
+    with pytest.raises(ConfigError, match=r"keeps --budget .*; the nearest has flash [\d.]+ kB, ram [\d.]+ kB"):
+        profile(config(data, device="arduino-nano-33-ble", budget="ram<=2KiB"))
