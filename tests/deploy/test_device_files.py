@@ -18,7 +18,8 @@ from nat2.deploy.export import write_onnx
 from nat2.deploy.operators import OperatorGraph, read_operators
 from nat2.deploy.ranges import activation_ranges
 from nat2.deploy.tflite import Scale, scales_of, tflite
-from nat2.deploy.tflite_runtime import as_bytes, run_tflite
+from nat2.deploy.tflite_process import as_bytes
+from nat2.deploy.tflite_runtime import run_tflite
 from nat2.errors import CheckpointError, Nat2Error
 from nat2.space import Arch, Macro
 from nat2.space.device import device_cost, device_part
@@ -156,6 +157,18 @@ def test_activations_have_to_be_finite(network: tuple[Deployable, Path, Operator
         activation_ranges(source, [images_for(model, 2) * torch.inf])
 
 
+def settled(macro: Macro, arch: Arch) -> Deployable:
+    """A random network whose batch norms fit its activations, so that rounding is not magnified."""
+    model = random_network(macro, arch, seed=3)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+    with torch.no_grad():
+        model.train()(images_for(model, 32))
+    return model.eval()
+
+
 def logits_of(model: Deployable, count: int) -> tuple[np.ndarray, np.ndarray]:
     images = (images_for(model, count) * 255).round() / 255
     return images.permute(0, 2, 3, 1).contiguous().numpy(), model(images).detach().double().numpy()
@@ -172,7 +185,7 @@ def logits_of(model: Deployable, count: int) -> tuple[np.ndarray, np.ndarray]:
 )
 def test_litert_answers_as_torch_does(macro: Macro, tmp_path: Path) -> None:
     for resolution in (24, 33):
-        model = random_network(macro, draw(macro, resolution, seed=3)).float()
+        model = settled(macro, draw(macro, resolution, seed=3))
         source, graph = exported(model, tmp_path / str(resolution))
         images, expected = logits_of(model, 16)
         largest = np.abs(expected).max()
@@ -186,10 +199,11 @@ def test_litert_answers_as_torch_does(macro: Macro, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not MICRO, reason="needs the extra microcontroller")
 def test_the_interpreter_for_microcontrollers_takes_what_the_closed_form_says(
-    network: tuple[Deployable, Path, OperatorGraph],
+    tmp_path: Path,
 ) -> None:
-    model, source, graph = network
-    images, expected = logits_of(model.float(), 16)
+    model = settled(GREY, Arch.from_key(KEY))
+    source, graph = exported(model, tmp_path)
+    images, expected = logits_of(model, 16)
     content = tflite(graph, "int8", activation_ranges(source, [images_for(model, 16)]))
     found = run_tflite("micro", content, images)
     assert np.corrcoef(found.logits.ravel(), expected.ravel())[0, 1] > 0.98

@@ -1,8 +1,8 @@
 """Runs a ``.tflite`` file in a separate process: ``python -P tflite_process.py RUNTIME MODEL INPUTS OUTPUTS [ARENA]``.
 
 It imports nothing of nat2, so it starts quickly, and nothing that the runtimes load, print or crash on reaches nat2.
-INPUTS is a NumPy file with a batch; OUTPUTS gets an ``.npz`` with the results of all images and, of TensorFlow Lite
-Micro, the bytes of the arena as its interpreter reports them.
+INPUTS is a NumPy file with images of values 0..1; OUTPUTS gets an ``.npz`` with the results of all images and, of
+TensorFlow Lite Micro, the bytes of the arena as its interpreter reports them.
 """
 
 from __future__ import annotations
@@ -19,13 +19,20 @@ import numpy as np
 _LARGEST = 64 * 2**20  # bytes of an arena
 
 
+def as_bytes(images: Any) -> Any:
+    """Images of values 0..1 as the input of a network in 8 bits: the pixel's value minus 128."""
+    return (np.rint(images * 255) - 128).astype(np.int8)
+
+
 def litert(model: bytes, images: Any) -> dict[str, Any]:
-    """Run LiteRT on images, shape (N, R, R, channels)."""
+    """Run LiteRT on images, shape (N, R, R, channels), values 0..1."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=model, num_threads=1)
     interpreter.allocate_tensors()
     (given,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+    if given["dtype"] == np.int8:
+        images = as_bytes(images)
     outputs = []
     for image in images:
         interpreter.set_tensor(given["index"], image[None])
@@ -36,12 +43,12 @@ def litert(model: bytes, images: Any) -> dict[str, Any]:
 
 
 def micro(model: bytes, images: Any, arena: int) -> dict[str, Any]:
-    """Run TensorFlow Lite Micro on images, shape (N, R, R, channels), within `arena` bytes."""
+    """Run TensorFlow Lite Micro on images, shape (N, R, R, channels), values 0..1, within `arena` bytes."""
     from tflite_micro.python.tflite_micro.runtime import Interpreter
 
     interpreter = Interpreter.from_bytes(model, arena_size=arena)
     outputs = []
-    for image in images:
+    for image in as_bytes(images):
         interpreter.set_input(image[None], 0)
         interpreter.invoke()
         outputs.append(interpreter.get_output(0)[0].copy())

@@ -66,27 +66,13 @@ def run_tflite(runtime: Runtime, model: bytes, images: NDArray[np.float32]) -> A
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         (place / "model.tflite").write_bytes(model)
-        np.save(place / "all.npy", _as_input(model, images))
-        np.save(place / "first.npy", _as_input(model, images[:1]))
+        np.save(place / "all.npy", images)
+        np.save(place / "first.npy", images[:1])
         found = _run(place, runtime, "all")
         if found is None:
             raise Nat2Error(f"{MODULES[runtime][0]} cannot run the file; please report this with model.onnx")
         logits = (found["outputs"].astype(np.float64) - float(found["zero"])) * float(found["scale"] or 1)
         return Answers(logits, _smallest_arena(place, int(found["arena"])) if runtime == "micro" else 0)
-
-
-def _as_input(model: bytes, images: NDArray[np.float32]) -> NDArray[np.float32] | NDArray[np.int8]:
-    return as_bytes(images) if has_8_bit_input(model) else images
-
-
-def as_bytes(images: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Images of values 0..1 as the input of a network in 8 bits: the pixel's value minus 128."""
-    return (np.rint(images * 255) - 128).astype(np.int8)
-
-
-def has_8_bit_input(model: bytes) -> bool:
-    """Whether a file of `nat2.deploy.tflite` is in 8 bits: only those bring a layout of the arena."""
-    return b"OfflineMemoryAllocation" in model
 
 
 def _run(place: Path, runtime: Runtime, inputs: str, arena: int = 0) -> dict[str, NDArray[np.generic]] | None:
