@@ -180,9 +180,9 @@ def test_a_board_bounds_flash_and_ram_unless_the_budget_does() -> None:
     _, recorded = quantities(RunConfig(device="arduino-nano-33-ble"))
     bounds = {each.name: each.high for each in recorded if each.bounded}
     assert bounds == {"flash": 2**19, "ram": 2**17}
-    _, recorded = quantities(RunConfig(device="arduino-nano-33-ble", budget="ram<=48KiB,params<=20k"))
+    _, recorded = quantities(RunConfig(device="arduino-nano-33-ble", budget="ram<=48KiB,macs<=20k"))
     assert {each.name: each.high for each in recorded if each.bounded} == {
-        "params": 20_000,
+        "macs": 20_000,
         "flash": 2**19,
         "ram": 48 * 2**10,
     }
