@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +33,8 @@ Kind = Literal["conv", "depthwise", "hard_swish", "mean", "add", "mul", "max_poo
 Fused = Literal["none", "relu", "relu6"]
 Weights = NDArray[np.float64]
 
+Ranges = Mapping[str, tuple[float, float]]
+"""Smallest and largest value of each activation, by name."""
 SCORES = "scores"
 """The logits before they are reshaped."""
 GATE = 6.0
@@ -141,7 +143,7 @@ class _Reader:
             position += self._take(node, following)
         logits = self._graph.operators[-1]
         assert logits.output == OUTPUT
-        self._graph.operators[-1] = Operator(**{**vars(logits), "output": SCORES})
+        self._graph.operators[-1] = replace(logits, output=SCORES)
         self._graph.maps[SCORES] = self._graph.maps[OUTPUT]
         self._graph.add(Operator("reshape", (SCORES,), OUTPUT), self._graph.maps[OUTPUT])
         return self._graph
@@ -238,7 +240,3 @@ def _as_same(weight: Weights, side: int, stride: int, padding: int) -> Weights:
 def _before(side: int, stride: int, kernel: int) -> int:
     """Rows that ``SAME`` padding adds in front."""
     return max(0, (reduced(side, stride) - 1) * stride + kernel - side) // 2
-
-
-Ranges = Mapping[str, tuple[float, float]]
-"""Smallest and largest value of each activation, by name."""
