@@ -132,6 +132,7 @@ OUT_OF_RANGE: dict[str, tuple[object, ...]] = {
         "error,os.path:nothing", "error;params", "error,no_such_module:f", "error,math:pi", "ERROR",
         "error," + "x" * 9000,
     ),
+    "device": ("nano", "ARDUINO-NANO-33-BLE", "esp32,stm32h7", "a\0b", "x" * 9000),
     "data": ("", "/no/such/folder", "/dev/null", "/proc/self/mem", "x" * 5000, "a\0b", "hub:", "\ud800"),
     "out": ("/proc/nowhere", "/dev/null/run", "a\0b", "y" * 300),
     "pretrained": ("absent.pth", "/dev/null", ",", "a.pth,b.pth", "a\0b", "/"),

@@ -1,8 +1,7 @@
 """TensorFlow Lite files, written operator by operator: in 8-bit integers, 16-bit or 32-bit floating point.
 
-A file holds the network and nothing else, and the same network gives the same bytes. Tables that are equal, such as the
-zero points of all kernels with as many channels, are stored once, which makes small networks about a third smaller than
-converters do.
+A file holds the network and nothing else, and the same network gives the same bytes. Equal tables, such as
+the zero points of all kernels with the same number of channels, are stored once, which matters in small networks.
 
 In 8 bits input, output and activations have a scale and a zero point each, weights a scale for each channel
 (TensorFlow Lite's quantisation specification). An input byte is the pixel's value minus 128.
