@@ -1,11 +1,11 @@
-"""How few evaluations a search needs, how well error is predicted, and what a generation costs beside evaluating.
+"""How few evaluations a search needs, how well errors are predicted, and the overhead of a generation.
 
     python benchmarks/search.py macro         all 6,561 networks of NAS-Bench-Macro
     python benchmarks/search.py ofa           Once-For-All MobileNetV3, by published surrogates
-    python benchmarks/search.py predictors    ranking of networks that the predictor has not seen
-    python benchmarks/search.py cost          seconds a generation
+    python benchmarks/search.py predictors    ranking of held-out networks
+    python benchmarks/search.py cost          seconds per generation
 
-The first three read a folder of published data (``--data``) and leave a plot in ``--out``.
+The first three read a folder of published data (``--data``) and write a plot to ``--out``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ UNITS = {"macs": (1e-6, "multiply-accumulates (M)"), "latency": (1, "latency on 
 
 
 def curves(done: dict[Race, Values], cost: str, box: Box) -> dict[str, list[Values]]:
-    """Hypervolume against evaluations, for each contender one curve a seed."""
+    """Hypervolume against evaluations, one curve per contender and seed."""
     found: dict[str, list[Values]] = {}
     for race, values in done.items():
         if race.cost == cost:
@@ -55,11 +55,11 @@ def curves(done: dict[Race, Values], cost: str, box: Box) -> dict[str, list[Valu
     return found
 
 
-# -- what is told
+# -- output
 
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table that a document can take over."""
+    """Print a Markdown table for the documentation."""
     lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
     print("\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n")
 
@@ -152,7 +152,7 @@ def ofa(given: Any) -> list[Row]:
         for name, several in found.items():
             cells = {}
             for mark in marks:
-                # A generation may end a few networks late, and a search in several processes never in between.
+                # A search stops at the end of a generation, so a curve may be a few networks short or long.
                 shares = [float(curve[min(mark, len(curve)) - 1]) for curve in several]
                 cells[mark] = f"{100 * statistics.median(shares):.1f} %"
                 title = f"{cost}, {name}: share of the hypervolume after {mark:,}, median"
@@ -187,9 +187,9 @@ def _agreement(world: World, data: Path, cost: str) -> Row:
     """How far our cost of published networks is from the published one."""
     pairs = []
     for net in worlds.published(data):
-        told = net.macs if cost == "macs" else net.latency if net.device == "note10" else None
-        if told is not None:
-            pairs.append(abs(float(world.costs[cost](net.genome[None])[0]) / told - 1))
+        stated = net.macs if cost == "macs" else net.latency if net.device == "note10" else None
+        if stated is not None:
+            pairs.append(abs(float(world.costs[cost](net.genome[None])[0]) / stated - 1))
     return Row(f"{cost} of {len(pairs)} published networks, largest difference", 100 * max(pairs), 1.0, unit="%")
 
 
@@ -203,7 +203,7 @@ ALL: tuple[PredictorName, ...] = get_args(PredictorName)
 
 @dataclass(frozen=True)
 class Trial:
-    """A predictor that learns some networks of a table, and ranks others."""
+    """A predictor fitted to some networks of a table, ranking others."""
 
     table: str
     data: Path
@@ -214,7 +214,7 @@ class Trial:
 
 
 def features(known: Known, kind: FeatureKind, learned: NDArray[np.int64]) -> Values:
-    """What a search shows its predictor: with ``structure``, logarithms of exact costs and their squares too."""
+    """A predictor's inputs in a search: with ``structure``, logarithms of exact costs and their squares too."""
     shown = known.space.features(known.genomes, kind)
     if kind != "structure":
         return shown
@@ -224,7 +224,7 @@ def features(known: Known, kind: FeatureKind, learned: NDArray[np.int64]) -> Val
 
 
 def tried(trial: Trial) -> tuple[float, float]:
-    """Kendall's tau on at most 2,000 networks left out, and its mean within one resolution."""
+    """Kendall's tau on at most 2,000 held-out networks, and its mean within one resolution."""
     known = TABLES[trial.table](trial.data)
     errors = known.errors[trial.split % len(known.errors)]
     order = numpy_generator(trial.split, "split").permutation(len(errors))
@@ -287,7 +287,7 @@ def predictors(given: Any) -> list[Row]:
 
 
 def _draw_predictor(axes: Axes, name: PredictorName, taus: Sequence[float]) -> None:
-    """One line; `auto` and those it chooses among stand out."""
+    """One line; `auto` and its members stand out."""
     if name == "auto":
         axes.plot(SIZES, taus, "o-", color="black", linewidth=2.6, label=name, zorder=3)
         return
@@ -301,7 +301,7 @@ def _draw_predictor(axes: Axes, name: PredictorName, taus: Sequence[float]) -> N
 
 
 def _study(data: Path) -> list[Row]:
-    """The authors' own study of predictors, on sub-networks of other super-networks, to read beside ours."""
+    """The authors' own study of predictors, on sub-networks of other super-networks, for comparison."""
     study = json.loads((data / "nat2_thesis_predictor_study" / "pred_results.json").read_text())
     families = {"OFAMobileNetV3": "OFAMobileNetV3", "EE_B": "EE_B_OFAMobileNetV3"}
     names = [name for name in ALL if f"{name}-OFAMobileNetV3-integer-300" in study]
@@ -321,7 +321,7 @@ def _study(data: Path) -> list[Row]:
 
 
 def cost(given: Any) -> list[Row]:
-    """Seconds of a generation that go neither into evaluating nor into adapting."""
+    """Seconds of a generation spent on neither evaluation nor adaptation."""
     network = Macro(classes=10)
     space = SearchSpace.of(network, (48, 56, 64))
     table = CostTable(space, {network.width: network})
@@ -329,7 +329,7 @@ def cost(given: Any) -> list[Row]:
 
     def error(arch: Any) -> float:
         params, macs, _ = table(space.encode(arch)[None])[0] / largest
-        noise = numpy_generator(0, space.key(arch)).normal()  # of some thousand images, so that no predictor is perfect
+        noise = numpy_generator(0, space.key(arch)).normal()  # no predictor is perfect
         return float(0.05 + 0.1 * params**-0.1 * macs**-0.2 + 0.005 * noise)
 
     objectives = (Objective(name="error"), Objective(name="params", cost="exact"))

@@ -3,7 +3,7 @@
     python examples/own_dataset.py            # some minutes
     python examples/own_dataset.py --quick    # less than a minute, and less accurate
 
-Replace `pictures` by whatever makes your images and labels; a folder of class folders needs no code at all.
+Replace `pictures` by your own images and labels; a folder with one folder per class needs no code at all.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def pictures(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    """Do it."""
+    """Run the example."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few images and a small search")
     quick = parser.parse_args().quick

@@ -3,7 +3,7 @@
     python examples/own_objective.py            # some minutes
     python examples/own_objective.py --quick    # less than a minute
 
-On the command line it is `nat2 search --width 0.25 --objectives error,examples/own_objective.py:microjoules`.
+The same on the command line: `nat2 search --width 0.25 --objectives error,examples/own_objective.py:microjoules`.
 """
 
 import argparse
@@ -13,8 +13,8 @@ import nat2
 from nat2.space import Macro, cost
 from nat2.training.settings import Phase
 
-CACHE = 32 * 1024  # bytes that the machine keeps near
-PER_MAC, PER_BYTE_NEAR, PER_BYTE_FAR = 1e-6, 2e-6, 60e-6  # microjoules; put in the numbers of your machine
+CACHE = 32 * 1024  # bytes of on-chip memory
+PER_MAC, PER_BYTE_NEAR, PER_BYTE_FAR = 1e-6, 2e-6, 60e-6  # microjoules; replace by your machine's
 MACRO = Macro(classes=10, channels=1, width=0.25, stem_stride=1)
 ALL_AT_ONCE = Phase(
     name="all", epochs=2, lr=0.05, kernels=(3, 5, 7), expands=(3, 4, 6), depths=(2, 3, 4), exits=(1, 2, 3, 4, 5)
@@ -23,7 +23,7 @@ ALL_AT_ONCE = Phase(
 
 @nat2.objective(cost="exact")
 def microjoules(arch: nat2.Arch) -> float:
-    """Energy for one image: every weight is read once, and activations from afar if they do not fit into the cache."""
+    """Energy for one image: every weight is read once, and activations from far memory if they exceed the cache."""
     spent = cost(MACRO, arch)
     activations = 4 * spent.memory
     per_byte = PER_BYTE_NEAR if activations <= CACHE else PER_BYTE_FAR
@@ -31,7 +31,7 @@ def microjoules(arch: nat2.Arch) -> float:
 
 
 def main() -> None:
-    """Do it."""
+    """Run the example."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a short training and a small search")
     quick = parser.parse_args().quick

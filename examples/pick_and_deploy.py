@@ -17,7 +17,7 @@ import nat2
 
 
 def pick(run: Path, macs: float) -> str:
-    """The most accurate network on the validation images that takes at most so many operations."""
+    """The network most accurate on the validation images that takes at most `macs` operations."""
     with (run / "pareto.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     affordable = [row for row in rows if int(row["macs"]) <= macs]
@@ -27,7 +27,7 @@ def pick(run: Path, macs: float) -> str:
 
 
 def prepare(path: Path, steps: dict[str, Any]) -> np.ndarray:
-    """An image file as the network wants it: float32, shape (1, channels, R, R), values 0 to 1."""
+    """An image file as the network's input: float32, shape (1, channels, R, R), values 0 to 1."""
     side, size = steps["side"], steps["resolution"]
     image = ImageOps.exif_transpose(Image.open(path)).convert("L" if steps["channels"] == "grey" else "RGB")
     image = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
@@ -39,17 +39,17 @@ def prepare(path: Path, steps: dict[str, Any]) -> np.ndarray:
 
 
 def main() -> None:
-    """Do it."""
+    """Run the example."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("image", type=Path, help="an image to classify")
-    parser.add_argument("--macs", type=float, default=float("inf"), help="operations that an image may take")
+    parser.add_argument("--macs", type=float, default=float("inf"), help="most operations per image")
     parser.add_argument("--to", type=Path, default=Path("deploy"), help="where to write the network")
     given = parser.parse_args()
 
     (folder,) = nat2.export(given.run, [pick(given.run, given.macs)], to=given.to)
 
-    # From here on nothing of nat2 is needed.
+    # From here on nat2 is not needed.
     steps = json.loads((folder / "preprocessing.json").read_text())
     classes = json.loads((folder / "arch.json").read_text())["classes"]
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])

@@ -20,7 +20,7 @@ from nat2.training.context import TrainingContext
 from nat2.training.optimise import ElasticEpoch, Schedule, sgd, train_epoch
 from nat2.training.settings import Phase, ShrinkSettings
 from nat2.training.shrink import opened_by, shrink
-from tests.nas.test_nat import World, look_for, new_archive
+from tests.nas.worlds import World, look_for, new_archive
 
 MACRO = Macro(classes=4, channels=1, width=0.25, stem_stride=1)
 SPACE = SearchSpace.of(MACRO, (12, 16))

@@ -308,8 +308,8 @@ def test_facts_of_a_generation_keep_their_form_on_disk(written: dict[str, object
         json.dumps({**WRITTEN[1], "tau": 1} | {"rmse": 1, "y_rmse": 2}),
     ],
 )
-def test_facts_that_are_not_whole_are_refused(text: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"whole|Expecting"):
+def test_incomplete_facts_are_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"incomplete|Expecting"):
         GenerationFacts.from_json(text)
     with Archive[Arch](tmp_path / "a.db", ("error",)) as archive:
         archive._database.execute("INSERT INTO generations VALUES (0, '[]', 0.5, ?)", (text,))

@@ -285,9 +285,9 @@ def test_the_first_archive_is_of_the_best_and_the_ends_of_the_space() -> None:
     assert shares.count(1.0) == 8
     rows = [row._replace(seconds=0, share=0) for _, row in task.archive.evaluations()]
     assert set(rows) == {EvaluationRecord(0, 0, "initial", 0, 0, 3)}
-    assert said[0].startswith("initial archive: networks evaluated, 30 on 25 % of them in ")
+    assert said[0].startswith("initial archive of 8 networks: evaluated 30 on 25 % of them in ")
     assert ", then 6 on all images in " in said[0]
-    assert said[0].endswith("; as much as 16 on all images, for 8 to begin with")
+    assert said[0].endswith("; as costly as 16 on all images")
     drawn = [each for each, row in task.archive.evaluations() if row.share < 1]
     front = {drawn[number].arch for number in task.front(drawn)}
     kept = {each.arch for each in found[:-2]}

@@ -1,4 +1,4 @@
-"""Every evaluation ever made, in SQLite: survives a kill at any moment and is where a search continues."""
+"""All evaluations of a search, in SQLite: they survive a kill at any moment, and a search continues from them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Evaluation(Generic[A]):
 
 
 class EvaluationRecord(NamedTuple):
-    """How an evaluation came about."""
+    """The circumstances of an evaluation."""
 
     weights: int
     generation: int
@@ -72,7 +72,7 @@ class EvaluationRecord(NamedTuple):
 
 
 class Archive(Generic[A]):
-    """The evaluations of a search; each is on disk when `add` returns, and others may read meanwhile.
+    """The evaluations of a search; each is on disk when `add` returns, and other processes may read meanwhile.
 
     A context manager.
     """
@@ -102,7 +102,7 @@ class Archive(Generic[A]):
         self._columns, self._key, self._parse = tuple(columns), key, parse
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             raise RunError(f"the archive {path} cannot be used: it must be a file in a folder that exists")
-        with self._told():
+        with self._sqlite_errors():
             self._database = sqlite3.connect(path or ":memory:", isolation_level=None, timeout=60)
             trouble = self._database.execute("PRAGMA integrity_check(1)").fetchone()[0]
             if trouble != "ok":
@@ -114,11 +114,11 @@ class Archive(Generic[A]):
             self._database.execute("PRAGMA synchronous=FULL")
             if not self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 meta = f"('schema_version', '{SCHEMA_VERSION}'), ('written_by', 'nat2 {_release()}')"
-                # Columns of no declared type keep whole numbers whole.
+                # Columns without a declared type keep integers as integers.
                 schema = _SCHEMA.format(columns=", ".join(f'"{name}"' for name in self._columns))
                 self._database.executescript(f"BEGIN; {schema} INSERT INTO meta VALUES {meta}; COMMIT;")
         self._check_version()
-        with self._told():
+        with self._sqlite_errors():
             there = [row[1] for row in self._database.execute("PRAGMA table_info(evaluations)")][_FIXED_COLUMNS:]
         if there != list(self._columns):
             raise CheckpointError(
@@ -144,7 +144,7 @@ class Archive(Generic[A]):
 
     def content(self) -> bytes:
         """The whole archive, for `copy`."""
-        with self._told():
+        with self._sqlite_errors():
             return self._database.serialize()
 
     @staticmethod
@@ -164,7 +164,7 @@ class Archive(Generic[A]):
         """
         archive: Archive[Arch] = Archive(None)
         archive.path = path
-        with archive._told():
+        with archive._sqlite_errors():
             try:
                 content = _content(path)
             except OSError as error:
@@ -187,13 +187,13 @@ class Archive(Generic[A]):
         self._database.close()
 
     def note(self, key: str, value: str) -> None:
-        """Keep a fact about the run."""
-        with self._told():
+        """Store a fact about the run."""
+        with self._sqlite_errors():
             self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     def noted(self, key: str) -> str | None:
-        """A fact kept by `note`."""
-        with self._told():
+        """A fact stored by `note`, or None."""
+        with self._sqlite_errors():
             row = self._database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
@@ -206,13 +206,13 @@ class Archive(Generic[A]):
             evaluation.failure,
             *(evaluation.values.get(name) for name in self._columns),
         )
-        with self._told():
+        with self._sqlite_errors():
             marks = ", ".join("?" * len(values))
             self._database.execute(f"INSERT INTO evaluations ({names}) VALUES ({marks})", values)
 
     def find(self, arch: A, *, weights: int, share: float = 1.0) -> Evaluation[A] | None:
-        """The evaluation of an architecture with a version of the weights, if it was made."""
-        with self._told():
+        """The evaluation of an architecture with a version of the weights, or None."""
+        with self._sqlite_errors():
             row = self._database.execute(
                 f"SELECT failure, {self._names} FROM evaluations WHERE arch = ? AND weights = ? AND share = ?",
                 (self._key(arch), weights, share),
@@ -220,8 +220,8 @@ class Archive(Generic[A]):
             return None if row is None else self._evaluation(arch, row[0], row[1:])
 
     def find_value(self, arch: A, name: str) -> float | None:
-        """What was measured of an architecture with any version of the weights."""
-        with self._told():
+        """The value measured for an architecture with any version of the weights, or None."""
+        with self._sqlite_errors():
             row = self._database.execute(
                 f'SELECT "{name}" FROM evaluations WHERE arch = ? AND "{name}" IS NOT NULL ORDER BY id LIMIT 1',
                 (self._key(arch),),
@@ -230,7 +230,7 @@ class Archive(Generic[A]):
 
     def known(self, weights: int) -> list[Evaluation[A]]:
         """Every evaluation on all images with a version of the weights that did not fail, in order."""
-        with self._told():
+        with self._sqlite_errors():
             rows = self._database.execute(
                 f"SELECT arch, failure, {self._names} FROM evaluations "
                 "WHERE weights = ? AND share = 1 AND failure = '' ORDER BY id",
@@ -240,22 +240,22 @@ class Archive(Generic[A]):
 
     def failed(self, arch: A) -> bool:
         """Whether an evaluation of an architecture failed, with any weights."""
-        with self._told():
+        with self._sqlite_errors():
             found = self._database.execute(
                 "SELECT 1 FROM evaluations WHERE arch = ? AND failure != '' LIMIT 1", (self._key(arch),)
             ).fetchone()
         return found is not None
 
     def forget_failures(self, archs: Iterable[A]) -> None:
-        """Drop the failed evaluations of some architectures, so that they are made again."""
-        with self._told():
+        """Delete the failed evaluations of some architectures, so that they are repeated."""
+        with self._sqlite_errors():
             self._database.executemany(
                 "DELETE FROM evaluations WHERE arch = ? AND failure != ''", [(self._key(arch),) for arch in archs]
             )
 
     def evaluations(self) -> list[tuple[Evaluation[A], EvaluationRecord]]:
-        """Every evaluation in the order they were made."""
-        with self._told():
+        """All evaluations in the order they were made."""
+        with self._sqlite_errors():
             fields = EvaluationRecord._fields
             rows = self._database.execute(
                 f"SELECT {', '.join(fields)}, arch, failure, {self._names} FROM evaluations ORDER BY id"
@@ -270,13 +270,13 @@ class Archive(Generic[A]):
 
     def _evaluation(self, arch: A, failure: str, values: Sequence[float]) -> Evaluation[A]:
         if not failure and not all(isinstance(value, int | float) for value in values):
-            raise ValueError(f"what was measured of {arch} is no number")
+            raise ValueError(f"the measurements of {arch} are not numbers")
         return Evaluation(arch, {} if failure else dict(zip(self._columns, values, strict=True)), failure)
 
     def close_generation(self, generation: Generation[A]) -> None:
         """Commit the archive after a generation; the search continues from the last one."""
         members = json.dumps([self._key(arch) for arch in generation.members])
-        with self._told():
+        with self._sqlite_errors():
             self._database.execute(
                 "INSERT INTO generations VALUES (?, ?, ?, ?)",
                 (generation.number, members, generation.hypervolume, generation.facts.to_json()),
@@ -284,7 +284,7 @@ class Archive(Generic[A]):
 
     def generations(self) -> list[Generation[A]]:
         """All finished generations in order; number 0 is the initial archive."""
-        with self._told():
+        with self._sqlite_errors():
             rows = self._database.execute("SELECT * FROM generations ORDER BY generation").fetchall()
             return [
                 Generation(
@@ -297,8 +297,8 @@ class Archive(Generic[A]):
             ]
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turn SQLite's errors into ours."""
+    def _sqlite_errors(self) -> Iterator[None]:
+        """Translate SQLite's errors into ours."""
         try:
             yield
         except sqlite3.OperationalError as error:
@@ -317,8 +317,8 @@ class Archive(Generic[A]):
 
 
 def _content(path: Path) -> bytes:
-    """A database as it is now; nothing is written beside it unless another process has it open."""
-    if not path.with_name(f"{path.name}-wal").exists():  # nobody writes it: SQLite removes the log with its last user
+    """The database as it is now; nothing is written next to it unless another process has it open."""
+    if not path.with_name(f"{path.name}-wal").exists():  # nobody writes: SQLite deletes the log on closing
         return path.read_bytes()
     try:
         return _serialized(f"{path.absolute().as_uri()}?mode=ro")
@@ -335,7 +335,7 @@ def _serialized(uri: str) -> bytes:
 
 
 def _without_log(content: bytes) -> bytes:
-    """Of a database with a write-ahead log, which memory cannot have: the format's two bytes that say so, changed."""
+    """Clear the two header bytes that declare a write-ahead log, which a database in memory cannot have."""
     return content[:18] + b"\x01\x01" + content[20:]
 
 

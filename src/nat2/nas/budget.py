@@ -22,7 +22,7 @@ _FACTORS: dict[Unit, dict[str, float]] = {
 
 
 def parse_budget(text: str, known: Sequence[Objective] = ()) -> tuple[Objective, ...]:
-    """Read bounds separated by commas, e.g. ``params<=200k,latency<=3ms``; each objective comes with its bounds.
+    """Read bounds separated by commas, e.g. ``params<=200k,latency<=3ms``; each objective is returned with its bounds.
 
     Counts take k, M and G, bytes B, kB, MB, KiB and MiB, times us, ms (without a unit too) and s, shares %.
 
@@ -31,7 +31,7 @@ def parse_budget(text: str, known: Sequence[Objective] = ()) -> tuple[Objective,
         known: Objectives beside the built-in ones.
 
     Raises:
-        ConfigError: a bound is not written so, or names what is not known.
+        ConfigError: a bound is malformed, or names an unknown objective.
     """
     names = OBJECTIVES | {each.name: each for each in known}
     bounded: dict[str, Objective] = {}

@@ -46,7 +46,7 @@ class _Inner(Problem):  # type: ignore[misc]
 
 
 class _Canonical(Repair):  # type: ignore[misc]
-    """Rounds mutated genes and makes equal networks equal vectors, so that pymoo sees duplicates."""
+    """Rounds mutated genes and makes genomes canonical, so that pymoo recognises duplicates."""
 
     def __init__(self, space: Searchable[A]) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class _Canonical(Repair):  # type: ignore[misc]
 def reference_directions(n_objectives: int, count: int) -> NDArray[np.float64]:
     """Evenly spread directions by Riesz energy, for more than two objectives; at least one for each.
 
-    They are optimised from the axes and random directions: pymoo's own start takes gigabytes whatever the count.
+    The optimisation starts from the axes and random directions: pymoo's own start takes gigabytes whatever the count.
     """
     random = np.random.default_rng(42).dirichlet(np.ones(n_objectives), max(0, count - n_objectives))
     start = np.concatenate([np.eye(n_objectives), random])

@@ -1,4 +1,4 @@
-"""Whether a space can keep a budget, and which of its networks do."""
+"""Whether any network of a space keeps a budget, and which ones do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_budget(
 
     Args:
         space: The search space.
-        quantities: Those that may be bounded; other than exact ones are not looked at.
+        quantities: Those that may be bounded; only exact ones are looked at.
         costs: The functions of the exact ones, by name.
         seed: Decides where the search for such networks begins.
 
@@ -71,7 +71,7 @@ def exact(quantities: Sequence[Objective], costs: Mapping[str, ExactCost], genom
     """Values of exact quantities of canonical genomes, shape (n, quantities); `costs` has their functions by name.
 
     Raises:
-        ConfigError: what computes one of them fails, or gives something else than a finite number for each network.
+        ConfigError: the function of one of them fails, or does not return a finite number for each network.
     """
     if not quantities:
         return np.zeros((len(genomes), 0))

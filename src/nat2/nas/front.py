@@ -1,4 +1,4 @@
-"""Evaluations as tables of numbers: their objectives, what they violate, and which of them no other beats."""
+"""Evaluations as tables of numbers: their objectives, violations, and which of them are non-dominated."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def violations(evaluations: Sequence[Evaluation[A]], quantities: Sequence[Object
 def front(
     evaluations: Sequence[Evaluation[A]], objectives: Sequence[Objective], quantities: Sequence[Objective]
 ) -> list[int]:
-    """Numbers of the evaluations that no other beats, within the bounds; if none keeps those, of the nearest.
+    """Indices of the non-dominated evaluations within the bounds; if none keeps them, of those that violate least.
 
     Args:
         evaluations: At least one.

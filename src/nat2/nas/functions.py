@@ -22,7 +22,7 @@ Adapt = Callable[[int, Genomes], None]
 
 
 class Evaluate(Protocol[A_contra]):
-    """Evaluates an architecture: a value for each predicted objective by name, or the value of the only one."""
+    """Evaluates an architecture: a value for each predicted objective by name, or a number if there is only one."""
 
     def __call__(self, arch: A_contra, /) -> Measured:
         """Measure. With successive halving it is also called with ``share``, the part of the images to look at."""
@@ -44,5 +44,5 @@ class SearchFunctions(Generic[A]):
 
     @staticmethod
     def of(evaluate: Evaluate[A] | SearchFunctions[A]) -> SearchFunctions[A]:
-        """The functions themselves, or those of a search that needs nothing but an evaluation."""
+        """`evaluate` itself if it is a `SearchFunctions`, else one with nothing but `evaluate`."""
         return evaluate if isinstance(evaluate, SearchFunctions) else SearchFunctions(evaluate)

@@ -1,4 +1,4 @@
-"""What a generation of a search was like: how its candidates were found and predicted, and what it took."""
+"""The record of a generation: how its candidates were found, how well they were predicted, and what that took."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from nat2.space.searchable import A
 
 
 class Quality(NamedTuple):
-    """How well predictions met what was measured later."""
+    """How well predictions agreed with later measurements."""
 
     tau: float | None
     """Kendall's rank correlation; None if there are fewer than two different values."""
     rho: float | None
     """Spearman's rank correlation; None if there are fewer than two different values."""
     rmse: float
-    """Root mean square error, in the unit of what was predicted."""
+    """Root mean square error, in the unit of the predicted quantity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Proposal:
     feasible: float
     """Share of the proposals that are predicted to keep it."""
     duplicate: float
-    """Share of the proposals that need not be evaluated again."""
+    """Share of the proposals that were evaluated before."""
     predict_seconds: float
     """Fitting the predictors."""
     evolve_seconds: float
@@ -51,13 +51,13 @@ class GenerationFacts:
     failed: int
     """How many of them."""
     seconds: float
-    """All together."""
+    """In total."""
     candidates: int | None = None
     proposal: Proposal | None = None
     quality: Quality | None = None
-    """Of the predictions of the first objective of the candidates; None if none of them could be evaluated."""
+    """Of the candidates' predicted first objective; None if none of them could be evaluated."""
     quality_of: Mapping[str, Quality] = field(default_factory=dict)
-    """The same of all other quantities that are predicted, by name."""
+    """The same for all other predicted quantities, by name."""
     good: Sequence[Sequence[int]] | None = None
     """Genomes that adaptation learned from; None if the weights are fixed."""
     evaluate_seconds: float = 0.0
@@ -67,8 +67,8 @@ class GenerationFacts:
     """Evaluating the archive again."""
 
     def to_json(self) -> str:
-        """A flat JSON object: counts, what is known of the proposal, ``tau``, ``rho`` and ``rmse`` of the first
-        objective, those of others behind their name (``latency_tau``), and seconds.
+        """A flat JSON object: counts, the fields of the proposal, ``tau``, ``rho`` and ``rmse`` of the first
+        objective, those of the others prefixed with their name (``latency_tau``), and seconds.
         """
         flat: dict[str, object] = {"evaluations": self.evaluations, "failed": self.failed}
         if self.candidates is not None:
@@ -89,7 +89,7 @@ class GenerationFacts:
         """Read what `to_json` wrote.
 
         Raises:
-            ValueError: it is something else, or not whole.
+            ValueError: it is something else, or incomplete.
         """
         flat: dict[str, Any] = json.loads(text)
         try:
@@ -106,7 +106,7 @@ class GenerationFacts:
                 **{name: flat.get(name, 0.0) for name in _PARTS},
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"facts of a generation that are not whole: {error!r}") from error
+            raise ValueError(f"incomplete facts of a generation: {error!r}") from error
 
 
 _PROPOSED = tuple(each.name for each in fields(Proposal))
@@ -115,7 +115,7 @@ _PARTS = ("evaluate_seconds", "adapt_seconds", "again_seconds")
 
 @dataclass(frozen=True)
 class Generation(Generic[A]):
-    """The archive after a generation, and what the generation was like."""
+    """The archive after a generation, and the facts of that generation."""
 
     number: int
     members: tuple[A, ...]
@@ -124,7 +124,7 @@ class Generation(Generic[A]):
     facts: GenerationFacts
 
     def summary(self, last: int) -> str:
-        """A line about it; `last` is the number of the last generation."""
+        """One line for the log; `last` is the number of the last generation."""
         facts, proposal, quality = self.facts, self.facts.proposal, self.facts.quality
         line = f"generation {self.number} of {last}, hypervolume {self.hypervolume:.4f}"
         if proposal is not None and quality is not None:

@@ -1,4 +1,4 @@
-"""The initial archive: how networks are drawn, and which of many are kept (NAT2, initialisation, pre-processing)."""
+"""The initial archive: which networks are drawn, and which of them are kept (NAT2, initialisation, pre-processing)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROUNDS = 100
 
 
 def initial_archive(task: Search[A]) -> list[Evaluation[A]]:
-    """Draw, evaluate and keep the survivors, and always the two ends of the space."""
+    """Draw and evaluate networks and keep the survivors; the smallest and the largest one are always among them."""
     space, settings = task.space, task.settings
     ends = list(dict.fromkeys([space.decode(space.lower), space.decode(space.upper)]))
     drawn = draw(task, settings.rungs[0][0] - len(ends), exclude=ends)
@@ -39,8 +39,8 @@ def initial_archive(task: Search[A]) -> list[Evaluation[A]]:
         check_failures(task, extremes)
     cost = sum(count * share for count, share in settings.rungs)
     task.progress.say(
-        f"initial archive: networks evaluated, {', then '.join(parts)}; as much as {cost:,.0f} on all images, for "
-        f"{settings.archive} to begin with"
+        f"initial archive of {settings.archive} networks: evaluated {', then '.join(parts)}; as costly as "
+        f"{cost:,.0f} on all images"
     )
     return [*_best(task, evaluated, settings.archive - len(ends), len(settings.rungs)), *succeeded(extremes)]
 
@@ -77,9 +77,9 @@ def draw(task: Search[A], count: int, *, exclude: Sequence[A]) -> list[A]:
             (kept if kept_budget else aside)[task.space.decode(genome)] = None
         if len(kept) >= count + len(exclude):
             break
-    if len(kept) < count + len(exclude):  # a tight budget: relatives of the few that keep it, then what misses it least
-        relatives = task.space.canonical(_mutated(task, seeds, generator))
-        near = np.concatenate([seeds, relatives[task.keeps_exact(relatives)]])
+    if len(kept) < count + len(exclude):  # a tight budget: mutants of the few that keep it, then those that break it
+        mutants = task.space.canonical(_mutated(task, seeds, generator))
+        near = np.concatenate([seeds, mutants[task.keeps_exact(mutants)]])
         kept |= dict.fromkeys(task.decode_all(near))
         kept |= aside
     drawn = [arch for arch in kept if arch not in set(exclude)]
@@ -87,7 +87,7 @@ def draw(task: Search[A], count: int, *, exclude: Sequence[A]) -> list[A]:
 
 
 def _mutated(task: Search[A], genomes: Genomes, generator: np.random.Generator) -> Genomes:
-    """Ten thousand relatives, one gene in ten redrawn."""
+    """Ten thousand mutants, with one gene in ten redrawn."""
     parents = genomes[generator.integers(len(genomes), size=10_000)]
     fresh = generator.integers(task.space.lower, task.space.upper + 1, size=parents.shape)
     return np.where(generator.random(parents.shape) < 0.1, fresh, parents)

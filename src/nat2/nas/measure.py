@@ -1,4 +1,4 @@
-"""Evaluating networks once: from the archive if they are there, else measured and kept there, failures too."""
+"""Evaluate each network once: take it from the archive if it is there, else evaluate it and store it, failures too."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from nat2.nas.task import Search
 from nat2.progress import FoundDone
 from nat2.space.searchable import A
 
-_LARGEST = 1e100  # what is larger has no spread that could be computed with
+_LARGEST = 1e100  # the variance of larger values overflows
 
 
 def measure(
     task: Search[A], archs: Sequence[A], *, weights: int, generation: int, origin: Origin, share: float = 1.0
 ) -> list[Evaluation[A]]:
-    """Evaluations of different architectures with a version of the weights, in order, those that failed among them.
+    """Evaluate distinct architectures with a version of the weights; returned in order, failures included.
 
     Args:
         task: What the search works with.
-        archs: Which.
+        archs: Distinct architectures.
         weights: Version of the weights.
         generation: To be recorded.
         origin: To be recorded.
@@ -38,7 +38,7 @@ def measure(
         if isinstance(outcome, str):
             made = Evaluation[A](arch, {}, outcome)
         else:
-            # One process measures, while the others wait: neighbours at work would be measured too.
+            # Only one process measures at a time: others at work would slow down what is measured.
             of_network = task.processes.once(partial(_of_network, task, arch))
             failure = of_network if isinstance(of_network, str) else ""
             values = {} if isinstance(of_network, str) else {**facts[arch], **outcome, **of_network}
@@ -56,7 +56,7 @@ def succeeded(evaluations: Sequence[Evaluation[A]]) -> list[Evaluation[A]]:
 
 
 def check_failures(task: Search[A], evaluations: Sequence[Evaluation[A]]) -> None:
-    """Refuse to go on if most evaluations fail; those are forgotten, and made again when the search is.
+    """Stop if most evaluations failed; the failures are deleted, so that a restarted search repeats them.
 
     Raises:
         RunError: naming the first failure.
@@ -66,7 +66,7 @@ def check_failures(task: Search[A], evaluations: Sequence[Evaluation[A]]) -> Non
         task.record(partial(task.archive.forget_failures, [evaluation.arch for evaluation in failed]))
         raise RunError(
             f"{len(failed)} of {len(evaluations)} evaluations failed, the first, {failed[0].arch}, with: "
-            f"{failed[0].failure}. Fix what evaluates and repeat the call: what was computed is kept"
+            f"{failed[0].failure}. Fix the evaluation and repeat the call: the results so far are kept"
         )
 
 
@@ -78,11 +78,11 @@ def _evaluate(task: Search[A], share: float, arch: A) -> dict[str, float] | str:
         given = evaluate(arch) if share == 1 else evaluate(arch, share=share)  # type: ignore[call-arg]
         values = given if isinstance(given, Mapping) else {names[0]: given} if len(names) == 1 else None
         if values is None:
-            return f"the evaluation gave {given!r}, not a value for each of {', '.join(names)}"
+            return f"the evaluation returned {given!r}, not a value for each of {', '.join(names)}"
         return _finite({name: float(values[name]) for name in names})
     except Nat2Error:
         raise
-    except Exception as error:  # one network that cannot be evaluated is no reason to lose the search
+    except Exception as error:  # one network that cannot be evaluated must not end the search
         return f"{type(error).__name__}: {error}"
 
 
@@ -106,5 +106,5 @@ def _finite(values: dict[str, float]) -> dict[str, float] | str:
 
 
 def _plain(value: float) -> float:
-    """A whole number as one, as far as floating point knows them."""
+    """An integer if the value is one that floating point represents exactly."""
     return int(value) if float(value).is_integer() and abs(value) < 2**53 else float(value)

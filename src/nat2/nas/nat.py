@@ -50,12 +50,12 @@ def search(
         space: What is searched: a `SearchSpace`, an `IntegerSpace`, or your own.
         evaluate: Takes an architecture; gives a value for each ``predicted`` objective by name, or the value of the
             only one. What it raises is recorded as the failure of that architecture. With successive halving it is also
-            called with ``share``, above 0 and below 1: the part of the images to look at. `SearchFunctions` adds what
-            computes ``exact`` and measures ``measured`` objectives, and what adapts the weights between generations.
+            called with ``share``, above 0 and below 1: the part of the images to look at. `SearchFunctions` adds the
+            functions of ``exact`` and ``measured`` objectives, and the one that adapts the weights between generations.
         objectives: What is optimised, the first of cost class ``predicted``; bounds are kept.
-        recorded: What is only recorded, or held within bounds.
+        recorded: What is only recorded or kept within bounds.
         settings: Policies and sizes; ``SearchSettings.of("nat2")`` and ``of("nat")`` are the published ones.
-        archive: Where evaluations are kept, and taken from; by default nowhere but in memory.
+        archive: Where evaluations are stored and looked up; in memory by default.
         seed: Decides every random choice.
         progress: Where evaluations and generations are reported, e.g. a `nat2.progress.Progress`.
 
@@ -86,9 +86,9 @@ def search(
 
 
 def run_search(task: Search[A]) -> Iterator[Generation[A]]:
-    """The generations of a search, each when it is over and in the archive; those that the archive holds come first.
+    """The generations of a search, each when it is over and in the archive; those already in the archive come first.
 
-    The search goes on while they are asked for: whoever stops asking stops it, and can continue it later.
+    The search runs as far as the iterator is consumed, and can be continued later.
 
     Raises:
         ConfigError: the arguments contradict each other, or no architecture keeps the bounds on exact objectives.
@@ -102,7 +102,7 @@ def run_search(task: Search[A]) -> Iterator[Generation[A]]:
         last: Generation[A] | None = None
         for last in task.archive.generations():
             task.progress.step(FoundDone(last.facts.evaluations), unit="evaluations")
-            if task.functions.adapt is not None and last.facts.good is not None:  # again if its checkpoint was lost
+            if task.functions.adapt is not None and last.facts.good is not None:  # repeated if its checkpoint was lost
                 task.functions.adapt(last.number, np.array(last.facts.good))
             yield last
         if last is None:
@@ -116,7 +116,7 @@ def run_search(task: Search[A]) -> Iterator[Generation[A]]:
 
 
 def _claim(task: Search[A]) -> None:
-    """Note what is searched for, or check that the archive is of the same search."""
+    """Record what is searched for, or check that the archive belongs to the same search."""
     wanted = {
         "seed": task.seed,
         "adapts": task.functions.adapt is not None,
@@ -148,7 +148,7 @@ def _initialise(task: Search[A]) -> Generation[A]:
 
 
 def _generation(task: Search[A], number: int, before: Generation[A]) -> Generation[A]:
-    """Predict, evolve, choose, evaluate, replace; then adapt and evaluate the archive again."""
+    """Predict, evolve, choose, evaluate, replace; then adapt and re-evaluate the archive."""
     clock = [time.monotonic()]
     weights = task.version(number - 1)
     members = _known(task, before.members, weights)
@@ -170,7 +170,7 @@ def _generation(task: Search[A], number: int, before: Generation[A]) -> Generati
         check_failures(task, again)
         members = succeeded(again)
         clock.append(time.monotonic())
-    # With fixed weights there are no moments after the evaluation.
+    # With fixed weights the last two parts do not exist.
     _, evaluate_seconds, adapt_seconds, again_seconds, *_ = [*np.diff(clock).tolist(), 0.0, 0.0]
     facts = GenerationFacts(
         evaluations=len(evaluated) + len(again),
@@ -193,8 +193,8 @@ def _candidates(
 ) -> tuple[Genomes, Table, Proposal]:
     """The candidates of a generation, what was predicted of them, and how they were found.
 
-    Decided once and noted: neither another process nor a later one, which may run on a machine that rounds
-    differently, is to decide otherwise.
+    Decided once and stored: no other process, and no later one on a machine that rounds differently, may decide
+    otherwise.
     """
     key = f"candidates of generation {number}"
     noted = task.archive.noted(key)
@@ -216,7 +216,7 @@ def _candidates(
 
 
 def _replace(task: Search[A], members: list[Evaluation[A]], number: int) -> list[Evaluation[A]]:
-    """The archive with its new members: all of them, or as many survivors as it is to hold."""
+    """The archive with its new members: all of them, or as many survivors as fit."""
     if task.settings.update == "append":
         return members
     kept = _survivors(task, members, task.settings.archive, "survive", number)

@@ -1,4 +1,4 @@
-"""What is optimised and what is only held within bounds."""
+"""Objectives: what is optimised, and what is only kept within bounds."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ RESERVED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """One quantity of a network: optimised, or only recorded and held within its bounds."""
+    """One quantity of a network: optimised, or only recorded and kept within its bounds."""
 
     name: str
     """Lower-case letters, digits and underscores; a column of the archive."""
     direction: Direction = "min"
     """Whether less or more of it is better."""
     cost: CostClass = "predicted"
-    """``exact``: known in closed form for any number of networks; ``predicted``: what evaluating gives, which depends
-    on the weights; ``measured``: of the network alone, once. Between evaluations the last two are predicted."""
+    """``exact``: known in closed form for any network; ``predicted``: returned by the evaluation, depends on the
+    weights; ``measured``: depends on the network alone, measured once. The last two have predictors."""
     low: float = -math.inf
-    """The search keeps to networks with at least this."""
+    """Lower bound that the search keeps to."""
     high: float = math.inf
-    """The search keeps to networks with at most this."""
+    """Upper bound that the search keeps to."""
     unit: Unit = ""
     """A count, a share (0..1), bytes or milliseconds."""
     function: UserFunction | None = None
-    """The function that ``--objectives`` names, see `objective`; None for what is built in, and in a search of your
-    own, which is given its functions apart from the objectives (`SearchFunctions`)."""
+    """The function that ``--objectives`` names, see `objective`; None for built-in objectives, and in a search of your
+    own, whose functions are passed separately (`SearchFunctions`)."""
 
     def __post_init__(self) -> None:
         """Check the name and the bounds.
@@ -82,7 +82,7 @@ class Objective:
         return self.low > -math.inf or self.high < math.inf
 
     def minimised(self, values: Values) -> Values:
-        """Values of which less is better."""
+        """The values with their sign such that less is better."""
         return values if self.direction == "min" else -values
 
     def violation(self, values: Values) -> Values:
@@ -93,7 +93,7 @@ class Objective:
 
 
 def violation(objectives: Sequence[Objective], values: NDArray[np.float64]) -> Values:
-    """Sum of what networks violate, shape (n, objectives) to (n,); 0 means that all bounds are kept."""
+    """Sum of the networks' violations, shape (n, objectives) to (n,); 0 means that all bounds are kept."""
     return np.sum(
         [each.violation(column) for each, column in zip(objectives, values.T, strict=True)], axis=0, dtype=np.float64
     ) + np.zeros(len(values))
@@ -158,7 +158,7 @@ def _find(text: str) -> Objective:
             name=function.__name__.lower(), cost="measured"
         )
         if declared.name in OBJECTIVES or declared.name == "latency_spread":
-            raise ConfigError(f"{text} is called like a built-in objective, {declared.name}; give it another name")
+            raise ConfigError(f"{text} has the name of a built-in objective, {declared.name}; choose another one")
         return replace(declared, function=function)
     if text not in OBJECTIVES:
         raise ConfigError(
@@ -169,7 +169,7 @@ def _find(text: str) -> Objective:
 
 
 def _absolute(text: str) -> str:
-    """The same for every way to spell a file's path, so that it is run once."""
+    """The text with the file's path resolved, so that a file is run once however it is spelled."""
     place, colon, name = text.rpartition(":")
     if not place.endswith(".py"):
         return text
@@ -180,7 +180,7 @@ def _absolute(text: str) -> str:
 
 @cache
 def _load(text: str) -> UserFunction:
-    """The function that ``package.module:name`` or ``file.py:name`` stands for."""
+    """The function that ``package.module:name`` or ``file.py:name`` names."""
     place, _, name = text.rpartition(":")
     try:
         if place.endswith(".py"):
@@ -199,7 +199,7 @@ def _load(text: str) -> UserFunction:
         function = getattr(module, name)
     except ConfigError:
         raise
-    except (Exception, SystemExit) as error:  # whatever the user's file does when it is run
+    except (Exception, SystemExit) as error:  # the user's file may raise anything
         raise ConfigError(
             f"--objectives names {text!r}, which cannot be read ({type(error).__name__}: {error})"
         ) from error

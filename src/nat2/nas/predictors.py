@@ -1,4 +1,4 @@
-"""Accuracy predictors: from what is seen of a network to its error, learned from the archive."""
+"""Accuracy predictors: from the features of a network to its error, learned from the archive."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ Predictor = Callable[[Values], Values]
 Fit = Callable[[Values, Values, int], Predictor]
 """Learns from features (n, features), targets (n,) of mean 0 and deviation 1, and a seed."""
 Tune = Callable[[Values, Values, int], Fit]
-"""Finds what all experts of an ensemble have in common, from all that there is to learn from."""
+"""Finds the hyper-parameters that all experts of an ensemble share, from all the data."""
 
 FOLDS = 10
 _FEWEST = 4
-_POOLED = 100  # with fewer networks, a tenth of them says too little of a ranking
-_NEAR = 0.05  # of the best: as good, as far as cross-validation can tell
+_POOLED = 100  # with fewer networks a tenth of them is too little to rank
+_NEAR = 0.05  # of the best: a difference that cross-validation cannot resolve
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Experts each fitted without one part of the networks, whose mean predicts (NAT2)."""
+    """The mean of experts, each fitted without one fold of the networks (NAT2)."""
 
     name: str
-    """Which predictor, or which ones were chosen, with a plus between them."""
+    """Name of the predictor; of several, joined by a plus."""
     predict: Predictor
     tau: float
-    """Kendall's rank correlation on the parts left out: mean over the parts minus standard deviation."""
+    """Kendall's rank correlation on the held-out folds: mean over the folds minus standard deviation."""
     rmse: float
-    """Root mean square error on the parts left out."""
+    """Root mean square error on the held-out folds."""
 
 
 def check_predictor(name: PredictorName) -> None:
-    """Refuse a predictor that cannot be used.
+    """Check that a predictor can be used.
 
     Raises:
         ConfigError: it needs a package that is not installed.
@@ -70,16 +70,16 @@ def check_predictor(name: PredictorName) -> None:
 
 
 def fit_ensemble(name: PredictorName, features: Values, targets: Values, *, seed: int, folds: int = FOLDS) -> Ensemble:
-    """Fit a predictor as the mean of experts on all but one part each (NAT2: 10 experts on 90 % each).
+    """Fit a predictor as the mean of experts on all but one fold each (NAT2: 10 experts on 90 % each).
 
-    ``auto`` fits the quick ones, ranks them by Kendall's tau on the parts left out, mean minus standard deviation
-    (MSuNAS, adaptive switching), and averages those that are as good as the best.
+    ``auto`` fits the fast ones, ranks them by Kendall's tau on the held-out folds, mean minus standard deviation
+    (MSuNAS, adaptive switching), and averages those that are practically as good as the best.
 
     Args:
-        name: Which.
-        features: Shape (n, features), n at least 1; of fewer than 4 the mean predicts.
+        name: Name of the predictor.
+        features: Shape (n, features), n at least 1; with fewer than 4 the mean is predicted.
         targets: Shape (n,).
-        seed: Decides the parts and what is random in a predictor.
+        seed: Decides the folds and the randomness of the predictors.
         folds: Number of experts, at most n.
     """
     if len(targets) < _FEWEST:
@@ -120,7 +120,7 @@ def _ensemble(name: PredictorName, features: Values, targets: Values, seed: int,
 
 
 def _ranking(predicted: Values, measured: Values, parts: Sequence[NDArray[np.int64]]) -> float:
-    """Kendall's tau on parts that were left out, mean minus standard deviation; on all at once if they are few."""
+    """Kendall's tau on held-out folds, mean minus standard deviation; on all networks at once if they are few."""
     if len(measured) < _POOLED:
         parts = [np.arange(len(measured))]
     taus = [quality(predicted[part], measured[part]).tau or 0.0 for part in parts]
@@ -129,7 +129,7 @@ def _ranking(predicted: Values, measured: Values, parts: Sequence[NDArray[np.int
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """An optimisation that ends early still gives a predictor, and cross-validation judges it."""
+    """An optimisation that stops early still yields a predictor, and cross-validation judges it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         yield
@@ -172,10 +172,10 @@ def fit_catboost(features: Values, targets: Values, seed: int) -> Predictor:
 
 
 def fit_rbf(features: Values, targets: Values, seed: int) -> Predictor:
-    """Cubic radial basis functions with a linear tail, on the directions in which the features differ.
+    """Cubic radial basis functions with a linear tail, on the directions in which the features vary.
 
-    One-hot columns add up to one and some never change, so the linear tail would have no unique solution on all of
-    them; with few networks only the directions of the largest differences are kept.
+    One-hot columns add up to one and some are constant, so the linear tail would have no unique solution on all of
+    them; with few networks only the directions of largest variance are kept.
     """
     centre = features.mean(axis=0)
     _, sizes, directions = np.linalg.svd(features - centre, full_matrices=False)
@@ -210,7 +210,7 @@ class _Fitted(Protocol):
 
 
 class _Regressor(Protocol):
-    """What scikit-learn's regressors have in common."""
+    """The common interface of scikit-learn's regressors."""
 
     def fit(self, X: Values, y: Values) -> _Fitted: ...  # noqa: N803
 
@@ -226,7 +226,7 @@ def _scikit(make: Callable[[int], _Regressor]) -> Fit:
 
 
 def _trees(features: Values, targets: Values, seed: int) -> Predictor:
-    """1,000 trees, each on half of the networks and half of what is seen of them (E2EPP)."""
+    """1,000 trees, each on half of the networks and half of the features (E2EPP)."""
     half = max(1, len(targets) // 2)
     model = BaggingRegressor(
         DecisionTreeRegressor(), n_estimators=1000, max_samples=half, max_features=0.5, bootstrap=False,
@@ -259,7 +259,7 @@ def _untuned(fit: Fit) -> Tune:
 
 
 def _gaussian_process(kernel: Kernel) -> Tune:
-    """A Gaussian process whose few hyper-parameters are found once, on all networks."""
+    """A Gaussian process whose hyper-parameters are optimised once, on all networks."""
 
     def tune(features: Values, targets: Values, seed: int) -> Fit:
         found = GaussianProcessRegressor(kernel, random_state=seed).fit(features, targets).kernel_
@@ -291,7 +291,7 @@ AUTO: tuple[PredictorName, ...] = ("lgb", "gp-rbf", "bayesian", "svr")
 
 
 def quality(predicted: Values, measured: Values) -> Quality:
-    """Compare predictions with measurements that the predictor has not seen."""
+    """Compare predictions with measurements of networks that the predictor has not seen."""
     rmse = float(np.sqrt(np.mean((predicted - measured) ** 2)))
     if len(np.unique(predicted)) < 2 or len(np.unique(measured)) < 2:
         return Quality(None, None, rmse)

@@ -1,4 +1,4 @@
-"""From the archive to the networks worth evaluating: fit predictors, evolve on them, choose a spread."""
+"""From the archive to the networks worth evaluating: fit predictors, evolve on them, choose a subset."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Table = dict[str, NDArray[np.float64]]
 
 
 class Model(Generic[A]):
-    """What is known of networks that were not evaluated: exact quantities, and predictions of the others."""
+    """The surrogate of a generation: exact quantities as they are, predictions of all others."""
 
     def __init__(self, task: Search[A], members: Sequence[Evaluation[A]], number: int) -> None:
-        """Learn from the archive, with a predictor for each quantity that needs one."""
+        """Fit a predictor to the archive for each quantity that needs one."""
         self._task = task
         genomes = task.encode_all([member.arch for member in members])
         self._centre, self._spread, self._logs = np.zeros(0), np.ones(0), np.zeros(0, dtype=bool)
@@ -53,12 +53,12 @@ class Model(Generic[A]):
             self.doubts[each.name] = ensemble.rmse
 
     def __call__(self, genomes: Genomes) -> Table:
-        """Canonical genomes, shape (n, genes), to what is known or predicted of them."""
+        """Canonical genomes, shape (n, genes), to their exact and predicted quantities."""
         features = self._features(genomes)
         return self._task.exact(genomes) | {name: predict(features) for name, predict in self._predictors.items()}
 
     def _features(self, genomes: Genomes) -> Values:
-        """What the predictors see; ``structure`` includes the logarithms of exact quantities and their squares."""
+        """Inputs of the predictors; ``structure`` includes the logarithms of exact quantities and their squares."""
         features = self._task.space.features(genomes, self._task.settings.features)
         if not len(self._centre):
             return features
@@ -71,7 +71,7 @@ class Model(Generic[A]):
 
 
 def propose(task: Search[A], members: Sequence[Evaluation[A]], model: Model[A], number: int) -> Genomes:
-    """The last population of the inner evolution: networks that the model finds good."""
+    """The last population of the inner evolution: networks that the model predicts to be good."""
     settings = task.settings
     front = task.front(members)[: settings.population] if settings.start == "front" else []
     generator = numpy_generator(task.seed, "evolve", number)
@@ -92,13 +92,13 @@ def propose(task: Search[A], members: Sequence[Evaluation[A]], model: Model[A], 
 
 
 def violations(task: Search[A], table: Table) -> NDArray[np.float64]:
-    """How much networks violate the budget by what is known or predicted of them, shape (n,)."""
+    """By how much networks violate the budget according to the model, shape (n,)."""
     bounded = [each for each in task.quantities if each.bounded]
     return violation(bounded, np.stack([table[each.name] for each in bounded], axis=1))
 
 
 def choose(task: Search[A], members: Sequence[Evaluation[A]], pool: Genomes, model: Model[A]) -> Genomes:
-    """The candidates to evaluate: spread along the front, or the best predicted if only the first objective counts."""
+    """The candidates to evaluate: those that gain most, or fill the front's gaps; the lowest of one objective."""
     count = task.settings.candidates
     if len(pool) <= count:
         return pool
@@ -113,7 +113,7 @@ def choose(task: Search[A], members: Sequence[Evaluation[A]], pool: Genomes, mod
     if len(task.objectives) == 1:
         return pool[survive(predicted, count)]
     first = [members[n] for n in task.front(members)]
-    if task.violations(first).any():  # a front that breaks the budget is no reason to leave out what keeps it
+    if task.violations(first).any():  # a front that breaks the budget must not displace networks that keep it
         first = []
     front = task.values(first)
     if task.settings.selection == "spread":
@@ -128,16 +128,16 @@ def candidates(
     number: int,
     known: Callable[[A], bool],
 ) -> tuple[Genomes, Table, Proposal]:
-    """New networks to evaluate, what is predicted of them, and how they were found.
+    """New networks to evaluate, their predictions, and how they were found.
 
     Args:
         task: What the search works with.
         members: The archive.
         number: Of the generation.
-        known: Whether an architecture need not be evaluated again.
+        known: Whether an architecture has been evaluated already.
     """
     clock = [time.monotonic()]
-    with threadpool_limits(1, "blas"):  # threads cost these small matrices more than they bring
+    with threadpool_limits(1, "blas"):  # for matrices this small threads cost more than they save
         model = Model(task, members, number)
         clock.append(time.monotonic())
         pool = propose(task, members, model, number)
@@ -163,7 +163,7 @@ def candidates(
 
 
 def training_set(task: Search[A], members: list[Evaluation[A]], weights: int) -> list[Evaluation[A]]:
-    """The archive, and the best of what else was evaluated with the same weights, for the predictor to learn from."""
+    """What the predictor learns from: the archive, and the best other evaluations with the same weights."""
     room = task.settings.learn_from - len(members)
     there = {member.arch for member in members}
     if room <= 0:

@@ -1,4 +1,4 @@
-"""What a search returns: everything that no other network beats, the high trade-offs, the best under a budget."""
+"""What a search returns: the Pareto front, its high trade-offs, the best network under a budget."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class SearchResult(Generic[A]):
     members: tuple[Evaluation[A], ...]
     """The last archive."""
     front: tuple[Evaluation[A], ...]
-    """Those evaluated with the last weights that keep the budget and that no other beats, in the order of the last
-    objective; if none keeps the budget, those that violate it least."""
+    """The non-dominated evaluations with the last weights that keep the budget, in the order of the last objective; if
+    none keeps the budget, those that violate it least."""
     high_trade_off: tuple[Evaluation[A], ...]
-    """The front, those first that lose most for what their neighbours gain over them (NAT)."""
+    """The front, highest trade-off first: those that lose most for what their neighbours gain over them (NAT)."""
     evaluated: tuple[Evaluation[A], ...]
     """Everything that was evaluated with the last weights."""
     feasible: bool
@@ -51,7 +51,7 @@ class SearchResult(Generic[A]):
 
     @staticmethod
     def of(task: Search[A], generations: Sequence[Generation[A]]) -> SearchResult[A]:
-        """What a finished search has found."""
+        """The result of a finished search."""
         weights = task.version(generations[-1].number)
         members = [task.archive.find(arch, weights=weights) for arch in generations[-1].members]
         every = task.archive.known(weights)
@@ -71,10 +71,10 @@ class SearchResult(Generic[A]):
         )
 
     def best(self, budget: str = "") -> Evaluation[A]:
-        """The best in the first objective of all that was evaluated within the search's budget and this one.
+        """The evaluation that is best in the first objective within the search's budget and this one.
 
         Args:
-            budget: Further bounds, e.g. ``params<=200k``; on anything that was recorded.
+            budget: Further bounds, e.g. ``params<=200k``; on any recorded quantity.
 
         Raises:
             ConfigError: no network keeps them.

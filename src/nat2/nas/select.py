@@ -1,4 +1,4 @@
-"""Choosing among networks whose objectives are known: who survives, whom to evaluate, what to return."""
+"""Choosing among networks whose objectives are known: who survives, what to evaluate, what to return."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Violated = NDArray[np.float64]
 
 
 def non_dominated(objectives: Objectives) -> Indices:
-    """Indices of the rows that no other row beats in everything; equal rows are all kept."""
+    """Indices of the non-dominated rows; equal rows are all kept."""
     front = NonDominatedSorting().do(objectives, only_non_dominated_front=True)
     return np.sort(np.asarray(front, dtype=np.int64))
 
 
 def front_of(objectives: Objectives, violated: Violated) -> Indices:
-    """Indices of the rows that no other beats among those that keep all bounds; if none does, of those nearest."""
+    """Indices of the non-dominated rows among those that keep all bounds; if none does, of those that violate least."""
     kept = np.flatnonzero(violated <= violated.min())
     return kept[non_dominated(objectives[kept])]
 
@@ -117,7 +117,7 @@ def gaining_subset(values: Objectives, front: Objectives, count: int) -> Indices
     left = dict.fromkeys(range(len(values)), np.inf)
     for _ in range(min(count, len(values))):
         volume, best, most = float(measured(points)) if len(points) else 0.0, -1, -1.0
-        # What a candidate adds never grows, so those that added too little before need not be looked at again.
+        # A candidate's gain never grows, so those that added too little before can be skipped.
         for index in sorted(left, key=lambda each: -left[each]):
             if left[index] <= most:
                 break
@@ -140,10 +140,10 @@ def _unevenness(points: Objectives, candidates: Objectives) -> NDArray[np.float6
 
 
 def trade_offs(front: Objectives, *, neighbourhood: float = 0.125) -> NDArray[np.float64]:
-    """How much each row of a front loses, at least, for what its neighbours gain over it (NAT, high trade-off).
+    """The least that each row of a front loses per gain of a neighbour over it (NAT, high trade-off).
 
     ``mu_i = min over neighbours j of sum(max(0, F_j - F_i)) / sum(max(0, F_i - F_j))`` on the normalised front.
-    Neighbours lie within `neighbourhood`, and there are at least two an objective.
+    Neighbours lie within `neighbourhood`, and there are at least two per objective.
 
     Args:
         front: Different rows, none of which beats another, shape (n, objectives).
@@ -226,5 +226,5 @@ def hypervolume(
         return 0.0
     origin = np.zeros(len(reference)) if origin is None else origin
     spans = reference - origin
-    scale = np.where(spans > 0, spans, 1.0)  # an objective that was 0 everywhere spans no box
+    scale = np.where(spans > 0, spans, 1.0)  # an objective that is 0 everywhere spans no box
     return float(HV(ref_point=np.ones(len(reference)))((objectives - origin) / scale))

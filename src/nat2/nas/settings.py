@@ -19,7 +19,7 @@ Update = Literal["replace", "append"]
 Start = Literal["front", "random"]
 Selection = Literal["gain", "spread"]
 _MOST = 10**6  # networks at a time
-_HALVING = 3  # how much larger the share of the images is from one rung to the next
+_HALVING = 3  # growth of the share of the images from one rung to the next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +31,15 @@ class SearchSettings:
     sampling: Sampling = "balanced"
     """How initial networks are drawn: by depth (NAT2), or every gene alike (NAT)."""
     preprocess: Preprocess = "none"
-    """What makes the initial archive: the networks as drawn (`none`, NAT), the survivors of many more (`oversample`,
-    NAT2), or `halving`: many more on part of the validation images, the survivors of those on a larger part, and so on
+    """How the initial archive is made: the networks as drawn (`none`, NAT), the survivors of many more (`oversample`,
+    NAT2), or `halving`: many more on part of the validation images, their survivors on a larger part, and so on up
     to all images."""
     oversample: int = 4
     """How many times the archive is drawn at first, unless `preprocess` is `none`."""
     update: Update = "replace"
     """Keep the archive at its size by survival (NAT2), or let it grow (NAT)."""
     predictor: PredictorName = "auto"
-    """What learns the error from the archive: `lgb` (LightGBM, published), any other of the published study, `gp-rbf`,
+    """What predicts the error: `lgb` (LightGBM, published), any other of the published study, `gp-rbf`,
     or `auto`, which chooses by cross-validation in each generation; `catboost` is an extra."""
     features: FeatureKind = "structure"
     """What the predictor sees of a network: its genome (`integer`, NAT2), one column per gene and value

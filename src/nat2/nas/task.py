@@ -25,7 +25,7 @@ from nat2.progress import SILENT, Reporter
 from nat2.space.searchable import A, Searchable
 from nat2.space.space import Genomes
 
-_ENOUGH = 8  # networks whose worst values mean something
+_ENOUGH = 8  # networks whose worst values are representative
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Search(Generic[A]):
     space: Searchable[A]
     functions: SearchFunctions[A]
     objectives: tuple[Objective, ...]
-    """What is optimised, the first of them predicted."""
+    """What is optimised."""
     recorded: tuple[Objective, ...]
-    """What is only recorded, and held within its bounds."""
+    """What is only recorded, and kept within its bounds."""
     settings: SearchSettings
     archive: Archive[A]
     seed: int
@@ -48,7 +48,7 @@ class Search(Generic[A]):
 
     @property
     def quantities(self) -> tuple[Objective, ...]:
-        """Everything that is known of a network."""
+        """Everything that is recorded of a network."""
         return self.objectives + self.recorded
 
     def of_class(self, *classes: str) -> tuple[Objective, ...]:
@@ -75,7 +75,7 @@ class Search(Generic[A]):
         return front.violations(evaluations, self.quantities)
 
     def front(self, evaluations: Sequence[Evaluation[A]]) -> list[int]:
-        """Numbers of those that no other beats, within the budget."""
+        """Indices of the non-dominated evaluations within the budget."""
         return front.front(evaluations, self.objectives, self.quantities)
 
     def minimised(self, table: Mapping[str, NDArray[np.float64]]) -> Objectives:
@@ -106,7 +106,7 @@ class Search(Generic[A]):
         return [self.space.decode(genome) for genome in genomes]
 
     def record(self, write: Callable[[], None]) -> None:
-        """Write to the archive of every process: first to the one on disk, and only if that went well to the copies."""
+        """Write to the archive of every process: first to the one on disk, and only if that succeeded to the copies."""
         self.processes.once(write)
         if not self.processes.first:
             write()
@@ -130,7 +130,7 @@ class Search(Generic[A]):
         return origin.tolist(), (worst + 0.01 * (worst - origin)).tolist()
 
     def hypervolume(self, members: Sequence[Evaluation[A]], box: tuple[list[float], list[float]]) -> float:
-        """Of the members within the budget."""
+        """The hypervolume of the members within the budget."""
         values = self.values(members)[self.violations(members) <= 0]
         return hypervolume(values, np.array(box[1]), np.array(box[0]))
 
@@ -141,7 +141,7 @@ def check(
     settings: SearchSettings,
     functions: SearchFunctions[A],
 ) -> None:
-    """Refuse what contradicts each other.
+    """Check that the arguments agree.
 
     Raises:
         ConfigError: naming the objective or the setting.
