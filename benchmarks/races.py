@@ -26,7 +26,7 @@ from nat2.nas.archive import Archive
 from nat2.nas.functions import SearchFunctions
 from nat2.nas.nat import run_search
 from nat2.nas.settings import SearchSettings
-from nat2.nas.task import Search
+from nat2.nas.task import Task
 from nat2.seeds import numpy_generator
 from nat2.space import Genomes
 
@@ -74,7 +74,7 @@ class Nat:
             made = max(0, len(archive.generations()) - 1)
             needed = math.ceil(max(0, limit - len(recorder.seen)) / settings.candidates)
             settings = replace(settings, generations=made + needed)
-            for _ in run_search(Search(space, functions, objectives, (), settings, archive, seed)):
+            for _ in run_search(Task(space, functions, objectives, (), settings, archive, seed)):
                 if len(recorder.seen) >= limit:
                     break
             if len(recorder.seen) >= evaluations:

@@ -17,7 +17,7 @@ from nat2.nas.nat import run_search, search
 from nat2.nas.objectives import Objective
 from nat2.nas.search_result import SearchResult
 from nat2.nas.settings import SearchSettings
-from nat2.nas.task import Search
+from nat2.nas.task import Task
 from nat2.space import Arch, IntegerSpace
 from tests.nas.worlds import World, counting, look_for, new_archive
 
@@ -131,7 +131,7 @@ def test_a_search_goes_on_as_long_as_its_generations_are_asked_for(tmp_path: Pat
     settings = SearchSettings(archive=8, generations=3, candidates=3, population=12, predictor="bayesian")
     whole = search(space, counting, objectives, settings=settings)
     with Archive[tuple[int, ...]](tmp_path / "a.db", ("loss", "gain"), key=space.key, parse=space.parse) as archive:
-        task = Search(space, SearchFunctions(counting), objectives, (), settings, archive, 0)
+        task = Task(space, SearchFunctions(counting), objectives, (), settings, archive, 0)
         for generation in run_search(task):
             assert archive.generations()[-1] == generation  # it is kept before anybody hears of it
             if generation.number == 1:

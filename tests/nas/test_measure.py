@@ -14,7 +14,7 @@ from nat2.nas.initialise import draw, initial_archive
 from nat2.nas.measure import check_failures, measure, succeeded
 from nat2.nas.objectives import Objective
 from nat2.nas.settings import SearchSettings
-from nat2.nas.task import Search
+from nat2.nas.task import Task
 from nat2.nas.task import check as check_search
 from nat2.progress import FoundDone
 from nat2.space import IntegerSpace
@@ -42,7 +42,7 @@ def task_of(
     settings = SearchSettings(**{"predictor": "ridge", **options.pop("settings", {})})
     archive = Archive[Vector](None, names, key=space.key, parse=space.parse)
     functions = SearchFunctions(evaluate, exact, measured or {}, adapt)
-    return Search(space, functions, tuple(objectives), tuple(recorded), settings, archive, 3, **options)
+    return Task(space, functions, tuple(objectives), tuple(recorded), settings, archive, 3, **options)
 
 
 def made(task: Search[Vector], archs: Sequence[Vector], **options: Any) -> list[Evaluation[Vector]]:

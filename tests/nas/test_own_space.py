@@ -15,7 +15,7 @@ from nat2.nas.nat import search
 from nat2.nas.objectives import Objective
 from nat2.nas.propose import Model
 from nat2.nas.settings import SearchSettings
-from nat2.nas.task import Search
+from nat2.nas.task import Task
 from nat2.progress import FoundDone
 from nat2.space import Genomes, IntegerSpace
 from tests.calls import Calls
@@ -109,7 +109,7 @@ def test_costs_of_nothing_are_no_harder_to_learn_from() -> None:
         space, functions, [Objective(name="loss"), size],
         settings=SearchSettings(archive=20, generations=1, predictor="bayesian", inner_generations=2),
     )  # fmt: skip
-    task = Search(
+    task = Task(
         space, functions, (Objective(name="loss"), size), (), SearchSettings(predictor="bayesian"),
         Archive(None, ("loss", "size"), key=space.key, parse=space.parse), 0,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from nat2.nas.generation import Quality
 from nat2.nas.objectives import Objective
 from nat2.nas.propose import Model, candidates, choose, prediction_quality, propose, training_set
 from nat2.nas.settings import SearchSettings
-from nat2.nas.task import Search
+from nat2.nas.task import Task
 from nat2.space import Arch, Genomes, IntegerSpace, SearchSpace
 from nat2.space.space import Sampling
 
@@ -39,7 +39,7 @@ def task_of(
     chosen = SearchSettings(**{"predictor": "ridge", "features": "integer", **settings})
     archive = Archive[Vector](None, names, key=SPACE.key, parse=SPACE.parse)
     functions = SearchFunctions[Vector](lambda arch: 0.5, exact, {"watts": lambda arch: 0.0})
-    return Search(SPACE, functions, tuple(objectives), tuple(recorded), chosen, archive, 0)
+    return Task(SPACE, functions, tuple(objectives), tuple(recorded), chosen, archive, 0)
 
 
 def member(arch: Vector, loss: float, **more: float) -> Evaluation[Vector]:
@@ -218,7 +218,7 @@ def test_random_networks_of_the_start_are_drawn_as_asked(sampling: Sampling) -> 
     settings = SearchSettings(population=12, inner_generations=1, start="random", sampling=sampling)
     archive = Archive[Arch](None, ("loss",), key=space.key, parse=space.parse)
     functions = SearchFunctions[Arch](lambda arch: 0.5)
-    task = Search(Recording(resolutions=(32,)), functions, (LOSS,), (), settings, archive, 0)
+    task = Task(Recording(resolutions=(32,)), functions, (LOSS,), (), settings, archive, 0)
     propose(task, [], lambda genomes: {"loss": np.zeros(len(genomes))}, 1)  # type: ignore[arg-type]
     assert (12, sampling) in drawn
 

@@ -15,7 +15,7 @@ from nat2.nas.generation import Generation, GenerationFacts
 from nat2.nas.objectives import Objective
 from nat2.nas.search_result import SearchResult
 from nat2.nas.settings import SearchSettings
-from nat2.nas.task import Search
+from nat2.nas.task import Task
 from nat2.space import IntegerSpace
 
 SPACE = IntegerSpace((10, 10))
@@ -52,7 +52,7 @@ def result_of(
             archive.add(evaluation, EvaluationRecord(version, version, "initial", 1.0, 0.1, 0))
     adapt = (lambda number, good: None) if weights else None
     functions = SearchFunctions[Any](lambda arch: 0.5, {"size": lambda genomes: genomes.sum(1)}, adapt=adapt)
-    task = Search(SPACE, functions, objectives, (), SearchSettings(), archive, 0)
+    task = Task(SPACE, functions, objectives, (), SearchSettings(), archive, 0)
     facts = GenerationFacts(evaluations=len(values), failed=0, seconds=1.0)
     return SearchResult.of(task, [Generation(weights, tuple(values)[:2], 0.5, facts)])
 

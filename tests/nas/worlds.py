@@ -13,7 +13,7 @@ from nat2.nas.nat import run_search
 from nat2.nas.objectives import Objective
 from nat2.nas.search_result import SearchResult
 from nat2.nas.settings import SearchSettings
-from nat2.nas.task import Search
+from nat2.nas.task import Task
 from nat2.processes import ALONE, Processes
 from nat2.progress import SILENT, Reporter
 from nat2.space import Arch, CostTable, Genomes, Macro, SearchSpace, cost
@@ -96,7 +96,7 @@ def look_for(
     """Search the world; `archive` has columns for the error, parameters and MACs."""
     named = {"error": Objective(name="error")} | COSTS
     names = objectives.split(",")
-    task = Search(
+    task = Task(
         SPACE,
         SearchFunctions(world.measure, EXACT, adapt=world.adapt if adapts else None),
         tuple(named[name] for name in names),

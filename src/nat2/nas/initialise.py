@@ -11,7 +11,7 @@ from nat2.nas.archive import Evaluation
 from nat2.nas.feasible import check_budget
 from nat2.nas.measure import check_failures, measure, succeeded
 from nat2.nas.select import survive
-from nat2.nas.task import Search
+from nat2.nas.task import Task
 from nat2.progress import duration
 from nat2.seeds import derive, numpy_generator
 from nat2.space.searchable import A
@@ -20,7 +20,7 @@ from nat2.space.space import Genomes
 _ROUNDS = 100
 
 
-def initial_archive(task: Search[A]) -> list[Evaluation[A]]:
+def initial_archive(task: Task[A]) -> list[Evaluation[A]]:
     """Draw and evaluate networks and keep the survivors; the smallest and the largest one are always among them."""
     space, settings = task.space, task.settings
     ends = list(dict.fromkeys([space.decode(space.lower), space.decode(space.upper)]))
@@ -45,7 +45,7 @@ def initial_archive(task: Search[A]) -> list[Evaluation[A]]:
     return [*_best(task, evaluated, settings.archive - len(ends), len(settings.rungs)), *succeeded(extremes)]
 
 
-def _best(task: Search[A], evaluated: Sequence[Evaluation[A]], count: int, place: int) -> list[Evaluation[A]]:
+def _best(task: Task[A], evaluated: Sequence[Evaluation[A]], count: int, place: int) -> list[Evaluation[A]]:
     seed = derive(task.seed, "survive", 0, place)
     kept = task.processes.once(
         lambda: [int(n) for n in survive(task.values(evaluated), count, violated=task.violations(evaluated), seed=seed)]
@@ -57,7 +57,7 @@ def _part(share: float) -> str:
     return "all images" if share == 1 else f"{100 * share:.0f} % of them"
 
 
-def draw(task: Search[A], count: int, *, exclude: Sequence[A]) -> list[A]:
+def draw(task: Task[A], count: int, *, exclude: Sequence[A]) -> list[A]:
     """Draw different networks that keep the budget as far as it is exact; fewer than `count` if there are no more.
 
     Raises:
@@ -86,7 +86,7 @@ def draw(task: Search[A], count: int, *, exclude: Sequence[A]) -> list[A]:
     return drawn[:count]
 
 
-def _mutated(task: Search[A], genomes: Genomes, generator: np.random.Generator) -> Genomes:
+def _mutated(task: Task[A], genomes: Genomes, generator: np.random.Generator) -> Genomes:
     """Ten thousand mutants, with one gene in ten redrawn."""
     parents = genomes[generator.integers(len(genomes), size=10_000)]
     fresh = generator.integers(task.space.lower, task.space.upper + 1, size=parents.shape)

@@ -7,7 +7,7 @@ from functools import partial
 
 from nat2.errors import Nat2Error, RunError
 from nat2.nas.archive import Evaluation, EvaluationRecord, Origin
-from nat2.nas.task import Search
+from nat2.nas.task import Task
 from nat2.progress import FoundDone
 from nat2.space.searchable import A
 
@@ -15,7 +15,7 @@ _LARGEST = 1e100  # the variance of larger values overflows
 
 
 def measure(
-    task: Search[A], archs: Sequence[A], *, weights: int, generation: int, origin: Origin, share: float = 1.0
+    task: Task[A], archs: Sequence[A], *, weights: int, generation: int, origin: Origin, share: float = 1.0
 ) -> list[Evaluation[A]]:
     """Evaluate distinct architectures with a version of the weights; returned in order, failures included.
 
@@ -55,7 +55,7 @@ def succeeded(evaluations: Sequence[Evaluation[A]]) -> list[Evaluation[A]]:
     return [evaluation for evaluation in evaluations if not evaluation.failure]
 
 
-def check_failures(task: Search[A], evaluations: Sequence[Evaluation[A]]) -> None:
+def check_failures(task: Task[A], evaluations: Sequence[Evaluation[A]]) -> None:
     """Stop if most evaluations failed; the failures are deleted, so that a restarted search repeats them.
 
     Raises:
@@ -70,7 +70,7 @@ def check_failures(task: Search[A], evaluations: Sequence[Evaluation[A]]) -> Non
         )
 
 
-def _evaluate(task: Search[A], share: float, arch: A) -> dict[str, float] | str:
+def _evaluate(task: Task[A], share: float, arch: A) -> dict[str, float] | str:
     """The predicted quantities of an architecture, or why there are none."""
     names = [each.name for each in task.of_class("predicted")]
     try:
@@ -86,7 +86,7 @@ def _evaluate(task: Search[A], share: float, arch: A) -> dict[str, float] | str:
         return f"{type(error).__name__}: {error}"
 
 
-def _of_network(task: Search[A], arch: A) -> dict[str, float] | str:
+def _of_network(task: Task[A], arch: A) -> dict[str, float] | str:
     """The measured quantities of an architecture, each measured once."""
     values = {}
     for each in task.of_class("measured"):

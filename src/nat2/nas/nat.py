@@ -23,7 +23,7 @@ from nat2.nas.propose import Table, candidates, prediction_quality, training_set
 from nat2.nas.search_result import SearchResult
 from nat2.nas.select import survive
 from nat2.nas.settings import SearchSettings
-from nat2.nas.task import Search, check
+from nat2.nas.task import Task, check
 from nat2.progress import SILENT, FoundDone, Reporter
 from nat2.seeds import derive
 from nat2.space.searchable import A, Searchable
@@ -72,7 +72,7 @@ def search(
     else:
         names = [each.name for each in (*objectives, *recorded)]
         kept = Archive(None if archive is None else Path(archive), names, key=space.key, parse=space.parse)
-    task = Search(space, functions, objectives, recorded, settings, kept, seed, progress=progress)
+    task = Task(space, functions, objectives, recorded, settings, kept, seed, progress=progress)
     progress.stage("search", evaluations=settings.evaluations(adapts=functions.adapt is not None))
     try:
         finished = []
@@ -85,7 +85,7 @@ def search(
             kept.close()
 
 
-def run_search(task: Search[A]) -> Iterator[Generation[A]]:
+def run_search(task: Task[A]) -> Iterator[Generation[A]]:
     """The generations of a search, each when it is over and in the archive; those already in the archive come first.
 
     The search runs as far as the iterator is consumed, and can be continued later.
@@ -115,7 +115,7 @@ def run_search(task: Search[A]) -> Iterator[Generation[A]]:
         raise CheckpointError(f"{task.archive.path} is damaged ({error}); begin again with --fresh") from error
 
 
-def _claim(task: Search[A]) -> None:
+def _claim(task: Task[A]) -> None:
     """Record what is searched for, or check that the archive belongs to the same search."""
     wanted = {
         "seed": task.seed,
@@ -136,7 +136,7 @@ def _claim(task: Search[A]) -> None:
         )
 
 
-def _initialise(task: Search[A]) -> Generation[A]:
+def _initialise(task: Task[A]) -> Generation[A]:
     """Generation 0."""
     began = time.monotonic()
     members = initial_archive(task)
@@ -147,7 +147,7 @@ def _initialise(task: Search[A]) -> Generation[A]:
     return _close(task, 0, members, facts)
 
 
-def _generation(task: Search[A], number: int, before: Generation[A]) -> Generation[A]:
+def _generation(task: Task[A], number: int, before: Generation[A]) -> Generation[A]:
     """Predict, evolve, choose, evaluate, replace; then adapt and re-evaluate the archive."""
     clock = [time.monotonic()]
     weights = task.version(number - 1)
@@ -189,7 +189,7 @@ def _generation(task: Search[A], number: int, before: Generation[A]) -> Generati
 
 
 def _candidates(
-    task: Search[A], known: list[Evaluation[A]], number: int, weights: int
+    task: Task[A], known: list[Evaluation[A]], number: int, weights: int
 ) -> tuple[Genomes, Table, Proposal]:
     """The candidates of a generation, what was predicted of them, and how they were found.
 
@@ -215,7 +215,7 @@ def _candidates(
     return np.array(genomes, dtype=np.int64).reshape(len(genomes), len(task.space.lower)), columns, Proposal(**proposal)
 
 
-def _replace(task: Search[A], members: list[Evaluation[A]], number: int) -> list[Evaluation[A]]:
+def _replace(task: Task[A], members: list[Evaluation[A]], number: int) -> list[Evaluation[A]]:
     """The archive with its new members: all of them, or as many survivors as fit."""
     if task.settings.update == "append":
         return members
@@ -223,13 +223,13 @@ def _replace(task: Search[A], members: list[Evaluation[A]], number: int) -> list
     return [members[index] for index in kept]
 
 
-def _survivors(task: Search[A], members: list[Evaluation[A]], count: int, purpose: str, number: int) -> list[int]:
+def _survivors(task: Task[A], members: list[Evaluation[A]], count: int, purpose: str, number: int) -> list[int]:
     """Numbers of the members that survive, the same in all processes."""
     seed, values, violated = derive(task.seed, purpose, number), task.values(members), task.violations(members)
     return task.processes.once(lambda: [int(n) for n in survive(values, count, violated=violated, seed=seed)])
 
 
-def _known(task: Search[A], archs: Sequence[A], weights: int) -> list[Evaluation[A]]:
+def _known(task: Task[A], archs: Sequence[A], weights: int) -> list[Evaluation[A]]:
     """The archive's evaluations, all of which were made when the last generation was closed.
 
     Raises:
@@ -241,7 +241,7 @@ def _known(task: Search[A], archs: Sequence[A], weights: int) -> list[Evaluation
     return found
 
 
-def _close(task: Search[A], number: int, members: Sequence[Evaluation[A]], facts: GenerationFacts) -> Generation[A]:
+def _close(task: Task[A], number: int, members: Sequence[Evaluation[A]], facts: GenerationFacts) -> Generation[A]:
     box = json.loads(task.archive.noted("box") or "[[], []]")
     generation = Generation(number, tuple(member.arch for member in members), task.hypervolume(members, box), facts)
     task.record(partial(task.archive.close_generation, generation))

@@ -16,7 +16,7 @@ from nat2.nas.generation import Proposal, Quality
 from nat2.nas.objectives import violation
 from nat2.nas.predictors import Predictor, Values, fit_ensemble, quality
 from nat2.nas.select import gaining_subset, spread_subset, survive
-from nat2.nas.task import Search
+from nat2.nas.task import Task
 from nat2.seeds import derive, numpy_generator
 from nat2.space.searchable import A
 from nat2.space.space import Genomes
@@ -28,7 +28,7 @@ Table = dict[str, NDArray[np.float64]]
 class Model(Generic[A]):
     """The surrogate of a generation: exact quantities as they are, predictions of all others."""
 
-    def __init__(self, task: Search[A], members: Sequence[Evaluation[A]], number: int) -> None:
+    def __init__(self, task: Task[A], members: Sequence[Evaluation[A]], number: int) -> None:
         """Fit a predictor to the archive for each quantity that needs one."""
         self._task = task
         genomes = task.encode_all([member.arch for member in members])
@@ -70,7 +70,7 @@ class Model(Generic[A]):
         return np.where(self._logs, np.log(np.where(costs > 0, costs, 1e-9)), costs)
 
 
-def propose(task: Search[A], members: Sequence[Evaluation[A]], model: Model[A], number: int) -> Genomes:
+def propose(task: Task[A], members: Sequence[Evaluation[A]], model: Model[A], number: int) -> Genomes:
     """The last population of the inner evolution: networks that the model predicts to be good."""
     settings = task.settings
     front = task.front(members)[: settings.population] if settings.start == "front" else []
@@ -91,13 +91,13 @@ def propose(task: Search[A], members: Sequence[Evaluation[A]], model: Model[A], 
     )
 
 
-def violations(task: Search[A], table: Table) -> NDArray[np.float64]:
+def violations(task: Task[A], table: Table) -> NDArray[np.float64]:
     """By how much networks violate the budget according to the model, shape (n,)."""
     bounded = [each for each in task.quantities if each.bounded]
     return violation(bounded, np.stack([table[each.name] for each in bounded], axis=1))
 
 
-def choose(task: Search[A], members: Sequence[Evaluation[A]], pool: Genomes, model: Model[A]) -> Genomes:
+def choose(task: Task[A], members: Sequence[Evaluation[A]], pool: Genomes, model: Model[A]) -> Genomes:
     """The candidates to evaluate: those that gain most, or fill the front's gaps; the lowest of one objective."""
     count = task.settings.candidates
     if len(pool) <= count:
@@ -123,7 +123,7 @@ def choose(task: Search[A], members: Sequence[Evaluation[A]], pool: Genomes, mod
 
 
 def candidates(
-    task: Search[A],
+    task: Task[A],
     members: Sequence[Evaluation[A]],
     number: int,
     known: Callable[[A], bool],
@@ -162,7 +162,7 @@ def candidates(
     return chosen, predicted, proposal
 
 
-def training_set(task: Search[A], members: list[Evaluation[A]], weights: int) -> list[Evaluation[A]]:
+def training_set(task: Task[A], members: list[Evaluation[A]], weights: int) -> list[Evaluation[A]]:
     """What the predictor learns from: the archive, and the best other evaluations with the same weights."""
     room = task.settings.learn_from - len(members)
     there = {member.arch for member in members}
@@ -175,7 +175,7 @@ def training_set(task: Search[A], members: list[Evaluation[A]], weights: int) ->
     return members + others
 
 
-def prediction_quality(task: Search[A], evaluated: Sequence[Evaluation[A]], predicted: Table) -> dict[str, Quality]:
+def prediction_quality(task: Task[A], evaluated: Sequence[Evaluation[A]], predicted: Table) -> dict[str, Quality]:
     """How well the new candidates were predicted, by name of the quantity; empty if none could be evaluated."""
     made = [number for number, evaluation in enumerate(evaluated) if not evaluation.failure]
     found = {}

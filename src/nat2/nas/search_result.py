@@ -15,7 +15,7 @@ from nat2.nas.front import minimised, violations
 from nat2.nas.generation import Generation
 from nat2.nas.objectives import Objective
 from nat2.nas.select import trade_offs
-from nat2.nas.task import Search
+from nat2.nas.task import Task
 from nat2.space.searchable import A
 from nat2.tables import Row, as_html_table, as_text_table
 
@@ -50,7 +50,7 @@ class SearchResult(Generic[A]):
         return [{"network": str(each.arch)} | {name: f"{each[name]:.4g}" for name in names} for each in self.front]
 
     @staticmethod
-    def of(task: Search[A], generations: Sequence[Generation[A]]) -> SearchResult[A]:
+    def of(task: Task[A], generations: Sequence[Generation[A]]) -> SearchResult[A]:
         """The result of a finished search."""
         weights = task.version(generations[-1].number)
         members = [task.archive.find(arch, weights=weights) for arch in generations[-1].members]

@@ -29,7 +29,7 @@ _ENOUGH = 8  # networks whose worst values are representative
 
 
 @dataclass(frozen=True)
-class Search(Generic[A]):
+class Task(Generic[A]):
     """What the loop works with."""
 
     space: Searchable[A]

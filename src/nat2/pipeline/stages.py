@@ -14,7 +14,7 @@ from nat2.nas.functions import SearchFunctions
 from nat2.nas.generation import Generation
 from nat2.nas.nat import run_search
 from nat2.nas.search_result import SearchResult
-from nat2.nas.task import Search
+from nat2.nas.task import Task
 from nat2.pipeline.context import RunContext
 from nat2.pipeline.finetune import ENSEMBLE
 from nat2.pipeline.learning import nothing_predicted, nothing_trained
@@ -164,7 +164,7 @@ def search_networks(context: RunContext, networks: SuperNetworks, archive: Archi
         measured=evaluator.measurements(networks, context.quantities),
         adapt=adaptation.advance if adapts else None,
     )
-    task = Search(
+    task = Task(
         space=context.space,
         functions=functions,
         objectives=context.objectives,
