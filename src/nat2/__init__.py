@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nat2.deploy.predict import predict
     from nat2.nas.functions import SearchFunctions
     from nat2.nas.objectives import Objective, objective
+    from nat2.nas.search import Limits, Search
     from nat2.nas.settings import SearchSettings
     from nat2.pipeline.api import finetune, run, search, search_run, train
     from nat2.pipeline.export import export
@@ -31,8 +32,10 @@ __version__ = version("nat2")
 _PUBLIC = {
     "Arch": "nat2.space.arch",
     "IntegerSpace": "nat2.space.searchable",
+    "Limits": "nat2.nas.search",
     "Objective": "nat2.nas.objectives",
     "RunConfig": "nat2.runs.config",
+    "Search": "nat2.nas.search",
     "SearchFunctions": "nat2.nas.functions",
     "SearchSettings": "nat2.nas.settings",
     "SearchSpace": "nat2.space.space",
@@ -52,8 +55,10 @@ _PUBLIC = {
 __all__ = [
     "Arch",
     "IntegerSpace",
+    "Limits",
     "Objective",
     "RunConfig",
+    "Search",
     "SearchFunctions",
     "SearchSettings",
     "SearchSpace",
@@ -78,3 +83,7 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'nat2' has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -62,7 +62,7 @@ def test_a_function_of_a_package_is_an_objective() -> None:
     [
         ("def f(:", "SyntaxError"),
         ("raise RuntimeError('no GPU')", "RuntimeError: no GPU"),
-        ("def params(network): return 1", "called like a built-in"),
+        ("def params(network): return 1", "name of a built-in"),
     ],
 )
 def test_files_that_cannot_be_used_are_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -126,7 +126,7 @@ def test_a_declared_unit_is_kept_and_a_name_of_what_is_recorded_is_taken(tmp_pat
     file = write(tmp_path / "units.py", text)
     found = parse_objectives(f"error,{file}:wait")[1]
     assert (found.name, found.unit, found.direction, found.cost) == ("wait", "ms", "max", "measured")
-    with pytest.raises(ConfigError, match="called like a built-in objective, latency_spread"):
+    with pytest.raises(ConfigError, match="name of a built-in objective, latency_spread"):
         parse_objectives(f"error,{file}:latency_spread")
 
 

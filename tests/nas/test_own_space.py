@@ -44,7 +44,7 @@ def test_any_space_can_be_searched_and_more_can_be_better(preset: Any) -> None:
 @pytest.mark.parametrize(
     ("objectives", "message"),
     [
-        ([], "cost class predicted"),
+        ([], "at least one objective"),
         ([COSTS["params"]], "cost class predicted"),
         ([Objective(name="error"), Objective(name="error")], "different names"),
         ([Objective(name="error"), Objective(name="size", cost="exact")], "needs a function in `exact`"),

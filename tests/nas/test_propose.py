@@ -33,7 +33,7 @@ def task_of(
     recorded: Sequence[Objective] = (),
     exact: Mapping[str, ExactCost] = EXACT,
     **settings: Any,
-) -> Search[Vector]:
+) -> Task[Vector]:
     """A search with the quickest predictor."""
     names = [each.name for each in (*objectives, *recorded)]
     chosen = SearchSettings(**{"predictor": "ridge", "features": "integer", **settings})
@@ -59,7 +59,7 @@ class Foretold:
         return {"loss": losses, "size": genomes.sum(1).astype(float)} | found
 
 
-def chosen(task: Search[Vector], members: Sequence[Evaluation[Vector]], model: Foretold) -> list[Vector]:
+def chosen(task: Task[Vector], members: Sequence[Evaluation[Vector]], model: Foretold) -> list[Vector]:
     """What `choose` takes of all that the model knows."""
     pool = np.array(list(model._losses), dtype=np.int64)
     return [tuple(map(int, genome)) for genome in choose(task, members, pool, model)]  # type: ignore[arg-type]
@@ -276,11 +276,14 @@ def test_predictions_are_compared_with_what_was_measured() -> None:
         member((0, 4), 0.3, watts=3.0),
     ]  # fmt: skip
     predicted = {"loss": np.array([0.5, 9.0, 0.3, 0.4]), "watts": np.array([5.0, 9.0, 1.0, 3.0])}
-    found = prediction_quality(task, evaluated, predicted)
+    archs = [each.arch for each in evaluated]
+    found = prediction_quality(task, archs, [member((9, 9), 0.0), *evaluated], predicted)
     assert list(found) == ["loss", "watts"]
     assert found["loss"] == pytest.approx(Quality(1, 1, 0.1))
     assert found["watts"] == pytest.approx(Quality(-1, -1, (32 / 3) ** 0.5))
-    assert prediction_quality(task, evaluated[1:2], {name: column[1:2] for name, column in predicted.items()}) == {}
+    assert (
+        prediction_quality(task, archs[1:2], evaluated, {name: column[1:2] for name, column in predicted.items()}) == {}
+    )
 
 
 def test_the_share_of_proposals_within_the_budget_is_told() -> None:

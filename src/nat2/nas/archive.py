@@ -19,7 +19,10 @@ from nat2.space.arch import Arch
 from nat2.space.searchable import A
 
 SCHEMA_VERSION = 2
-Origin = Literal["initial", "candidate", "re-evaluation"]
+_NEXT_ID = "(1 + max(coalesce((SELECT max(id) FROM evaluations), 0), coalesce((SELECT max(id) FROM pending), 0)))"
+_IN_A_RUN = "begin again with --fresh"
+Origin = Literal["initial", "candidate", "re-evaluation", "given"]
+"""Why a network was evaluated; the result of a ``given`` one was reported without having been asked for."""
 _FIXED_COLUMNS = 9  # of the evaluations, before those of what is measured
 
 _SCHEMA = """
@@ -29,7 +32,7 @@ CREATE TABLE evaluations (
     arch TEXT NOT NULL,           -- the architecture's key, e.g. r64-w1.0-k3e4.k5e6-k7e3.k3e3
     weights INTEGER NOT NULL,     -- version of the super-network: 0 before the first adaptation
     generation INTEGER NOT NULL,  -- 0 for the initial archive
-    origin TEXT NOT NULL,         -- initial, candidate or re-evaluation
+    origin TEXT NOT NULL,         -- initial, candidate, re-evaluation or given
     share REAL NOT NULL,          -- part of the validation images that it was evaluated on
     seconds REAL NOT NULL,
     seed INTEGER NOT NULL,        -- of the search
@@ -44,6 +47,14 @@ CREATE TABLE generations (
     facts TEXT NOT NULL           -- JSON: predictor quality on the new candidates, counts, seconds by part
 );
 """
+_PENDING = """
+CREATE TABLE IF NOT EXISTS pending (  -- out for evaluation
+    id INTEGER PRIMARY KEY,       -- of the evaluation that is to come
+    arch TEXT NOT NULL UNIQUE,
+    generation INTEGER NOT NULL,
+    origin TEXT NOT NULL
+);
+"""  # archives of earlier releases lack it
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,15 @@ class Evaluation(Generic[A]):
 
     def __getitem__(self, name: str) -> float:
         return self.values[name]
+
+
+class Pending(NamedTuple, Generic[A]):
+    """An architecture that is out for evaluation."""
+
+    arch: A
+    generation: int
+    """In which it was handed out."""
+    origin: Origin
 
 
 class EvaluationRecord(NamedTuple):
@@ -84,6 +104,7 @@ class Archive(Generic[A]):
         *,
         key: Callable[[A], str] = str,
         parse: Callable[[str], A] = Arch.from_key,  # type: ignore[assignment]
+        restart: str = "delete it, or name another file",
     ) -> None:
         """Open the file, or create it.
 
@@ -92,6 +113,7 @@ class Archive(Generic[A]):
             columns: Names of what is measured.
             key: An architecture as a string.
             parse: The architecture of such a string.
+            restart: How to begin again, for messages.
 
         Raises:
             CheckpointError: the file is not an archive, is damaged, holds other measurements, or another release wrote
@@ -99,7 +121,7 @@ class Archive(Generic[A]):
             RunError: the file cannot be created.
         """
         self.path = path
-        self._columns, self._key, self._parse = tuple(columns), key, parse
+        self._columns, self._key, self._parse, self.restart = tuple(columns), key, parse, restart
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             raise RunError(f"the archive {path} cannot be used: it must be a file in a folder that exists")
         with self._sqlite_errors():
@@ -119,11 +141,12 @@ class Archive(Generic[A]):
                 self._database.executescript(f"BEGIN; {schema} INSERT INTO meta VALUES {meta}; COMMIT;")
         self._check_version()
         with self._sqlite_errors():
+            self._database.execute(_PENDING)
             there = [row[1] for row in self._database.execute("PRAGMA table_info(evaluations)")][_FIXED_COLUMNS:]
         if there != list(self._columns):
             raise CheckpointError(
                 f"{path} holds measurements of {', '.join(there)}, not of {', '.join(self._columns)}; continue with "
-                "the same objectives, or begin again with --fresh"
+                f"the same objectives, or {restart}"
             )
 
     def _check_version(self) -> None:
@@ -131,7 +154,7 @@ class Archive(Generic[A]):
         if version != str(SCHEMA_VERSION):
             raise CheckpointError(
                 f"{self.path} has schema version {version}, written by {self.noted('written_by')}; nat2 {_release()} "
-                f"reads version {SCHEMA_VERSION}: use the release that wrote it, or begin again with --fresh"
+                f"reads version {SCHEMA_VERSION}: use the release that wrote it, or {self.restart}"
             )
 
     def __enter__(self) -> Archive[A]:
@@ -150,7 +173,7 @@ class Archive(Generic[A]):
     @staticmethod
     def copy(content: bytes, columns: Sequence[str]) -> Archive[Arch]:
         """An archive in memory with the content of another."""
-        archive: Archive[Arch] = Archive(None, columns)
+        archive: Archive[Arch] = Archive(None, columns, restart=_IN_A_RUN)
         archive._database.deserialize(_without_log(content))
         return archive
 
@@ -162,7 +185,7 @@ class Archive(Generic[A]):
             CheckpointError: the file is not an archive, is damaged, or another release wrote it.
             RunError: it cannot be read.
         """
-        archive: Archive[Arch] = Archive(None)
+        archive: Archive[Arch] = Archive(None, restart=_IN_A_RUN)
         archive.path = path
         with archive._sqlite_errors():
             try:
@@ -198,7 +221,11 @@ class Archive(Generic[A]):
         return None if row is None else str(row[0])
 
     def add(self, evaluation: Evaluation[A], row: EvaluationRecord) -> None:
-        """Commit one evaluation."""
+        """Commit one evaluation; its architecture is no longer pending.
+
+        An architecture that was handed out keeps the place in the order that it got then, so that the order in which
+        results arrive decides nothing.
+        """
         names = ", ".join(("arch", *EvaluationRecord._fields, "failure", *(f'"{name}"' for name in self._columns)))
         values = (
             self._key(evaluation.arch),
@@ -208,7 +235,57 @@ class Archive(Generic[A]):
         )
         with self._sqlite_errors():
             marks = ", ".join("?" * len(values))
-            self._database.execute(f"INSERT INTO evaluations ({names}) VALUES ({marks})", values)
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                self._database.execute(
+                    f"INSERT INTO evaluations (id, {names}) VALUES "
+                    f"(coalesce((SELECT id FROM pending WHERE arch = ?), {_NEXT_ID}), {marks})",
+                    (values[0], *values),
+                )
+                self._database.execute("DELETE FROM pending WHERE arch = ?", (values[0],))
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
+
+    def hand_out(self, arch: A, generation: int, origin: Origin) -> None:
+        """Remember that an architecture is out for evaluation."""
+        with self._sqlite_errors():
+            self._database.execute(
+                f"INSERT INTO pending (id, arch, generation, origin) VALUES ({_NEXT_ID}, ?, ?, ?)",
+                (self._key(arch), generation, origin),
+            )
+
+    def pending(self) -> list[Pending[A]]:
+        """What is out for evaluation, in the order that it was handed out."""
+        with self._sqlite_errors():
+            rows = self._database.execute("SELECT arch, generation, origin FROM pending ORDER BY id").fetchall()
+            return [Pending(self._parse(arch), generation, origin) for arch, generation, origin in rows]
+
+    def seen(self, weights: int) -> set[str]:
+        """Keys of the architectures that need no evaluation with a version of the weights: those that have one, those
+        that ever failed, and those that are out for one.
+        """
+        with self._sqlite_errors():
+            rows = self._database.execute(
+                "SELECT arch FROM evaluations WHERE (weights = ? AND share = 1) OR failure != '' "
+                "UNION SELECT arch FROM pending",
+                (weights,),
+            ).fetchall()
+        return {key for (key,) in rows}
+
+    def of_generation(self, number: int, *, weights: int, origin: Origin | None = None) -> list[Evaluation[A]]:
+        """The evaluations of a generation on all images with a version of the weights, in order; of one origin only if
+        it is given.
+        """
+        with self._sqlite_errors():
+            rows = self._database.execute(
+                f"SELECT arch, failure, {self._names} FROM evaluations "
+                "WHERE generation = ? AND weights = ? AND share = 1 AND coalesce(?, origin) = origin ORDER BY id",
+                (number, weights, origin),
+            ).fetchall()
+            return [self._evaluation(self._parse(row[0]), row[1], row[2:]) for row in rows]
 
     def find(self, arch: A, *, weights: int, share: float = 1.0) -> Evaluation[A] | None:
         """The evaluation of an architecture with a version of the weights, or None."""
@@ -218,6 +295,11 @@ class Archive(Generic[A]):
                 (self._key(arch), weights, share),
             ).fetchone()
             return None if row is None else self._evaluation(arch, row[0], row[1:])
+
+    def count(self) -> int:
+        """How many evaluations there are, failed ones among them."""
+        with self._sqlite_errors():
+            return int(self._database.execute("SELECT count(*) FROM evaluations").fetchone()[0])
 
     def find_value(self, arch: A, name: str) -> float | None:
         """The value measured for an architecture with any version of the weights, or None."""
@@ -304,16 +386,14 @@ class Archive(Generic[A]):
         except sqlite3.OperationalError as error:
             raise RunError(
                 f"the archive {self.path} cannot be used ({error}); what was measured so far is kept. Free some space "
-                "on the disk, or close what locks the file, and give the same command again to continue"
+                "on the disk, or close what locks the file, and start the search again to continue it"
             ) from error
         except sqlite3.IntegrityError as error:
             raise RunError(
                 f"another search is writing to {self.path}; wait for it, stop it, or name another archive"
             ) from error
         except (sqlite3.DatabaseError, ArchError, ValueError, TypeError) as error:  # of the file, or of what is in it
-            raise CheckpointError(
-                f"{self.path} is not an archive or is damaged ({error}); begin again with --fresh"
-            ) from error
+            raise CheckpointError(f"{self.path} is not an archive or is damaged ({error}); {self.restart}") from error
 
 
 def _content(path: Path) -> bytes:

@@ -21,7 +21,7 @@ _FACTORS: dict[Unit, dict[str, float]] = {
 }
 
 
-def parse_budget(text: str, known: Sequence[Objective] = ()) -> tuple[Objective, ...]:
+def parse_budget(text: str, known: Sequence[Objective] = (), *, named: str = "--budget") -> tuple[Objective, ...]:
     """Read bounds separated by commas, e.g. ``params<=200k,latency<=3ms``; each objective is returned with its bounds.
 
     Counts take k, M and G, bytes B, kB, MB, KiB and MiB, times us, ms (without a unit too) and s, shares %.
@@ -29,6 +29,7 @@ def parse_budget(text: str, known: Sequence[Objective] = ()) -> tuple[Objective,
     Args:
         text: The bounds.
         known: Objectives beside the built-in ones.
+        named: What the text was given as, for messages.
 
     Raises:
         ConfigError: a bound is malformed, or names an unknown objective.
@@ -39,20 +40,20 @@ def parse_budget(text: str, known: Sequence[Objective] = ()) -> tuple[Objective,
         match = _BOUND.fullmatch(part)
         if match is None or match[2] == "=":
             raise ConfigError(
-                f"--budget takes bounds like params<=200k or latency<=3ms, separated by commas and without commas in "
+                f"{named} takes bounds like params<=200k or latency<=3ms, separated by commas and without commas in "
                 f"the numbers; got {part!r}"
             )
         name, sign, number, suffix = match.groups()
         if name not in names:
-            raise ConfigError(f"--budget can bound {', '.join(names)}; got {name!r}")
+            raise ConfigError(f"{named} can bound {', '.join(names)}; got {name!r}")
         factors = _FACTORS[names[name].unit]
         try:
             value = float(number) * factors[suffix]
         except (KeyError, ValueError):
             units = ", ".join(unit for unit in factors if unit)
-            raise ConfigError(f"--budget takes a number for {name}, if need be with {units}; got {part!r}") from None
+            raise ConfigError(f"{named} takes a number for {name}, if need be with {units}; got {part!r}") from None
         if not math.isfinite(value):
-            raise ConfigError(f"--budget takes finite numbers; got {part!r}")
+            raise ConfigError(f"{named} takes finite numbers; got {part!r}")
         before = bounded.get(name, names[name])
         if sign[0] == "<":
             bounded[name] = replace(before, high=min(value, before.high))

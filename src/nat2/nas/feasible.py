@@ -16,9 +16,16 @@ from nat2.seeds import derive, numpy_generator
 from nat2.space.searchable import A, Searchable
 from nat2.space.space import Genomes
 
+_INVALID = 1e30  # violation of an invalid genome: more than any other
+
 
 def check_budget(
-    space: Searchable[A], quantities: Sequence[Objective], costs: Mapping[str, ExactCost], *, seed: int = 0
+    space: Searchable[A],
+    quantities: Sequence[Objective],
+    costs: Mapping[str, ExactCost],
+    *,
+    seed: int = 0,
+    change: str = "the space",
 ) -> Genomes:
     """Networks that keep all bounds on exact quantities, at least one.
 
@@ -27,6 +34,7 @@ def check_budget(
         quantities: Those that may be bounded; only exact ones are looked at.
         costs: The functions of the exact ones, by name.
         seed: Decides where the search for such networks begins.
+        change: What the error advises to change beside the budget.
 
     Returns:
         Canonical genomes, shape (n, genes).
@@ -39,15 +47,22 @@ def check_budget(
     drawn = np.unique(np.concatenate([ends, space.sample(1000, numpy_generator(seed, "budget"))]), axis=0)
 
     def violated(genomes: Genomes) -> NDArray[np.float64]:
-        return violation(bounds, exact(bounds, costs, genomes))
+        return exact_violation(bounds, exact(bounds, costs, genomes))
 
-    kept = drawn[violated(drawn) <= 0]
+    computed = [each for each in quantities if each.cost == "exact"]
+    valid = np.isfinite(exact(computed, costs, drawn)).all(axis=1)
+    if not valid.any():
+        raise ConfigError(
+            f"the exact objectives ({', '.join(each.name for each in computed)}) are not finite for any of "
+            f"{len(drawn):,} architectures; a value that is not finite marks an architecture as invalid"
+        )
+    kept = drawn[(violated(drawn) <= 0) & valid]
     if len(kept):
         return kept
     nearest = drawn[np.argsort(violated(drawn), kind="stable")[:50]]
     last = evolve(
         space,
-        lambda genomes: violated(genomes)[:, None],
+        lambda genomes: np.minimum(violated(genomes), _INVALID)[:, None],
         n_objectives=1,
         population=50,
         generations=25,
@@ -62,16 +77,30 @@ def check_budget(
         f"{each.name} {format_value(float(value), each.unit)}" for each, value in zip(bounds, closest, strict=True)
     )
     raise ConfigError(
-        f"no network of the space keeps --budget ({', '.join(map(format_bound, bounds))}); the nearest has {values}. "
-        "Widen the budget, or change the space (--width, --resolutions, --family)"
+        f"no network of the space keeps the budget ({', '.join(map(format_bound, bounds))}); the nearest has {values}. "
+        f"Widen the budget, or change {change}"
     )
+
+
+def exact_violation(quantities: Sequence[Objective], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """By how much genomes violate the bounds of exact quantities, shape (n, quantities) to (n,).
+
+    Infinity if a value is not finite: such a genome is invalid.
+    """
+    finite = np.isfinite(values).all(axis=1)
+    violated: NDArray[np.float64] = np.where(
+        finite, violation(quantities, np.where(np.isfinite(values), values, 0.0)), np.inf
+    )
+    return violated
 
 
 def exact(quantities: Sequence[Objective], costs: Mapping[str, ExactCost], genomes: Genomes) -> NDArray[np.float64]:
     """Values of exact quantities of canonical genomes, shape (n, quantities); `costs` has their functions by name.
 
+    Values that are not finite mark a genome as invalid.
+
     Raises:
-        ConfigError: the function of one of them fails, or does not return a finite number for each network.
+        ConfigError: the function of one of them fails, or does not return a number for each network.
     """
     if not quantities:
         return np.zeros((len(genomes), 0))
@@ -85,10 +114,9 @@ def _computed(name: str, cost: ExactCost, genomes: Genomes) -> NDArray[np.float6
         raise
     except Exception as error:  # whatever the user's function does
         raise ConfigError(f"the exact objective {name} fails ({type(error).__name__}: {error})") from error
-    if values.shape != (len(genomes),) or not np.isfinite(values).all():
-        given = f"shape {values.shape}" if values.shape != (len(genomes),) else "numbers that are not finite"
+    if values.shape != (len(genomes),):
         raise ConfigError(
-            f"the exact objective {name} must give a finite number for each network, shape "
-            f"({len(genomes)},); got {given}"
+            f"the exact objective {name} must return a number for each network, shape ({len(genomes)},); got shape "
+            f"{values.shape}"
         )
     return values

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from nat2.errors import Nat2Error, RunError
-from nat2.nas.archive import Evaluation, EvaluationRecord, Origin
+from nat2.nas.archive import Evaluation, EvaluationRecord
+from nat2.nas.batch import Batch
 from nat2.nas.task import Task
 from nat2.progress import FoundDone
 from nat2.space.searchable import A
@@ -14,20 +15,10 @@ from nat2.space.searchable import A
 _LARGEST = 1e100  # the variance of larger values overflows
 
 
-def measure(
-    task: Task[A], archs: Sequence[A], *, weights: int, generation: int, origin: Origin, share: float = 1.0
-) -> list[Evaluation[A]]:
-    """Evaluate distinct architectures with a version of the weights; returned in order, failures included.
-
-    Args:
-        task: What the search works with.
-        archs: Distinct architectures.
-        weights: Version of the weights.
-        generation: To be recorded.
-        origin: To be recorded.
-        share: Part of the images to evaluate on.
-    """
-    known = {arch: task.archive.find(arch, weights=weights, share=share) for arch in archs}
+def measure(task: Task[A], batch: Batch[A]) -> list[Evaluation[A]]:
+    """Evaluate the architectures of a batch; returned in order, failures included."""
+    weights, generation, origin, share = batch.weights, batch.generation, batch.origin, batch.share
+    known = {arch: task.archive.find(arch, weights=weights, share=share) for arch in batch.archs}
     missing = [arch for arch, found in known.items() if found is None]
     task.progress.step(FoundDone(len(known) - len(missing)), unit="evaluations")
     table = task.exact(task.encode_all(missing)) if missing else {}
@@ -47,7 +38,7 @@ def measure(
         row = EvaluationRecord(weights, generation, origin, share, seconds, task.seed)
         task.record(partial(task.archive.add, made, row))
         task.progress.step(1, unit="evaluations")
-    return [found for arch in archs if (found := known[arch]) is not None]
+    return [found for arch in batch.archs if (found := known[arch]) is not None]
 
 
 def succeeded(evaluations: Sequence[Evaluation[A]]) -> list[Evaluation[A]]:
@@ -55,19 +46,46 @@ def succeeded(evaluations: Sequence[Evaluation[A]]) -> list[Evaluation[A]]:
     return [evaluation for evaluation in evaluations if not evaluation.failure]
 
 
-def check_failures(task: Task[A], evaluations: Sequence[Evaluation[A]]) -> None:
+def check_failures(task: Task[A], evaluations: Sequence[Evaluation[A]], *, asked: int = 0) -> None:
     """Stop if most evaluations failed; the failures are deleted, so that a restarted search repeats them.
+
+    Args:
+        task: What the search works with.
+        evaluations: Those that were made.
+        asked: How many were asked for, if some are still out.
 
     Raises:
         RunError: naming the first failure.
     """
     failed = [evaluation for evaluation in evaluations if evaluation.failure]
-    if len(failed) > len(evaluations) / 2:
+    if len(failed) > max(asked, len(evaluations)) / 2:
         task.record(partial(task.archive.forget_failures, [evaluation.arch for evaluation in failed]))
         raise RunError(
             f"{len(failed)} of {len(evaluations)} evaluations failed, the first, {failed[0].arch}, with: "
             f"{failed[0].failure}. Fix the evaluation and repeat the call: the results so far are kept"
         )
+
+
+def reported(task: Task[A], arch: A, given: object) -> Evaluation[A]:
+    """The evaluation that a result amounts to: values for all quantities that are not exact, by name, or the only one.
+
+    It is a failure if a value, or an exact quantity of the architecture, is not finite.
+
+    Raises:
+        TypeError, ValueError, KeyError: a value is missing or not a number.
+    """
+    names = [each.name for each in task.of_class("predicted", "measured")]
+    exact = {name: _plain(column[0]) for name, column in task.exact(task.encode_all([arch])).items()}
+    values = _finite(exact | _named(given, names))
+    return Evaluation(arch, {}, values) if isinstance(values, str) else Evaluation(arch, values)
+
+
+def _named(given: object, names: Sequence[str]) -> dict[str, float]:
+    """Values by name."""
+    values = given if isinstance(given, Mapping) else {names[0]: given} if len(names) == 1 else None
+    if values is None:
+        raise TypeError(f"the evaluation returned {given!r}, not a value for each of {', '.join(names)}")
+    return {name: float(values[name]) for name in names}
 
 
 def _evaluate(task: Task[A], share: float, arch: A) -> dict[str, float] | str:
@@ -76,10 +94,9 @@ def _evaluate(task: Task[A], share: float, arch: A) -> dict[str, float] | str:
     try:
         evaluate = task.functions.evaluate
         given = evaluate(arch) if share == 1 else evaluate(arch, share=share)  # type: ignore[call-arg]
-        values = given if isinstance(given, Mapping) else {names[0]: given} if len(names) == 1 else None
-        if values is None:
+        if not isinstance(given, Mapping) and len(names) > 1:
             return f"the evaluation returned {given!r}, not a value for each of {', '.join(names)}"
-        return _finite({name: float(values[name]) for name in names})
+        return _finite(_named(given, names))
     except Nat2Error:
         raise
     except Exception as error:  # one network that cannot be evaluated must not end the search

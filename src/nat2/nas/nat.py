@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nat2.errors import CheckpointError, RunError
 from nat2.nas.archive import Archive, Evaluation
+from nat2.nas.batch import Batch
 from nat2.nas.feasible import check_budget
 from nat2.nas.functions import Evaluate, SearchFunctions
 from nat2.nas.generation import Generation, GenerationFacts, Proposal
@@ -88,31 +91,56 @@ def search(
 def run_search(task: Task[A]) -> Iterator[Generation[A]]:
     """The generations of a search, each when it is over and in the archive; those already in the archive come first.
 
-    The search runs as far as the iterator is consumed, and can be continued later.
+    The search runs as far as the iterator is consumed, and can be continued later. It ends early if the space is
+    exhausted.
 
     Raises:
         ConfigError: the arguments contradict each other, or no architecture keeps the bounds on exact objectives.
         CheckpointError: the archive is damaged.
         RunError: the archive cannot be written, or most of the first evaluations fail.
     """
+    for step in steps(task, task.settings.generations):
+        if isinstance(step, Batch):
+            measure(task, step)
+        else:
+            yield step
+
+
+def steps(task: Task[A], last_number: float = math.inf) -> Iterator[Batch[A] | Generation[A]]:
+    """What a search does next: have a batch evaluated, or report a generation that is over.
+
+    The results of a batch are looked up in the archive when the next step is asked for. What is still out then is not
+    waited for: it counts as known, and belongs to the generation in which it arrives. So the same search runs in step
+    with its evaluations (`run_search`) and ahead of them (`nat2.Search`).
+
+    Args:
+        task: What the search works with.
+        last_number: Of the last generation, which waits for everything that is out.
+
+    Yields:
+        A batch without architectures means that more results are needed first.
+
+    Raises:
+        ConfigError, CheckpointError, RunError: as `run_search`.
+    """
     check(task.objectives, task.recorded, task.settings, task.functions)
     check_budget(task.space, task.quantities, task.functions.exact, seed=task.seed)
-    try:
-        _claim(task)
-        last: Generation[A] | None = None
-        for last in task.archive.generations():
-            task.progress.step(FoundDone(last.facts.evaluations), unit="evaluations")
-            if task.functions.adapt is not None and last.facts.good is not None:  # repeated if its checkpoint was lost
-                task.functions.adapt(last.number, np.array(last.facts.good))
-            yield last
-        if last is None:
-            last = _initialise(task)
-            yield last
-        while last.number < task.settings.generations:
-            last = _generation(task, last.number + 1, last)
-            yield last
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{task.archive.path} is damaged ({error}); begin again with --fresh") from error
+    _claim(task)
+    last: Generation[A] | None = None
+    for last in task.archive.generations():
+        task.progress.step(FoundDone(last.facts.evaluations), unit="evaluations")
+        if task.functions.adapt is not None and last.facts.good is not None:  # repeated if its checkpoint was lost
+            task.functions.adapt(last.number, np.array(last.facts.good))
+        yield last
+    if last is None:
+        last = yield from _initialise(task, last_number)
+        yield last
+    while last.number < last_number:
+        following = yield from _generation(task, last.number + 1, last, last_number)
+        if following is None:
+            return
+        last = following
+        yield last
 
 
 def _claim(task: Task[A]) -> None:
@@ -127,7 +155,7 @@ def _claim(task: Task[A]) -> None:
     if noted is None:
         task.record(partial(task.archive.note, "search", json.dumps(wanted)))
         return
-    there = json.loads(noted)
+    there = _read(task, noted)
     different = [name for name in {**wanted, **there} if wanted.get(name) != there.get(name)]
     if different:
         raise RunError(
@@ -136,10 +164,10 @@ def _claim(task: Task[A]) -> None:
         )
 
 
-def _initialise(task: Task[A]) -> Generation[A]:
+def _initialise(task: Task[A], last_number: float) -> Generator[Batch[A], None, Generation[A]]:
     """Generation 0."""
     began = time.monotonic()
-    members = initial_archive(task)
+    members = yield from initial_archive(task, wait=last_number == 0)
     task.record(partial(task.archive.note, "box", json.dumps(task.box(members))))
     made = task.archive.evaluations()
     failed = sum(bool(evaluation.failure) for evaluation, _ in made)
@@ -147,26 +175,40 @@ def _initialise(task: Task[A]) -> Generation[A]:
     return _close(task, 0, members, facts)
 
 
-def _generation(task: Task[A], number: int, before: Generation[A]) -> Generation[A]:
-    """Predict, evolve, choose, evaluate, replace; then adapt and re-evaluate the archive."""
+def _generation(
+    task: Task[A], number: int, before: Generation[A], last_number: float
+) -> Generator[Batch[A], None, Generation[A] | None]:
+    """Predict, evolve, choose, evaluate, replace; then adapt and re-evaluate the archive. None: nothing is left."""
     clock = [time.monotonic()]
     weights = task.version(number - 1)
     members = _known(task, before.members, weights)
-    chosen, predicted, proposal = _candidates(task, training_set(task, members, weights), number, weights)
+    proposed = _candidates(task, members, number, weights)
     clock.append(time.monotonic())
-    archs = task.decode_all(chosen)
-    evaluated = measure(task, archs, weights=weights, generation=number, origin="candidate")
-    quality = prediction_quality(task, evaluated, predicted)
+    archs = task.decode_all(proposed.genomes)
+    exhausted = not archs and task.functions.adapt is None
+    if exhausted:
+        _note_exhausted(task)
+        if not task.archive.pending() and not task.archive.of_generation(number, weights=weights):
+            return None
+    yield from _candidates_evaluated(task, archs, members, number, weights)
+    while task.archive.pending() and (exhausted or number == last_number):
+        yield Batch(archs=(), weights=weights, generation=number, origin="candidate")
+    evaluated = task.archive.of_generation(number, weights=weights)
+    quality = prediction_quality(task, archs, evaluated, proposed.table)
     members = _replace(task, members + succeeded(evaluated), number)
     clock.append(time.monotonic())
-    genomes, again = None, []
+    genomes, again = None, list[Evaluation[A]]()
     if task.functions.adapt is not None:
         good = _survivors(task, members, task.settings.top, "good", number)
         genomes = task.encode_all([members[index].arch for index in good])
         task.functions.adapt(number, genomes)
         clock.append(time.monotonic())
-        archs = [member.arch for member in members]
-        again = measure(task, archs, weights=task.version(number), generation=number, origin="re-evaluation")
+        batch = Batch(
+            archs=tuple(member.arch for member in members), weights=task.version(number), generation=number,
+            origin="re-evaluation",
+        )  # fmt: skip
+        yield batch
+        again = batch.found(task.archive)
         check_failures(task, again)
         members = succeeded(again)
         clock.append(time.monotonic())
@@ -177,8 +219,8 @@ def _generation(task: Task[A], number: int, before: Generation[A]) -> Generation
         failed=sum(bool(evaluation.failure) for evaluation in evaluated + again),
         seconds=clock[-1] - clock[0],
         candidates=len(evaluated),
-        proposal=proposal,
-        quality=quality.pop(task.objectives[0].name, None),
+        proposal=proposed.proposal,
+        quality=quality.pop(task.leading.name, None),
         quality_of=quality,
         good=None if genomes is None else genomes.tolist(),
         evaluate_seconds=evaluate_seconds,
@@ -188,31 +230,74 @@ def _generation(task: Task[A], number: int, before: Generation[A]) -> Generation
     return _close(task, number, members, facts)
 
 
+def _candidates_evaluated(
+    task: Task[A], archs: list[A], members: list[Evaluation[A]], number: int, weights: int
+) -> Generator[Batch[A], None, None]:
+    """Have the candidates of a generation evaluated, and others in place of those that failed."""
+    asked, more, replacement = len(archs), archs, 0
+    while more:
+        yield Batch(archs=tuple(more), weights=weights, generation=number, origin="candidate")
+        evaluated = task.archive.of_generation(number, weights=weights)
+        failed = sum(bool(each.failure) for each in evaluated)
+        lost = len(archs) - asked + failed
+        if lost <= 0 or failed > asked / 2:
+            return
+        replacement += 1
+        known = members + succeeded(evaluated)
+        more = task.decode_all(_candidates(task, known, number, weights, replacement, lost).genomes)
+        asked += len(more)
+
+
+def _note_exhausted(task: Task[A]) -> None:
+    rule = " that keep the budget" if any(each.bounded for each in task.of_class("exact")) else ""
+    reason = f"the space is exhausted: all architectures{rule} have been evaluated"
+    if task.archive.noted("exhausted") is None:
+        task.record(partial(task.archive.note, "exhausted", reason))
+        task.progress.say(reason)
+
+
+class _Proposed(NamedTuple):
+    """The candidates of a generation."""
+
+    genomes: Genomes
+    table: Table
+    """What is predicted of them."""
+    proposal: Proposal
+    """How they were found."""
+
+
 def _candidates(
-    task: Task[A], known: list[Evaluation[A]], number: int, weights: int
-) -> tuple[Genomes, Table, Proposal]:
-    """The candidates of a generation, what was predicted of them, and how they were found.
+    task: Task[A],
+    members: list[Evaluation[A]],
+    number: int,
+    weights: int,
+    replacement: int = 0,
+    count: int | None = None,
+) -> _Proposed:
+    """The candidates of a generation, or replacements for some that failed.
 
     Decided once and stored: no other process, and no later one on a machine that rounds differently, may decide
     otherwise.
     """
-    key = f"candidates of generation {number}"
+    name = f"{number}" if not replacement else f"{number}, replacement {replacement}"
+    key = f"candidates of generation {name}"
     noted = task.archive.noted(key)
     if noted is None:
 
-        def evaluated(arch: A) -> bool:
-            return task.archive.find(arch, weights=weights) is not None or task.archive.failed(arch)
-
         def decide() -> str:
-            genomes, table, proposal = candidates(task, known, number, evaluated)
+            known, seen = training_set(task, members, weights), task.archive.seen(weights)
+            genomes, table, proposal = candidates(
+                task, known, name, lambda arch: task.space.key(arch) in seen, count=count
+            )
             columns = {name: column.tolist() for name, column in table.items()}
             return json.dumps([genomes.tolist(), columns, asdict(proposal)])
 
         noted = task.processes.once(decide)
         task.record(partial(task.archive.note, key, noted))
-    genomes, table, proposal = json.loads(noted)
+    genomes, table, proposal = _read(task, noted)
     columns = {name: np.array(column) for name, column in table.items()}
-    return np.array(genomes, dtype=np.int64).reshape(len(genomes), len(task.space.lower)), columns, Proposal(**proposal)
+    shaped = np.array(genomes, dtype=np.int64).reshape(len(genomes), len(task.space.lower))
+    return _Proposed(shaped, columns, Proposal(**proposal))
 
 
 def _replace(task: Task[A], members: list[Evaluation[A]], number: int) -> list[Evaluation[A]]:
@@ -242,7 +327,19 @@ def _known(task: Task[A], archs: Sequence[A], weights: int) -> list[Evaluation[A
 
 
 def _close(task: Task[A], number: int, members: Sequence[Evaluation[A]], facts: GenerationFacts) -> Generation[A]:
-    box = json.loads(task.archive.noted("box") or "[[], []]")
+    box = _read(task, task.archive.noted("box") or "[[], []]")
     generation = Generation(number, tuple(member.arch for member in members), task.hypervolume(members, box), facts)
     task.record(partial(task.archive.close_generation, generation))
     return generation
+
+
+def _read(task: Task[A], noted: str) -> Any:
+    """What was noted in the archive as JSON.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    try:
+        return json.loads(noted)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{task.archive.path} is damaged ({error}); {task.archive.restart}") from error

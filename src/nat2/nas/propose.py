@@ -17,12 +17,14 @@ from nat2.nas.objectives import violation
 from nat2.nas.predictors import Predictor, Values, fit_ensemble, quality
 from nat2.nas.select import gaining_subset, spread_subset, survive
 from nat2.nas.task import Task
+from nat2.nas.unseen import widen
 from nat2.seeds import derive, numpy_generator
 from nat2.space.searchable import A
 from nat2.space.space import Genomes
 
 Table = dict[str, NDArray[np.float64]]
 """Values of networks by name of the quantity, each of shape (n,)."""
+_INVALID = 1e30  # of an invalid network: worse than any other
 
 
 class Model(Generic[A]):
@@ -53,9 +55,20 @@ class Model(Generic[A]):
             self.doubts[each.name] = ensemble.rmse
 
     def __call__(self, genomes: Genomes) -> Table:
-        """Canonical genomes, shape (n, genes), to their exact and predicted quantities."""
+        """Canonical genomes, shape (n, genes), to their exact and predicted quantities; infinite for invalid ones."""
+        exact = self._task.exact(genomes)
+        valid = np.isfinite(list(exact.values())).all(axis=0) if exact else np.ones(len(genomes), dtype=bool)
+        if valid.all():
+            return exact | self._predicted(genomes)
+        predicted = self._predicted(genomes[valid]) if valid.any() else dict.fromkeys(self._predictors, np.zeros(0))
+        table = {name: np.full(len(genomes), np.inf) for name in (*exact, *predicted)}
+        for name, column in ({name: values[valid] for name, values in exact.items()} | predicted).items():
+            table[name][valid] = column
+        return table
+
+    def _predicted(self, genomes: Genomes) -> Table:
         features = self._features(genomes)
-        return self._task.exact(genomes) | {name: predict(features) for name, predict in self._predictors.items()}
+        return {name: predict(features) for name, predict in self._predictors.items()}
 
     def _features(self, genomes: Genomes) -> Values:
         """Inputs of the predictors; ``structure`` includes the logarithms of exact quantities and their squares."""
@@ -70,8 +83,18 @@ class Model(Generic[A]):
         return np.where(self._logs, np.log(np.where(costs > 0, costs, 1e-9)), costs)
 
 
-def propose(task: Task[A], members: Sequence[Evaluation[A]], model: Model[A], number: int) -> Genomes:
-    """The last population of the inner evolution: networks that the model predicts to be good."""
+def propose(
+    task: Task[A],
+    members: Sequence[Evaluation[A]],
+    model: Model[A],
+    number: int | str,
+    *,
+    visited: list[Genomes] | None = None,
+) -> Genomes:
+    """The last population of the inner evolution: networks that the model predicts to be good.
+
+    All networks that the evolution looked at are appended to `visited`.
+    """
     settings = task.settings
     front = task.front(members)[: settings.population] if settings.start == "front" else []
     generator = numpy_generator(task.seed, "evolve", number)
@@ -79,15 +102,22 @@ def propose(task: Task[A], members: Sequence[Evaluation[A]], model: Model[A], nu
         task.encode_all([members[n].arch for n in front]),
         task.space.sample(settings.population - len(front), generator, sampling=settings.sampling),
     ]
+
+    def objectives(genomes: Genomes) -> NDArray[np.float64]:
+        if visited is not None:
+            visited.append(genomes)
+        values = task.minimised(model(genomes))
+        return np.where(np.isfinite(values).all(axis=1, keepdims=True), values, _INVALID)
+
     return evolve(
         task.space,
-        lambda genomes: task.minimised(model(genomes)),
+        objectives,
         n_objectives=len(task.objectives),
         population=settings.population,
         generations=settings.inner_generations,
         start=np.concatenate(start),
         seed=derive(task.seed, "evolve", number),
-        violated=(lambda genomes: violations(task, model(genomes))) if task.bounded else None,
+        violated=(lambda genomes: np.minimum(violations(task, model(genomes)), _INVALID)) if task.bounded else None,
     )
 
 
@@ -97,9 +127,11 @@ def violations(task: Task[A], table: Table) -> NDArray[np.float64]:
     return violation(bounded, np.stack([table[each.name] for each in bounded], axis=1))
 
 
-def choose(task: Task[A], members: Sequence[Evaluation[A]], pool: Genomes, model: Model[A]) -> Genomes:
+def choose(
+    task: Task[A], members: Sequence[Evaluation[A]], pool: Genomes, model: Model[A], count: int | None = None
+) -> Genomes:
     """The candidates to evaluate: those that gain most, or fill the front's gaps; the lowest of one objective."""
-    count = task.settings.candidates
+    count = task.settings.candidates if count is None else count
     if len(pool) <= count:
         return pool
     table = model(pool)
@@ -117,7 +149,8 @@ def choose(task: Task[A], members: Sequence[Evaluation[A]], pool: Genomes, model
         first = []
     front = task.values(first)
     if task.settings.selection == "spread":
-        return pool[spread_subset(predicted[:, 1:], front[:, 1:], count)]
+        leading = task.objectives.index(task.leading)
+        return pool[spread_subset(np.delete(predicted, leading, axis=1), np.delete(front, leading, axis=1), count)]
     doubts = np.array([model.doubts.get(each.name, 0.0) for each in task.objectives])
     return pool[gaining_subset(predicted - task.settings.optimism * doubts, front, count)]
 
@@ -125,36 +158,49 @@ def choose(task: Task[A], members: Sequence[Evaluation[A]], pool: Genomes, model
 def candidates(
     task: Task[A],
     members: Sequence[Evaluation[A]],
-    number: int,
+    number: int | str,
     known: Callable[[A], bool],
+    *,
+    count: int | None = None,
 ) -> tuple[Genomes, Table, Proposal]:
     """New networks to evaluate, their predictions, and how they were found.
+
+    If the last population of the inner evolution has too few new ones, the others come from its earlier generations and
+    from the neighbourhood of the front, and in the end from anywhere in the space: there are fewer than asked for only
+    if all networks that keep the exact bounds are known.
 
     Args:
         task: What the search works with.
         members: The archive.
-        number: Of the generation.
+        number: Of the generation; decides all random choices.
         known: Whether an architecture has been evaluated already.
+        count: How many; by default `candidates` of the settings.
     """
+    count = task.settings.candidates if count is None else count
     clock = [time.monotonic()]
     with threadpool_limits(1, "blas"):  # for matrices this small threads cost more than they save
         model = Model(task, members, number)
         clock.append(time.monotonic())
-        pool = propose(task, members, model, number)
+        visited: list[Genomes] = []
+        pool = propose(task, members, model, number, visited=visited)
         clock.append(time.monotonic())
-        new = np.array([not known(task.space.decode(genome)) for genome in pool])
-        feasible = float((violations(task, model(pool)) <= 0).mean()) if task.bounded else 1.0
-        chosen = choose(task, members, pool[new], model)
+        pool = pool[task.valid(pool)]
+        new = np.array([not known(task.space.decode(genome)) for genome in pool], dtype=bool)
+        feasible = float((violations(task, model(pool)) <= 0).mean()) if task.bounded and len(pool) else 1.0
+        unseen = pool[new]
+        if len(unseen) < count:
+            unseen = widen(task, members, np.concatenate([pool, *visited]), number, known, count)
+        chosen = choose(task, members, unseen, model, count)
         predicted = model(chosen) if len(chosen) else {}
         clock.append(time.monotonic())
-    first = task.objectives[0].name
+    first = task.leading.name
     predict_seconds, evolve_seconds, select_seconds = np.diff(clock).tolist()
     proposal = Proposal(
         predictor=model.choices[first],
         predictors=model.choices,
         bounded=task.bounded,
         feasible=feasible,
-        duplicate=float(1 - new.mean()),
+        duplicate=float(1 - new.mean()) if len(new) else 1.0,
         predict_seconds=predict_seconds,
         evolve_seconds=evolve_seconds,
         select_seconds=select_seconds,
@@ -175,11 +221,21 @@ def training_set(task: Task[A], members: list[Evaluation[A]], weights: int) -> l
     return members + others
 
 
-def prediction_quality(task: Task[A], evaluated: Sequence[Evaluation[A]], predicted: Table) -> dict[str, Quality]:
-    """How well the new candidates were predicted, by name of the quantity; empty if none could be evaluated."""
-    made = [number for number, evaluation in enumerate(evaluated) if not evaluation.failure]
+def prediction_quality(
+    task: Task[A], archs: Sequence[A], evaluated: Sequence[Evaluation[A]], predicted: Table
+) -> dict[str, Quality]:
+    """How well candidates were predicted, by name of the quantity; empty if none could be evaluated.
+
+    Args:
+        task: What the search works with.
+        archs: The candidates.
+        evaluated: Evaluations; of other architectures too.
+        predicted: What was predicted of the candidates.
+    """
+    made = {evaluation.arch: evaluation for evaluation in evaluated if not evaluation.failure}
+    numbers = [number for number, arch in enumerate(archs) if arch in made]
     found = {}
-    for each in task.modelled if made else ():
-        measured = np.array([evaluated[number][each.name] for number in made], dtype=np.float64)
-        found[each.name] = quality(predicted[each.name][made], measured)
+    for each in task.modelled if numbers else ():
+        measured = np.array([made[archs[number]][each.name] for number in numbers], dtype=np.float64)
+        found[each.name] = quality(predicted[each.name][numbers], measured)
     return found

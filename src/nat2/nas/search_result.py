@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic
 
 import numpy as np
 
-from nat2.errors import ConfigError
-from nat2.nas.archive import Evaluation
+from nat2.errors import ConfigError, RunError
+from nat2.nas.archive import Evaluation, EvaluationRecord
 from nat2.nas.budget import format_bound, format_value, parse_budget
 from nat2.nas.front import minimised, violations
 from nat2.nas.generation import Generation
@@ -37,6 +37,10 @@ class SearchResult(Generic[A]):
     """Whether the front keeps the budget."""
     generations: tuple[Generation[A], ...]
     quantities: tuple[Objective, ...]
+    history: tuple[tuple[Evaluation[A], EvaluationRecord], ...] = field(default=(), repr=False)
+    """All evaluations in order, failed ones too, with how they came about."""
+    exhausted: str = ""
+    """That nothing is left to evaluate, if that is why the search ended."""
 
     def __repr__(self) -> str:
         return as_text_table(self._rows())
@@ -51,10 +55,17 @@ class SearchResult(Generic[A]):
 
     @staticmethod
     def of(task: Task[A], generations: Sequence[Generation[A]]) -> SearchResult[A]:
-        """The result of a finished search."""
-        weights = task.version(generations[-1].number)
-        members = [task.archive.find(arch, weights=weights) for arch in generations[-1].members]
+        """The result of a search so far.
+
+        Raises:
+            RunError: no evaluation has succeeded.
+        """
+        weights = task.version(generations[-1].number) if generations else 0
         every = task.archive.known(weights)
+        if not every:
+            raise RunError("there is no result yet: no evaluation has succeeded")
+        archs = generations[-1].members if generations else [each.arch for each in every]
+        members = [task.archive.find(arch, weights=weights) for arch in archs]
         front = [every[number] for number in task.front(every)]
         front.sort(key=lambda evaluation: tuple(evaluation[each.name] for each in task.objectives[::-1]))
         values = task.values(front)
@@ -68,6 +79,8 @@ class SearchResult(Generic[A]):
             feasible=bool((task.violations(front) <= 0).all()),
             generations=tuple(generations),
             quantities=task.quantities,
+            history=tuple(task.archive.evaluations()),
+            exhausted=task.archive.noted("exhausted") or "",
         )
 
     def best(self, budget: str = "") -> Evaluation[A]:
@@ -79,7 +92,7 @@ class SearchResult(Generic[A]):
         Raises:
             ConfigError: no network keeps them.
         """
-        bounds = parse_budget(budget, self.quantities)
+        bounds = parse_budget(budget, self.quantities, named="budget")
         missing = [bound.name for bound in bounds if bound.name not in {each.name for each in self.quantities}]
         if missing:
             raise ConfigError(f"{', '.join(missing)} was not recorded in this search; give it as an objective")

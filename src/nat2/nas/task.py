@@ -14,9 +14,9 @@ from nat2.errors import ConfigError
 from nat2.nas import front
 from nat2.nas.archive import Archive, Evaluation
 from nat2.nas.evolve import Objectives
-from nat2.nas.feasible import exact
+from nat2.nas.feasible import exact, exact_violation
 from nat2.nas.functions import Evaluate, SearchFunctions
-from nat2.nas.objectives import Objective, violation
+from nat2.nas.objectives import Objective
 from nat2.nas.predictors import check_predictor
 from nat2.nas.select import hypervolume
 from nat2.nas.settings import SearchSettings
@@ -25,7 +25,7 @@ from nat2.progress import SILENT, Reporter
 from nat2.space.searchable import A, Searchable
 from nat2.space.space import Genomes
 
-_ENOUGH = 8  # networks whose worst values are representative
+ENOUGH = 8  # networks whose worst values are representative
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,11 @@ class Task(Generic[A]):
         return tuple(each for each in needed if each.cost != "exact")
 
     @property
+    def leading(self) -> Objective:
+        """The first objective that has to be predicted: the error, in a search of networks."""
+        return next(each for each in self.objectives if each.cost != "exact")
+
+    @property
     def bounded(self) -> bool:
         """Whether the search has a budget."""
         return any(each.bounded for each in self.quantities)
@@ -92,9 +97,14 @@ class Task(Generic[A]):
         return exact(self.of_class("exact"), self.functions.exact, genomes)
 
     def keeps_exact(self, genomes: Genomes) -> NDArray[np.bool_]:
-        """Which genomes keep the bounds on exact quantities, shape (n,)."""
-        keeps: NDArray[np.bool_] = violation(self.of_class("exact"), self.exact_values(genomes)) <= 0
+        """Which genomes keep the bounds on exact quantities, shape (n,); invalid ones do not."""
+        keeps: NDArray[np.bool_] = exact_violation(self.of_class("exact"), self.exact_values(genomes)) <= 0
         return keeps
+
+    def valid(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """Which genomes have finite exact quantities, shape (n,)."""
+        valid: NDArray[np.bool_] = np.isfinite(self.exact_values(genomes)).all(axis=1)
+        return valid
 
     def encode_all(self, archs: Sequence[A]) -> Genomes:
         """Canonical genomes, shape (n, genes)."""
@@ -122,7 +132,7 @@ class Task(Generic[A]):
         below it, else as far from the best as that from the worst.
         """
         values, violated = self.values(members), self.violations(members)
-        if (violated <= 0).sum() >= _ENOUGH:
+        if (violated <= 0).sum() >= ENOUGH:
             values = values[violated <= 0]
         best, worst = values.min(0), values.max(0)
         natural = np.array([each.direction == "min" for each in self.objectives]) & (best >= 0)
@@ -147,8 +157,12 @@ def check(
         ConfigError: naming the objective or the setting.
     """
     names = [each.name for each in (*objectives, *recorded)]
-    if not objectives or objectives[0].cost != "predicted":
-        raise ConfigError(f"the first objective must be of cost class predicted; got {names[:1]}")
+    if not any(each.cost == "predicted" for each in objectives):
+        raise ConfigError(
+            f"at least one objective must be of cost class predicted, which evaluating gives; got {', '.join(names)}"
+            if names
+            else "a search needs at least one objective"
+        )
     if len(set(names)) < len(names):
         raise ConfigError(f"objectives must have different names; got {', '.join(names)}")
     for each in (*objectives, *recorded):

@@ -335,7 +335,7 @@ def open_archive(context: RunContext) -> Archive[Arch]:
     opened: list[Archive[Arch]] = []
 
     def open_file() -> bytes:
-        opened.append(Archive(context.folder.archive, context.columns))
+        opened.append(Archive(context.folder.archive, context.columns, restart="begin again with --fresh"))
         return opened[0].content() if context.processes.size > 1 else b""
 
     content = context.processes.once(open_file)

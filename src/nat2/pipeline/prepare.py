@@ -123,7 +123,8 @@ def _check(plan: RunPlan, dataset: Dataset, processes: Processes) -> None:
     """Refuse what does not go together."""
     config = plan.config
     costs = exact_costs(plan.quantities, plan.space, plan.macros)
-    check_budget(plan.space, plan.quantities, costs, seed=config.seed)
+    change = "the space (--width, --resolutions, --family)"
+    check_budget(plan.space, plan.quantities, costs, seed=config.seed, change=change)
     for size in (config.shrink.batch_size, config.adapt.batch_size):
         processes.check_batch(batch_size_for(size, len(dataset.train)))
     share = config.search.rungs[0][1]
