@@ -13,7 +13,20 @@ FOUNDATIONS = (
     "processes",
 )  # fmt: skip
 """Modules that any room may use, each after those that it uses."""
-ROOMS = ("space", "shipped", "data", "supernet", "training", "nas", "deploy", "runs", "reports", "pipeline", "cli")
+ROOMS = (
+    "space",
+    "testing",
+    "shipped",
+    "data",
+    "supernet",
+    "training",
+    "nas",
+    "deploy",
+    "runs",
+    "reports",
+    "pipeline",
+    "cli",
+)
 """Folders, each after those that it uses."""
 TOP = ("__init__", "__main__")
 """The public names and the command, which use everything."""

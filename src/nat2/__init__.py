@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nat2.reports.report import report
     from nat2.runs.config import RunConfig
     from nat2.space.arch import Arch
+    from nat2.space.named import NamedSpace, categorical, integer, ordered
     from nat2.space.searchable import IntegerSpace
     from nat2.space.space import SearchSpace
 
@@ -33,17 +34,21 @@ _PUBLIC = {
     "Arch": "nat2.space.arch",
     "IntegerSpace": "nat2.space.searchable",
     "Limits": "nat2.nas.search",
+    "NamedSpace": "nat2.space.named",
     "Objective": "nat2.nas.objectives",
     "RunConfig": "nat2.runs.config",
     "Search": "nat2.nas.search",
     "SearchFunctions": "nat2.nas.functions",
     "SearchSettings": "nat2.nas.settings",
     "SearchSpace": "nat2.space.space",
+    "categorical": "nat2.space.named",
     "export": "nat2.pipeline.export",
     "finetune": "nat2.pipeline.api",
+    "integer": "nat2.space.named",
     "latency": "nat2.deploy.latency",
     "load": "nat2.deploy.deployable",
     "objective": "nat2.nas.objectives",
+    "ordered": "nat2.space.named",
     "predict": "nat2.deploy.predict",
     "profile": "nat2.pipeline.profile",
     "report": "nat2.reports.report",
@@ -56,6 +61,7 @@ __all__ = [
     "Arch",
     "IntegerSpace",
     "Limits",
+    "NamedSpace",
     "Objective",
     "RunConfig",
     "Search",
@@ -63,11 +69,14 @@ __all__ = [
     "SearchSettings",
     "SearchSpace",
     "__version__",
+    "categorical",
     "export",
     "finetune",
+    "integer",
     "latency",
     "load",
     "objective",
+    "ordered",
     "predict",
     "profile",
     "report",
@@ -80,6 +89,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import public names when they are first used: torch alone takes seconds, and ``nat2 --help`` needs none of it."""
+    if name == "testing":
+        return import_module("nat2.testing")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'nat2' has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)

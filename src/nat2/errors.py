@@ -23,3 +23,7 @@ class CheckpointError(Nat2Error):
 
 class RunError(Nat2Error):
     """The run folder cannot be used: locked, written by another configuration, or the disk is full."""
+
+
+class SpaceError(Nat2Error):
+    """A search space of the user's own breaks a law that searching relies on."""

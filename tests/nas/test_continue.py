@@ -108,7 +108,7 @@ def test_an_archive_of_another_search_is_refused(tmp_path: Path) -> None:
         search(IntegerSpace((9,) * 3), counting, objectives, settings=settings, archive=path)
 
 
-def test_what_failed_is_made_again_when_it_was_mended(tmp_path: Path) -> None:
+def test_failures_are_repeated_once_their_cause_is_fixed(tmp_path: Path) -> None:
     space, path = IntegerSpace((4, 4)), tmp_path / "a.db"
     objectives = [Objective(name="loss"), Objective(name="gain", direction="max")]
     settings = SearchSettings(archive=8, generations=2, candidates=2, predictor="ridge", inner_generations=3)
@@ -119,7 +119,7 @@ def test_what_failed_is_made_again_when_it_was_mended(tmp_path: Path) -> None:
             raise OSError("no GPU")
         return counting(arch)
 
-    with pytest.raises(RunError, match=r"no GPU\. Fix what evaluates and repeat the call"):
+    with pytest.raises(RunError, match=r"no GPU\. Fix the evaluation and repeat the call"):
         search(space, evaluate, objectives, settings=settings, archive=path)
     working[0] = True
     found = search(space, evaluate, objectives, settings=settings, archive=path)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Generic
+from typing import Generic, Self
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from nat2.nas.batch import Batch
 from nat2.nas.functions import ExactCost, SearchFunctions
 from nat2.nas.generation import Generation
 from nat2.nas.measure import reported
-from nat2.nas.nat import steps
+from nat2.nas.nat import begin, steps
 from nat2.nas.objectives import Objective
 from nat2.nas.search_result import SearchResult
 from nat2.nas.settings import SearchSettings
@@ -81,9 +81,9 @@ class AskTell(Generic[A]):
         self._front = np.empty((0, len(self._task.objectives)))
         for each in kept.known(0):
             self._improves(each)
-        self._step()  # refuses what does not fit the archive
+        begin(self._task)
 
-    def __enter__(self) -> AskTell[A]:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -64,8 +64,12 @@ def initial_archive(task: Task[A], *, wait: bool = False) -> Generator[Batch[A],
         f"initial archive of {settings.archive} networks: evaluated {', then '.join(parts)}; as costly as "
         f"{cost:,.0f} on all images"
     )
-    known, last = succeeded(_found(task, asked)), succeeded(_found(task, ends))
-    evaluated = _given(task, ends) + [each for each in known if each.arch not in ends]
+    if len(settings.rungs) == 1:  # results that arrived unasked too
+        known = succeeded(task.archive.of_generation(0, weights=0))
+    else:
+        known = _given(task, ends) + succeeded(_found(task, asked))
+    last = succeeded(_found(task, ends))
+    evaluated = [each for each in known if each.arch not in ends]
     return [*_best(task, evaluated, settings.archive - len(last), len(settings.rungs)), *last]
 
 

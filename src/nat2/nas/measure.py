@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from nat2.errors import Nat2Error, RunError
 from nat2.nas.archive import Evaluation, EvaluationRecord
@@ -82,7 +83,7 @@ def reported(task: Task[A], arch: A, given: object) -> Evaluation[A]:
 
 def _named(given: object, names: Sequence[str]) -> dict[str, float]:
     """Values by name."""
-    values = given if isinstance(given, Mapping) else {names[0]: given} if len(names) == 1 else None
+    values: Any = given if isinstance(given, Mapping) else {names[0]: given} if len(names) == 1 else None
     if values is None:
         raise TypeError(f"the evaluation returned {given!r}, not a value for each of {', '.join(names)}")
     return {name: float(values[name]) for name in names}

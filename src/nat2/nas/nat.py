@@ -123,9 +123,7 @@ def steps(task: Task[A], last_number: float = math.inf) -> Iterator[Batch[A] | G
     Raises:
         ConfigError, CheckpointError, RunError: as `run_search`.
     """
-    check(task.objectives, task.recorded, task.settings, task.functions)
-    check_budget(task.space, task.quantities, task.functions.exact, seed=task.seed)
-    _claim(task)
+    begin(task)
     last: Generation[A] | None = None
     for last in task.archive.generations():
         task.progress.step(FoundDone(last.facts.evaluations), unit="evaluations")
@@ -141,6 +139,17 @@ def steps(task: Task[A], last_number: float = math.inf) -> Iterator[Batch[A] | G
             return
         last = following
         yield last
+
+
+def begin(task: Task[A]) -> None:
+    """Check that a search can be made, and that it is the one in the archive.
+
+    Raises:
+        ConfigError, CheckpointError, RunError: as `run_search`.
+    """
+    check(task.objectives, task.recorded, task.settings, task.functions)
+    check_budget(task.space, task.quantities, task.functions.exact, seed=task.seed)
+    _claim(task)
 
 
 def _claim(task: Task[A]) -> None:

@@ -30,7 +30,7 @@ _INVALID = 1e30  # of an invalid network: worse than any other
 class Model(Generic[A]):
     """The surrogate of a generation: exact quantities as they are, predictions of all others."""
 
-    def __init__(self, task: Task[A], members: Sequence[Evaluation[A]], number: int) -> None:
+    def __init__(self, task: Task[A], members: Sequence[Evaluation[A]], number: int | str) -> None:
         """Fit a predictor to the archive for each quantity that needs one."""
         self._task = task
         genomes = task.encode_all([member.arch for member in members])

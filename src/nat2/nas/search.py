@@ -105,7 +105,7 @@ class Search(AskTell[A]):
             else:
                 _run_alone(run, evaluate)
         finally:
-            for arch in self.pending:  # those of an evaluation that was interrupted
+            for arch in reversed(self.pending):  # those of an evaluation that was interrupted
                 self.release(arch)
             if limits is None:
                 self._limit(float("inf"))

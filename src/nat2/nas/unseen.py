@@ -58,7 +58,8 @@ def _unseen(task: Task[A], genomes: Genomes, known: Callable[[A], bool]) -> Geno
     genomes = np.unique(genomes, axis=0)
     genomes = genomes[task.keeps_exact(genomes)]
     new = np.array([not known(task.space.decode(genome)) for genome in genomes], dtype=bool)
-    return genomes[new]
+    unseen: Genomes = genomes[new]
+    return unseen
 
 
 def neighbours(space: Searchable[A], genomes: Genomes) -> Genomes:

@@ -56,7 +56,11 @@ class Searchable(Protocol[A]):
 
 @dataclass(frozen=True)
 class IntegerSpace:
-    """Vectors of whole numbers from 0, every one of them an architecture."""
+    """Vectors of whole numbers from 0, every one of them an architecture.
+
+    If several vectors stand for the same architecture, override `canonical` in a subclass: everything else follows
+    from it.
+    """
 
     choices: tuple[int, ...]
     """How many values each gene has."""
@@ -92,7 +96,7 @@ class IntegerSpace:
 
     def sample(self, count: int, generator: np.random.Generator, *, sampling: Sampling = "balanced") -> Genomes:
         """Draw genomes uniformly, shape (count, genes); both kinds of sampling are the same here."""
-        return generator.integers(0, self.choices, size=(count, len(self.choices)))
+        return self.canonical(generator.integers(0, self.choices, size=(count, len(self.choices))))
 
     def features(self, genomes: Genomes, kind: FeatureKind = "integer") -> NDArray[np.float64]:
         """The genome itself, or one column per gene and value."""
@@ -101,8 +105,8 @@ class IntegerSpace:
         return one_hot(genomes, self.lower, self.upper)
 
     def decode(self, genome: Genomes) -> tuple[int, ...]:
-        """The genome as a tuple."""
-        return tuple(int(value) for value in genome)
+        """The canonical genome as a tuple."""
+        return tuple(int(value) for value in self.canonical(np.asarray(genome)[None])[0])
 
     def encode(self, arch: tuple[int, ...]) -> Genomes:
         """The tuple as a genome.
@@ -112,7 +116,8 @@ class IntegerSpace:
         """
         if len(arch) != len(self.choices) or not all(0 <= v < n for v, n in zip(arch, self.choices, strict=True)):
             raise ArchError(f"{arch} is not in a space of {self.choices} choices")
-        return np.array(arch, dtype=np.int64)
+        genome: Genomes = self.canonical(np.array(arch, dtype=np.int64)[None])[0]
+        return genome
 
     def key(self, arch: tuple[int, ...]) -> str:
         """The values joined by dots, e.g. ``1.0.2``."""
