@@ -32,6 +32,8 @@ from nat2.seeds import derive
 from nat2.space.searchable import A, Searchable
 from nat2.space.space import Genomes
 
+_GIVE_UP = 3  # failures in a generation per candidate, or at least this many and no success: no more replacements
+
 
 def search(
     space: Searchable[A],
@@ -249,7 +251,8 @@ def _candidates_evaluated(
         evaluated = task.archive.of_generation(number, weights=weights)
         failed = sum(bool(each.failure) for each in evaluated)
         lost = len(archs) - asked + failed
-        if lost <= 0 or failed > asked / 2:
+        hopeless = failed >= _GIVE_UP * len(archs) or (failed == len(evaluated) and failed >= _GIVE_UP)
+        if lost <= 0 or hopeless:
             return
         replacement += 1
         known = members + succeeded(evaluated)

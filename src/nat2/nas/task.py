@@ -103,8 +103,7 @@ class Task(Generic[A]):
 
     def valid(self, genomes: Genomes) -> NDArray[np.bool_]:
         """Which genomes have finite exact quantities, shape (n,)."""
-        finite: NDArray[np.bool_] = np.isfinite(self.exact_values(genomes))
-        return np.logical_and.reduce(finite, axis=1)
+        return np.asarray(np.isfinite(self.exact_values(genomes)).all(axis=1), dtype=np.bool_)
 
     def encode_all(self, archs: Sequence[A]) -> Genomes:
         """Canonical genomes, shape (n, genes)."""
