@@ -32,7 +32,8 @@ from nat2.seeds import derive
 from nat2.space.searchable import A, Searchable
 from nat2.space.space import Genomes
 
-_GIVE_UP = 3  # failures in a generation per candidate, or at least this many and no success: no more replacements
+_HOPELESS = 10  # failures per candidate of a generation after which no more are replaced
+_FEW = 3  # failures without any success after which none is
 
 
 def search(
@@ -251,7 +252,7 @@ def _candidates_evaluated(
         evaluated = task.archive.of_generation(number, weights=weights)
         failed = sum(bool(each.failure) for each in evaluated)
         lost = len(archs) - asked + failed
-        hopeless = failed >= _GIVE_UP * len(archs) or (failed == len(evaluated) and failed >= _GIVE_UP)
+        hopeless = failed >= _HOPELESS * len(archs) or (failed == len(evaluated) and failed >= _FEW)
         if lost <= 0 or hopeless:
             return
         replacement += 1
