@@ -65,6 +65,16 @@ def test_an_objective_of_ones_own_is_searched(start: Callable[..., str]) -> None
     assert "microjoules" in "".join(printed[header:])
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_workers_of_ones_own_evaluate_and_a_second_start_goes_on(start: Callable[..., str]) -> None:
+    printed = start("own_workers.py", "--quick")
+    assert printed.splitlines()[0].split() == ["network", "error", "nodes"]
+    assert printed.splitlines()[-1].startswith("14 evaluations in ")
+    assert Path("front.png").exists()
+    again = start("own_workers.py", "--quick")
+    assert again.splitlines()[:-1] == printed.splitlines()[:-1]
+
+
 def test_a_network_is_picked_and_answers_without_us(
     folder_recipe: Path, tmp_path: Path, start: Callable[..., str]
 ) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nat2.reports.report import report
     from nat2.runs.config import RunConfig
     from nat2.space.arch import Arch
-    from nat2.space.named import NamedSpace, categorical, integer, ordered
+    from nat2.space.named import NamedArch, NamedSpace, categorical, integer, ordered
     from nat2.space.searchable import IntegerSpace
     from nat2.space.space import SearchSpace
 
@@ -34,6 +34,7 @@ _PUBLIC = {
     "Arch": "nat2.space.arch",
     "IntegerSpace": "nat2.space.searchable",
     "Limits": "nat2.nas.search",
+    "NamedArch": "nat2.space.named",
     "NamedSpace": "nat2.space.named",
     "Objective": "nat2.nas.objectives",
     "RunConfig": "nat2.runs.config",
@@ -61,6 +62,7 @@ __all__ = [
     "Arch",
     "IntegerSpace",
     "Limits",
+    "NamedArch",
     "NamedSpace",
     "Objective",
     "RunConfig",

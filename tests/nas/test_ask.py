@@ -226,6 +226,7 @@ def evaluated_in_a_worker(arch: Vector) -> dict[str, float]:
     return counting(arch)
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_process_pool_evaluates() -> None:
     searched = made()
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:

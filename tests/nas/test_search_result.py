@@ -114,6 +114,31 @@ def test_the_best_of_what_is_maximised_has_the_most() -> None:
     assert result_of(values, "gain,size").best().arch == (2, 0)
 
 
+def test_a_result_is_a_table_and_two_plots() -> None:
+    pandas = pytest.importorskip("pandas")
+    found = result_of({(1, 2): (0.1, 3), (0, 1): (0.5, 1), (9, 9): (0.9, 18)})
+    table = found.to_dataframe()
+    assert isinstance(table, pandas.DataFrame)
+    assert table["loss"].tolist() == [0.1, 0.5, 0.9]
+    assert table["front"].tolist() == [True, True, False]
+    assert list(table)[:5] == ["arch", "loss", "size", "failure", "front"]
+    front = found.plot_front().axes[0]
+    assert front.lines[0].get_xydata().tolist() == [[1, 0.5], [3, 0.1]]  # type: ignore[union-attr]
+    assert (front.get_xlabel(), front.get_ylabel()) == ("size (less is better)", "loss (less is better)")
+    assert found.plot_front("loss", "size").axes[0].get_ylabel() == "size (less is better)"
+    history = found.plot_history().axes[0].lines[0].get_ydata()
+    assert history[0] < history[1] == history[2] < 1  # type: ignore[index, operator]
+    with pytest.raises(ConfigError, match="'heat' was not recorded in this search; there are loss, size"):
+        found.plot_front("heat")
+
+
+def test_the_history_of_one_objective_is_its_best_value() -> None:
+    found = result_of({(1, 0): (3.0,), (2, 0): (7.0,), (3, 0): (5.0,)}, "gain")
+    assert found.plot_history().axes[0].lines[0].get_ydata().tolist() == [3, 7, 7]  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match="a front has two objectives"):
+        found.plot_front()
+
+
 def test_a_result_shows_its_front_as_a_table() -> None:
     found = result_of({(1, 2): (0.123456, 3), (0, 1): (0.5, 1), (9, 9): (0.9, 18)})
     assert repr(found).splitlines() == [

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic
+from typing import TYPE_CHECKING, Generic
 
 import numpy as np
 
@@ -14,10 +14,15 @@ from nat2.nas.budget import format_bound, format_value, parse_budget
 from nat2.nas.front import minimised, violations
 from nat2.nas.generation import Generation
 from nat2.nas.objectives import Objective
+from nat2.nas.plots import plot_front, plot_history, quantity_of
 from nat2.nas.select import trade_offs
 from nat2.nas.task import Task
 from nat2.space.searchable import A
 from nat2.tables import Row, as_html_table, as_text_table
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class SearchResult(Generic[A]):
     """Whether the front keeps the budget."""
     generations: tuple[Generation[A], ...]
     quantities: tuple[Objective, ...]
+    objectives: tuple[Objective, ...] = ()
+    """What was optimised, of the quantities."""
     history: tuple[tuple[Evaluation[A], EvaluationRecord], ...] = field(default=(), repr=False)
     """All evaluations in order, failed ones too, with how they came about."""
     exhausted: str = ""
@@ -52,6 +59,50 @@ class SearchResult(Generic[A]):
         """The front."""
         names = [each.name for each in self.quantities]
         return [{"network": str(each.arch)} | {name: f"{each[name]:.4g}" for name in names} for each in self.front]
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """All evaluations in order, failed ones too, as a pandas table.
+
+        It has the architecture, the parameters of a `NamedSpace`, one column per quantity, ``failure``, whether it is
+        on the ``front``, and how the evaluation came about (`EvaluationRecord`).
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ConfigError("to_dataframe() needs pandas: pip install pandas") from error
+        front, weights = {each.arch for each in self.front}, max(record.weights for _, record in self.history)
+        rows = []
+        for evaluation, record in self.history:
+            arch = evaluation.arch
+            parameters = dict(arch) if isinstance(arch, Mapping) else {}
+            values = {each.name: evaluation.values.get(each.name) for each in self.quantities}
+            last = not evaluation.failure and record.share == 1 and record.weights == weights
+            facts = {"failure": evaluation.failure, "front": last and arch in front, **record._asdict()}
+            rows.append({"arch": str(arch), **parameters, **values, **facts})
+        return pandas.DataFrame(rows)
+
+    def plot_front(self, x: str = "", y: str = "") -> Figure:
+        """Draw all evaluations and the front as a Matplotlib figure; ``savefig("front.png")`` writes it.
+
+        Args:
+            x: Name of a quantity; by default the second objective.
+            y: Name of a quantity; by default the first objective.
+
+        Raises:
+            ConfigError: there is no such quantity, or only one objective.
+        """
+        names = [each.name for each in self.objectives]
+        if len(names) < 2 and not (x and y):
+            raise ConfigError("a front has two objectives; name two quantities, or see plot_history()")
+        chosen = (quantity_of(self.quantities, name) for name in (x or names[1], y or names[0]))
+        return plot_front(self.evaluated, self.front, *chosen)
+
+    def plot_history(self) -> Figure:
+        """Draw the hypervolume of the front, or the best value of one objective, against the number of evaluations."""
+        return plot_history(self.evaluated, self.objectives, self.quantities)
 
     @staticmethod
     def of(task: Task[A], generations: Sequence[Generation[A]]) -> SearchResult[A]:
@@ -79,6 +130,7 @@ class SearchResult(Generic[A]):
             feasible=bool((task.violations(front) <= 0).all()),
             generations=tuple(generations),
             quantities=task.quantities,
+            objectives=task.objectives,
             history=tuple(task.archive.evaluations()),
             exhausted=task.archive.noted("exhausted") or "",
         )
