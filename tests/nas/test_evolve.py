@@ -9,7 +9,7 @@ import pytest
 
 from nat2.nas.evolve import evolve, reference_directions
 from nat2.nas.select import hypervolume, non_dominated
-from nat2.space import CostTable, IntegerSpace, Macro, SearchSpace
+from nat2.space import CostTable, Genomes, IntegerSpace, Macro, SearchSpace
 
 MACRO = Macro(classes=10)
 SPACE = SearchSpace.of(MACRO, (48, 56, 64))
@@ -137,3 +137,28 @@ def test_any_whole_number_is_a_seed() -> None:
     first = evolved(few(), seed=5)[0]
     np.testing.assert_array_equal(evolved(few(), seed=2**32 + 5)[0], first)
     np.testing.assert_array_equal(evolved(few(), seed=2**63 + 5)[0], first)
+
+
+def test_an_evolution_whose_front_stands_still_ends() -> None:
+    space = IntegerSpace((4, 4))
+    asked: list[int] = []
+
+    def evaluate(genomes: Genomes) -> Any:
+        asked.append(len(genomes))
+        return np.stack([genomes.sum(axis=1), -genomes[:, 0]], axis=1).astype(np.float64)
+
+    def made(generations: int, patience: int) -> tuple[int, Any]:
+        asked.clear()
+        start = space.sample(8, np.random.default_rng(0))
+        last = evolve(
+            space, evaluate, n_objectives=2, population=8, generations=generations, start=start, seed=0,
+            patience=patience,
+        )  # fmt: skip
+        return len(asked), last
+
+    whole, last = made(40, 0)
+    ended, found = made(40, 3)
+    assert ended < whole
+    front = {tuple(row) for row in found.tolist() if sum(row) == row[0]}
+    assert front == {tuple(row) for row in last.tolist() if sum(row) == row[0]} == {(n, 0) for n in range(4)}
+    assert made(ended, 0)[1].tolist() == found.tolist()  # it ends early, and is the same until then

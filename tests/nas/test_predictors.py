@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
 
 from nat2.errors import ConfigError
 from nat2.nas import predictors
@@ -309,3 +313,36 @@ def test_trees_that_see_half_of_the_networks_answer_with_a_mean() -> None:
     assert np.abs(found - targets).max() > 0.1
     assert np.corrcoef(found, targets)[0, 1] > 0.8
     np.testing.assert_array_equal(found, again)  # the seed decides which half
+
+
+@pytest.mark.parametrize("name", ["bayesian", "ridge", "svr", "gp", "gp-rbf"])
+def test_the_mean_of_experts_is_one_of_their_kind(name: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which predicts the same in one call as the experts do one by one."""
+    generator = np.random.default_rng(0)
+    features = generator.integers(0, 3, (40, 6)).astype(np.float64)
+    targets = features @ generator.normal(size=6) + np.sin(features[:, 0] * features[:, 1])
+    queries = generator.integers(0, 3, (30, 6)).astype(np.float64)
+    merged = fit_ensemble(name, features, targets, seed=1)
+    monkeypatch.setattr(
+        "nat2.nas.predictors._mean_of", lambda experts: lambda asked: np.mean([each(asked) for each in experts], axis=0)
+    )
+    apart = fit_ensemble(name, features, targets, seed=1)
+    np.testing.assert_allclose(merged.predict(queries), apart.predict(queries), rtol=1e-9, atol=1e-9)
+    assert (merged.tau, merged.rmse) == (apart.tau, apart.rmse)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_gaussian_process_predicts_as_the_library_does() -> None:
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(30, 3))
+    targets = (features[:, 0] * features[:, 1] - features[:, 2]) / 2
+    queries = generator.normal(size=(10, 3))
+    for name in ("gp", "gp-rbf"):
+        fit = PREDICTORS[name](features, targets, 0)
+        model = GaussianProcessRegressor(
+            ConstantKernel(1.0, (1e-3, 1e4)) * RBF(10.0, (1e-1, 1e4)) + WhiteKernel(0.1, (1e-6, 1e2))
+            if name == "gp-rbf"
+            else DotProduct(1.0, (1e-6, 1e6)) + WhiteKernel(0.1, (1e-6, 1e2)),
+            random_state=0,
+        ).fit(features, targets)
+        np.testing.assert_allclose(fit(features, targets, 0)(queries), model.predict(queries), atol=1e-6)

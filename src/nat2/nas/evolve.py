@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.algorithms.moo.nsga3 import NSGA3
 from pymoo.algorithms.soo.nonconvex.ga import GA
+from pymoo.core.algorithm import Algorithm
+from pymoo.core.callback import Callback
 from pymoo.core.problem import Problem
 from pymoo.core.repair import Repair
 from pymoo.operators.crossover.pntx import TwoPointCrossover
@@ -56,6 +58,23 @@ class _Canonical(Repair):  # type: ignore[misc]
         return self._canonical(np.around(x).astype(np.int64))
 
 
+class _Patience(Callback):  # type: ignore[misc]
+    """Ends an evolution whose front stands still."""
+
+    def __init__(self, patience: int) -> None:
+        super().__init__()
+        self._patience, self._still = patience, 0
+        self._front: set[tuple[float, ...]] = set()
+
+    def notify(self, algorithm: Algorithm) -> None:
+        """Compare the front with that of the generation before."""
+        front = {tuple(row) for row in np.atleast_2d(algorithm.opt.get("F")).tolist()}
+        self._still = self._still + 1 if front == self._front else 0
+        self._front = front
+        if 0 < self._patience <= self._still:
+            algorithm.termination.terminate()
+
+
 @cache
 def reference_directions(n_objectives: int, count: int) -> NDArray[np.float64]:
     """Evenly spread directions by Riesz energy, for more than two objectives; at least one for each.
@@ -78,6 +97,7 @@ def evolve(
     start: Genomes,
     seed: int,
     violated: Callable[[Genomes], Objectives] | None = None,
+    patience: int = 0,
 ) -> Genomes:
     """Minimise cheap objectives over a space; return the last population, canonical and without duplicates.
 
@@ -93,6 +113,7 @@ def evolve(
         seed: Decides all random choices.
         violated: Canonical genomes to how much they violate bounds, shape (n,), 0 for nothing; of two networks the one
             that violates less is better, whatever its objectives.
+        patience: Stop after this many generations in a row that did not change the front; 0: never.
     """
     operators = {
         "pop_size": population,
@@ -109,6 +130,8 @@ def evolve(
     else:
         algorithm = NSGA3(reference_directions(n_objectives, population), **operators)
     problem = _Inner(space, evaluate, n_objectives, violated)
-    result = minimize(problem, algorithm, ("n_gen", generations), seed=seed % 2**32, verbose=False)
+    result = minimize(
+        problem, algorithm, ("n_gen", generations), seed=seed % 2**32, verbose=False, callback=_Patience(patience)
+    )
     genomes = np.asarray(result.pop.get("X"), dtype=np.int64)
     return np.unique(genomes, axis=0)

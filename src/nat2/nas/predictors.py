@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Protocol
 
@@ -111,9 +111,10 @@ def _ensemble(name: PredictorName, features: Values, targets: Values, seed: int,
             experts.append(expert)
             left_out[out] = expert(features[out])
 
+    mean = _mean_of(experts)
+
     def predict(queries: Values) -> Values:
-        mean: Values = np.mean([expert(queries) for expert in experts], axis=0) * spread + centre
-        return mean
+        return mean(queries) * spread + centre
 
     rmse = spread * float(np.sqrt(np.mean((left_out - scaled) ** 2)))
     return Ensemble(name, predict, _ranking(left_out, scaled, [out for _, out in parts]), rmse)
@@ -133,6 +134,72 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         yield
+
+
+# -- experts whose mean is one of their own kind, so that predicting costs as much as with a single one
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """A linear predictor."""
+
+    coefficients: Values
+    """Shape (features,)."""
+    intercept: float
+
+    def __call__(self, queries: Values) -> Values:
+        predicted: Values = queries @ self.coefficients + self.intercept
+        return predicted
+
+    @staticmethod
+    def mean(experts: Sequence[_Linear]) -> _Linear:
+        coefficients: Values = np.mean([each.coefficients for each in experts], axis=0)
+        return _Linear(coefficients, float(np.mean([each.intercept for each in experts])))
+
+
+@dataclass(frozen=True)
+class _Radial:
+    """A weighted sum of Gaussians of one width around some points."""
+
+    points: Values
+    """Shape (n, features)."""
+    weights: Values
+    """Shape (n,)."""
+    intercept: float
+    gamma: float
+    """Of ``exp(-gamma * distance ** 2)``."""
+    centre: Values | float = 0.0
+    scale: Values | float = 1.0
+    """Distances are between features less the centre, divided by the scale."""
+
+    def __call__(self, queries: Values) -> Values:
+        queries = (queries - self.centre) / self.scale
+        distances = (queries**2).sum(1)[:, None] + (self.points**2).sum(1) - 2 * queries @ self.points.T
+        predicted: Values = np.exp(-self.gamma * np.maximum(distances, 0)) @ self.weights + self.intercept
+        return predicted
+
+    @staticmethod
+    def mean(experts: Sequence[_Radial]) -> _Radial:
+        points = np.concatenate([each.points for each in experts])
+        weights = np.concatenate([each.weights for each in experts]) / len(experts)
+        different, places = np.unique(points, axis=0, return_inverse=True)
+        intercept = float(np.mean([each.intercept for each in experts]))
+        summed = np.bincount(places.ravel(), weights).astype(np.float64)
+        return replace(experts[0], points=different, weights=summed, intercept=intercept)
+
+
+def _mean_of(experts: Sequence[Predictor]) -> Predictor:
+    """The mean of experts, which are all of one kind."""
+    if all(isinstance(each, _Linear) for each in experts):
+        return _Linear.mean(experts)  # type: ignore[arg-type]
+    if all(isinstance(each, _Radial) for each in experts):
+        return _Radial.mean(experts)  # type: ignore[arg-type]
+
+    def predict(queries: Values) -> Values:
+        mean: Values = np.mean([expert(queries) for expert in experts], axis=0)
+        return mean
+
+    return predict
 
 
 # -- the predictors
@@ -235,10 +302,28 @@ def _trees(features: Values, targets: Values, seed: int) -> Predictor:
     return lambda queries: np.asarray(model.predict(queries), dtype=np.float64)
 
 
-def _support_vectors(features: Values, targets: Values, seed: int) -> Predictor:
-    width = 0.1 / features.shape[1]
-    model = make_pipeline(StandardScaler(), SVR(C=10, epsilon=0.1, gamma=width)).fit(features, targets)
-    return lambda queries: np.asarray(model.predict(queries), dtype=np.float64)
+def _support_vectors(features: Values, targets: Values, seed: int) -> Fit:
+    """Support vectors on features of variance 1 over all networks."""
+    centre, width = features.mean(axis=0), 0.1 / features.shape[1]
+    spreads = features.std(axis=0)
+    scale = np.where(spreads > 0, spreads, 1.0)
+
+    def fit(features: Values, targets: Values, seed: int) -> Predictor:
+        model = SVR(C=10, epsilon=0.1, gamma=width).fit((features - centre) / scale, targets)
+        intercept = float(model.intercept_[0])
+        return _Radial(model.support_vectors_, model.dual_coef_[0], intercept, width, centre, scale)
+
+    return fit
+
+
+def _linear(make: Callable[[], Ridge | BayesianRidge]) -> Fit:
+    """A linear regressor of scikit-learn as a predictor."""
+
+    def fit(features: Values, targets: Values, seed: int) -> Predictor:
+        model = make().fit(features, targets)
+        return _Linear(model.coef_, float(model.intercept_))
+
+    return fit
 
 
 def _neighbours(features: Values, targets: Values, seed: int) -> Predictor:
@@ -263,7 +348,16 @@ def _gaussian_process(kernel: Kernel) -> Tune:
 
     def tune(features: Values, targets: Values, seed: int) -> Fit:
         found = GaussianProcessRegressor(kernel, random_state=seed).fit(features, targets).kernel_
-        return _scikit(lambda seed: GaussianProcessRegressor(found, optimizer=None))
+        signal = found.k1  # beside the noise, which predictions leave out
+
+        def fit(features: Values, targets: Values, seed: int) -> Predictor:
+            weights = GaussianProcessRegressor(found, optimizer=None).fit(features, targets).alpha_
+            if isinstance(signal, DotProduct):
+                return _Linear(features.T @ weights, float(signal.sigma_0**2 * weights.sum()))
+            size, width = signal.k1.constant_value, signal.k2.length_scale
+            return _Radial(features, size * weights, 0.0, 0.5 / width**2)
+
+        return fit
 
     return tune
 
@@ -275,10 +369,10 @@ PREDICTORS: dict[PredictorName, Tune] = {
     "e2epp": _untuned(_trees),
     "carts": _untuned(_scikit(lambda seed: DecisionTreeRegressor(random_state=seed))),
     "gp": _gaussian_process(DotProduct(1.0, (1e-6, 1e6)) + WhiteKernel(0.1, (1e-6, 1e2))),
-    "svr": _untuned(_support_vectors),
-    "ridge": _untuned(_scikit(lambda seed: Ridge())),
+    "svr": _support_vectors,
+    "ridge": _untuned(_linear(Ridge)),
     "knn": _untuned(_neighbours),
-    "bayesian": _untuned(_scikit(lambda seed: BayesianRidge())),
+    "bayesian": _untuned(_linear(BayesianRidge)),
     "lgb": _untuned(fit_lightgbm),
     "catboost": _untuned(fit_catboost),
     "gp-rbf": _gaussian_process(

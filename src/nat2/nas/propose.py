@@ -117,6 +117,7 @@ def propose(
         generations=settings.inner_generations,
         start=np.concatenate(start),
         seed=derive(task.seed, "evolve", number),
+        patience=settings.patience,
         violated=(lambda genomes: np.minimum(violations(task, model(genomes)), _INVALID)) if task.bounded else None,
     )
 

@@ -64,7 +64,10 @@ class SearchSettings:
     population: int = 100
     """Networks in the inner evolution."""
     inner_generations: int = 20
-    """Generations of the inner evolution."""
+    """Generations of the inner evolution, at most."""
+    patience: int = 5
+    """Generations in a row without a change of the predicted front after which the inner evolution ends; 0: it never
+    ends early (NAT, NAT2)."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -77,7 +80,7 @@ class SearchSettings:
         sizes = ("archive", "oversample", "generations", "candidates", "top", "population", "inner_generations")
         check_at_most(self, "the search", _MOST, *sizes)
         check_at_least(self, "the search", 4, "population")
-        check_not_negative(self, "the search", "generations", "learn_from", "optimism")
+        check_not_negative(self, "the search", "generations", "learn_from", "optimism", "patience")
         if self.archive < 8:
             raise ConfigError(f"`archive` of the search must be at least 8, to fit a predictor; got {self.archive}")
 
@@ -123,12 +126,12 @@ SEARCH_PRESETS: dict[SearchPreset, dict[str, Any]] = {
     "nat2": {
         "archive": 300, "sampling": "balanced", "preprocess": "oversample", "oversample": 10, "update": "replace",
         "predictor": "lgb", "features": "integer", "learn_from": 0, "start": "random", "selection": "spread",
-        "generations": 30, "candidates": 25, "top": 150, "population": 100, "inner_generations": 20,
+        "generations": 30, "candidates": 25, "top": 150, "population": 100, "inner_generations": 20, "patience": 0,
     },
     "nat": {
         "archive": 100, "sampling": "uniform", "preprocess": "none", "oversample": 1, "update": "append",
         "predictor": "lgb", "features": "one-hot", "learn_from": 0, "start": "random", "selection": "spread",
-        "generations": 30, "candidates": 8, "top": 150, "population": 100, "inner_generations": 20,
+        "generations": 30, "candidates": 8, "top": 150, "population": 100, "inner_generations": 20, "patience": 0,
     },
 }  # fmt: skip
 """The policies and sizes of NAT2 and of NAT; ``default`` are ours, in sizes for small machines."""
