@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -126,6 +127,29 @@ def random_search(recorder: Recorder, cost: str, seed: int, evaluations: int) ->
         recorder(np.array(new[: evaluations - len(recorder.seen)]))
 
 
+def optuna_search(sampler: str) -> Callable[[Recorder, str, int, int], None]:
+    """A sampler of Optuna, which sees the exact cost as a second value of each evaluation."""
+
+    def run(recorder: Recorder, cost: str, seed: int, evaluations: int) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        space, measure = recorder.world.space, recorder.world.costs[cost]
+        study = optuna.create_study(
+            directions=["minimize", "minimize"], sampler=getattr(optuna.samplers, sampler)(seed=seed)
+        )
+        for _ in range(20 * evaluations):  # what is proposed again counts once
+            if len(recorder.seen) >= evaluations:
+                return
+            trial = study.ask()
+            ends = enumerate(zip(space.lower.tolist(), space.upper.tolist(), strict=True))
+            genome = [trial.suggest_int(f"gene {gene}", low, high) for gene, (low, high) in ends]
+            genomes = space.canonical(np.array([genome]))
+            study.tell(trial, [float(recorder(genomes)[0]), float(measure(genomes)[0])])
+
+    return run
+
+
 @dataclass(frozen=True)
 class Contender:
     """A search algorithm, and how many evaluations it may make."""
@@ -169,7 +193,17 @@ def ofa_contenders(evaluations: int) -> dict[str, Contender]:
     return {name: Contender(run, evaluations) for name, run in runs.items()}
 
 
+def formula_contenders(evaluations: int) -> dict[str, Contender]:
+    """Our search as it is, and its rivals; those of Optuna where it is installed."""
+    runs: dict[str, Callable[[Recorder, str, int, int], None]] = {"default": of("default"), "NSGA-II": nsga2}
+    if find_spec("optuna") is not None:
+        runs |= {"TPE": optuna_search("TPESampler"), "GPSampler": optuna_search("GPSampler")}
+    return {name: Contender(run, evaluations) for name, run in (runs | {"random": random_search}).items()}
+
+
 WORLDS = {
+    "cells": (worlds.cells, formula_contenders),
+    "chain": (worlds.chain, formula_contenders),
     "macro": (worlds.nas_bench_macro, macro_contenders),
     "ofa": (worlds.ofa, ofa_contenders),
 }

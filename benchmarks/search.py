@@ -2,10 +2,11 @@
 
     python benchmarks/search.py macro         all 6,561 networks of NAS-Bench-Macro
     python benchmarks/search.py ofa           Once-For-All MobileNetV3, by published surrogates
+    python benchmarks/search.py formula       two spaces by formula, against Optuna's TPE and GPSampler too
     python benchmarks/search.py predictors    ranking of held-out networks
     python benchmarks/search.py cost          seconds per generation
 
-The first three read a folder of published data (``--data``) and write a plot to ``--out``.
+All but the last write a plot to ``--out``; those that need published data read it from ``--data``.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ from nat2.space.space import FeatureKind
 
 COLOURS = {
     "default": "#0b6e4f", "nat2": "#c8553d", "nat2 small": "#e6a23c", "nat": "#3d6bb3", "NSGA-II": "#7a5195",
-    "random": "#8a949e",
+    "random": "#8a949e", "TPE": "#5aa9a3", "GPSampler": "#2b2b2b",
 }  # fmt: skip
-NAMES = {"macs": "MACs", "params": "parameters", "latency": "latency"}
+NAMES = {"size": "size", "macs": "MACs", "params": "parameters", "latency": "latency"}
 UNITS = {"macs": (1e-6, "multiply-accumulates (M)"), "latency": (1, "latency on a Note10 (ms)")}
 
 
@@ -90,7 +91,7 @@ def draw_curves(axes: Axes, found: dict[str, list[Values]], first: int) -> None:
         axes.fill_between(x[shown], low[shown], high[shown], color=COLOURS[name], alpha=0.18, linewidth=0)
     axes.set_xscale("log")
     longest = max(len(curve) for several in found.values() for curve in several)
-    ticks = [tick for tick in (30, 100, 300, 1000, 3000) if first <= tick <= longest]
+    ticks = [tick for tick in (20, 50, 100, 200, 400, 1000, 3000) if first <= tick <= longest]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
 
@@ -118,7 +119,7 @@ def macro(given: Any) -> list[Row]:
                 rows.append(Row(f"{cost}, {name}: median over NSGA-II's", ratios[1], targets[1]))
             at = [f"{100 * statistics.median(c[min(n, len(c)) - 1] for c in found[name]):.1f} %" for n in (100, 200)]
             lines.append([f"{NAMES[cost]}, {name}", f"{middle[name]:,.0f}", f"{max(reached[name]):,.0f}", *at])
-        draw_curves(axes, found, 30)
+        draw_curves(axes, found, 20)
         axes.axhline(99, color="black", linewidth=0.8, linestyle=":")
         axes.set_ylim(86, 100.4)
         grid(axes, f"NAS-Bench-Macro: error and {NAMES[cost]}", "networks evaluated", "share of the hypervolume (%)")
@@ -158,7 +159,7 @@ def ofa(given: Any) -> list[Row]:
                 title = f"{cost}, {name}: share of the hypervolume after {mark:,}, median"
                 rows.append(Row(title, statistics.median(shares)))
             lines.append([f"{NAMES[cost]}, {name}", *cells.values()])
-        draw_curves(panels[0, column], found, 30)
+        draw_curves(panels[0, column], found, 20)
         panels[0, column].set_ylim(70, 100.5)
         title = f"Once-For-All: error and {NAMES[cost]}"
         grid(panels[0, column], title, "networks evaluated", "share of the best known hypervolume (%)")
@@ -191,6 +192,31 @@ def _agreement(world: World, data: Path, cost: str) -> Row:
         if stated is not None:
             pairs.append(abs(float(world.costs[cost](net.genome[None])[0]) / stated - 1))
     return Row(f"{cost} of {len(pairs)} published networks, largest difference", 100 * max(pairs), 1.0, unit="%")
+
+
+# -- by formula
+
+
+def formula(given: Any) -> list[Row]:
+    """Hypervolume from 20 evaluations on, in two spaces by formula."""
+    evaluations = given.evaluations or 200
+    marks = [mark for mark in (20, 50, 100, 200) if mark <= evaluations]
+    rows, lines = [], []
+    drawn, panels = figure(2)
+    for axes, (name, make) in zip(panels[0], {"cells": worlds.cells, "chain": worlds.chain}.items(), strict=True):
+        done = races(name, given, ("size",), range(given.seeds), evaluations)
+        found = curves(done, "size", make(given.data).box("size"))
+        for contender, several in found.items():
+            shares = [statistics.median(float(c[min(mark, len(c)) - 1]) for c in several) for mark in marks]
+            for mark, share in zip(marks, shares, strict=True):
+                rows.append(Row(f"{name}, {contender}: share of the hypervolume after {mark}, median", share))
+            lines.append([f"{name}, {contender}", *(f"{100 * share:.1f} %" for share in shares)])
+        draw_curves(axes, found, 20)
+        grid(axes, f"{name}: error and size", "networks evaluated", "share of the hypervolume (%)")
+    panels[0, 0].legend(loc="lower right", frameon=False)
+    drawn.savefig(given.out / "search-formula.png")
+    markdown(("", *(f"after {mark}" for mark in marks)), lines)
+    return rows
 
 
 # -- predictors
@@ -358,7 +384,7 @@ def cost(given: Any) -> list[Row]:
     return rows
 
 
-PARTS = {"macro": macro, "ofa": ofa, "predictors": predictors, "cost": cost}
+PARTS = {"macro": macro, "ofa": ofa, "formula": formula, "predictors": predictors, "cost": cost}
 
 
 def main() -> None:
@@ -369,7 +395,7 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, default=root / "docs", help="folder for the plots")
     arguments.add_argument("--seeds", type=int, default=10, help="searches or splits, from seed 0 on")
     arguments.add_argument("--jobs", type=int, default=1, help="processes")
-    arguments.add_argument("--evaluations", type=int, help="by default 400 in macro, 1,000 in ofa")
+    arguments.add_argument("--evaluations", type=int, help="by default 400 in macro, 1,000 in ofa, 200 in formula")
     arguments.add_argument("--long", action="store_true", help="ofa: up to 3,750 evaluations, and nat2 as published")
     arguments.add_argument(
         "--quick",

@@ -1,8 +1,8 @@
-"""Search spaces in which evaluating a network costs nothing, read from published data.
+"""Search spaces in which evaluating a network costs nothing, read from published data or given by a formula.
 
-Two of them stand for a whole search problem: NAS-Bench-Macro, all of whose networks were trained three times, and the
-space of Once-For-All MobileNetV3 under the authors' accuracy predictor and their latency table of a Samsung Note10.
-A third is a table of Once-For-All networks evaluated on ImageNet, to fit predictors to and judge them by.
+Two of those read stand for a whole search problem: NAS-Bench-Macro, all of whose networks were trained three times,
+and the space of Once-For-All MobileNetV3 under the authors' accuracy predictor and their latency table of a Samsung
+Note10. A third is a table of Once-For-All networks evaluated on ImageNet, to fit predictors to and judge them by.
 """
 
 from __future__ import annotations
@@ -140,6 +140,72 @@ def _trained(data: Path) -> tuple[Genomes, Values, Values]:
     return genomes, accuracies, costs
 
 
+# -- by formula
+
+
+@cache
+def cells(data: Path) -> World:
+    """15,625 cells of six operations each, as in NAS-Bench-201; every value is known."""
+    genomes = np.stack(np.meshgrid(*[np.arange(5)] * 6, indexing="ij"), axis=-1).reshape(-1, 6)
+    worth, price = np.array([0.0, 0.3, 0.55, 0.9, 1.0]), np.array([0.0, 0.02, 0.25, 0.5, 1.0])
+
+    def error(genomes: Genomes) -> Values:
+        """Two operations after each other bring more than their sum; a path that is cut brings nothing."""
+        w = worth[genomes]
+        paths = w[:, 0] * w[:, 3] + w[:, 1] * w[:, 4] + w[:, 2] + 0.5 * w[:, 5] * (w[:, 0] + w[:, 4])
+        direct: Values = 0.06 + 0.5 * np.exp(-1.3 * paths) + 0.02 * (genomes[:, 2] == 1) * (genomes[:, 5] > 2)
+        return direct
+
+    def size(genomes: Genomes) -> Values:
+        summed: Values = 0.1 + price[genomes] @ np.array([1.0, 1.0, 2.0, 1.5, 1.5, 2.0])
+        return summed
+
+    values = np.stack([error(genomes), size(genomes)], axis=1)
+    box = Box(values.min(0), values.max(0), values[non_dominated(values)])
+    return World(IntegerSpace((5,) * 6), {"size": size}, error, _noisy(error, 0.004), lambda cost: box)
+
+
+@cache
+def chain(data: Path) -> World:
+    """4 ** 28 chains of layers; what a layer brings depends on the one before it."""
+    genes = 28
+    generator = numpy_generator(0, "chain")
+    alone = np.sort(generator.random((genes, 4)), axis=1)
+    alone[:, 0] = 0
+    pairs = 0.6 * generator.normal(size=(genes - 1, 4, 4))
+    price = np.array([0.0, 1.0, 2.0, 4.0]) * generator.uniform(0.5, 2.0, genes)[:, None]
+    places = np.arange(genes)
+
+    def error(genomes: Genomes) -> Values:
+        brought = alone[places, genomes].sum(axis=1)
+        brought += np.tanh(pairs[places[:-1], genomes[:, :-1], genomes[:, 1:]]).sum(axis=1)
+        lowest: Values = 0.05 + 0.6 * np.exp(-0.09 * np.maximum(brought + 6, 0))
+        return lowest
+
+    def size(genomes: Genomes) -> Values:
+        summed: Values = 1 + price[places, genomes].sum(axis=1)
+        return summed
+
+    space = IntegerSpace((4,) * genes)
+
+    @cache
+    def box(cost: str) -> Box:
+        return _best_known(space, error, size)
+
+    return World(space, {"size": size}, error, _noisy(error, 0.004), box)
+
+
+def _noisy(error: Measure, deviation: float) -> Callable[[Genomes, int], Values]:
+    """The error as a search with a seed sees it: the same for a network that is evaluated twice."""
+
+    def measured(genomes: Genomes, seed: int) -> Values:
+        noise = [numpy_generator(seed, ",".join(map(str, genome))).normal() for genome in genomes.tolist()]
+        seen: Values = error(genomes) + deviation * np.array(noise)
+        return seen
+
+    return measured
+
+
 # -- Once-For-All MobileNetV3 under the authors' accuracy predictor and latency table
 
 OFA = Macro(classes=1000, width=1.2, early_exits=False, dense_skips=False)
@@ -232,7 +298,7 @@ def _block(shape: LayerShape, layer: Layer, size: int, out_size: int) -> str:
     )
 
 
-def _best_known(space: SearchSpace, error: Measure, cost: Measure, *, generations: int = 400) -> Box:
+def _best_known(space: Searchable[Any], error: Measure, cost: Measure, *, generations: int = 400) -> Box:
     """The front of a long evolution on the surrogates themselves, and the box that all searches are measured in.
 
     The box reaches from the lowest error of that front and the smallest network's cost to the smallest network's error

@@ -81,7 +81,11 @@ class AskTell(Generic[A]):
         self._front = np.empty((0, len(self._task.objectives)))
         for each in kept.known(0):
             self._improves(each)
-        begin(self._task)
+        try:
+            begin(self._task)
+        except BaseException:
+            kept.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -95,6 +95,8 @@ class Search(AskTell[A]):
         if limits is None:
             self._limit(self._task.settings.generations)
         run = _Run(self, limits or Limits(), callback)
+        planned = run.limits.evaluations or self._task.settings.networks
+        self._task.progress.stage("search", evaluations=max(0, planned - self.evaluated))
         try:
             if executor is not None:
                 _run_in(
@@ -116,13 +118,13 @@ class _Run:
     """One call of `Search.run`."""
 
     def __init__(self, search: Search[Any], limits: Limits, callback: Evaluated[Any] | None) -> None:
-        self.search, self._limits, self._callback = search, limits, callback
+        self.search, self.limits, self._callback = search, limits, callback
         self._began = time.monotonic()
         self._without_gain = 0
 
     def ask(self, most: float, *, whole: bool = False) -> list[Any]:
         """What to evaluate next; nothing if it is time to stop."""
-        search, limits = self.search, self._limits
+        search, limits = self.search, self.limits
         if limits.evaluations is not None:
             most = min(most, limits.evaluations - search.evaluated - len(search.out))
         if not search.stopped:
@@ -135,7 +137,7 @@ class _Run:
         return archs
 
     def _reason(self) -> str:
-        limits = self._limits
+        limits = self.limits
         if limits.evaluations is not None and self.search.evaluated >= limits.evaluations:
             return f"{limits.evaluations} evaluations were made"
         if limits.seconds is not None and time.monotonic() - self._began >= limits.seconds:
