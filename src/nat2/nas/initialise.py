@@ -10,6 +10,7 @@ import numpy as np
 
 from nat2.nas.archive import Evaluation
 from nat2.nas.batch import Batch
+from nat2.nas.decide import decided
 from nat2.nas.feasible import check_budget
 from nat2.nas.measure import check_failures, succeeded
 from nat2.nas.select import survive
@@ -20,6 +21,9 @@ from nat2.space.searchable import A
 from nat2.space.space import Genomes
 
 _ROUNDS = 100
+_AT_A_TIME = 4  # networks that are proposed for the initial archive
+_FEWEST = 4  # known networks that a proposal can be made of
+_MOST_BATCHES = 2  # per network of the archive
 
 
 def initial_archive(task: Task[A], *, wait: bool = False) -> Generator[Batch[A], None, list[Evaluation[A]]]:
@@ -39,7 +43,8 @@ def initial_archive(task: Task[A], *, wait: bool = False) -> Generator[Batch[A],
     """
     settings, ends = task.settings, _ends(task)
     given = _given(task, ends)
-    first = max(0, settings.rungs[0][0] - len(ends) - len(given))
+    count = settings.drawn if settings.guided else settings.rungs[0][0]
+    first = max(0, count - len(ends) - len(given))
     source = draws(task, first, exclude=[*ends, *(each.arch for each in given)])
     asked, parts = list(islice(source, first)), list[str]()
     if len(settings.rungs) == 1:
@@ -54,7 +59,10 @@ def initial_archive(task: Task[A], *, wait: bool = False) -> Generator[Batch[A],
             asked = [each.arch for each in _best(task, evaluated, settings.rungs[place + 1][0] - len(ends), place)]
     if len(settings.rungs) > 1:
         asked += yield from _evaluated(task, ends, 1.0, source, check=not evaluated)
-    while task.archive.pending() and len(succeeded(_found(task, asked))) < ENOUGH:
+    if settings.guided:
+        yield from _proposed(task)
+        parts.append(f"{settings.archive - len(asked)} proposed by a predictor")
+    while task.archive.pending() and len(succeeded(task.archive.of_generation(0, weights=0))) < ENOUGH:
         asked += (more := list(islice(source, 1)))  # more workers than networks to begin with
         yield _batch(more)
     while wait and task.archive.pending():
@@ -71,6 +79,22 @@ def initial_archive(task: Task[A], *, wait: bool = False) -> Generator[Batch[A],
     last = succeeded(_found(task, ends))
     evaluated = [each for each in known if each.arch not in ends]
     return [*_best(task, evaluated, settings.archive - len(last), len(settings.rungs)), *last]
+
+
+def _proposed(task: Task[A]) -> Generator[Batch[A], None, None]:
+    """Fill the archive with networks that a predictor proposes, a few at a time; failed ones are replaced."""
+    for number in range(1, _MOST_BATCHES * task.settings.archive):
+        known = succeeded(task.archive.of_generation(0, weights=0))
+        missing = task.settings.archive - len(known) - len(task.archive.pending())
+        if missing < 1:
+            return
+        if len(known) < _FEWEST and task.archive.pending():
+            return
+        genomes = decided(task, known, 0, f"0, part {number}", min(_AT_A_TIME, missing)).genomes
+        if not len(genomes):
+            return
+        yield _batch(task.decode_all(genomes))
+        check_failures(task, task.archive.of_generation(0, weights=0))
 
 
 def _ends(task: Task[A]) -> list[A]:

@@ -6,23 +6,22 @@ import json
 import math
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from nat2.errors import CheckpointError, RunError
 from nat2.nas.archive import Archive, Evaluation
 from nat2.nas.batch import Batch
+from nat2.nas.decide import decided, read_note
 from nat2.nas.feasible import check_budget
 from nat2.nas.functions import Evaluate, SearchFunctions
-from nat2.nas.generation import Generation, GenerationFacts, Proposal
+from nat2.nas.generation import Generation, GenerationFacts
 from nat2.nas.initialise import initial_archive
 from nat2.nas.measure import check_failures, measure, succeeded
 from nat2.nas.objectives import Objective
-from nat2.nas.propose import Table, candidates, prediction_quality, training_set
+from nat2.nas.propose import prediction_quality
 from nat2.nas.search_result import SearchResult
 from nat2.nas.select import survive
 from nat2.nas.settings import SearchSettings
@@ -30,7 +29,6 @@ from nat2.nas.task import Task, check
 from nat2.progress import SILENT, FoundDone, Reporter
 from nat2.seeds import derive
 from nat2.space.searchable import A, Searchable
-from nat2.space.space import Genomes
 
 _HOPELESS = 10  # failures per candidate of a generation after which no more are replaced
 _FEW = 3  # failures without any success after which none is
@@ -167,7 +165,7 @@ def _claim(task: Task[A]) -> None:
     if noted is None:
         task.record(partial(task.archive.note, "search", json.dumps(wanted)))
         return
-    there = _read(task, noted)
+    there = read_note(task, noted)
     different = [name for name in {**wanted, **there} if wanted.get(name) != there.get(name)]
     if different:
         raise RunError(
@@ -194,7 +192,7 @@ def _generation(
     clock = [time.monotonic()]
     weights = task.version(number - 1)
     members = _known(task, before.members, weights)
-    proposed = _candidates(task, members, number, weights)
+    proposed = decided(task, members, weights, f"{number}")
     clock.append(time.monotonic())
     archs = task.decode_all(proposed.genomes)
     exhausted = not archs and task.functions.adapt is None
@@ -257,7 +255,7 @@ def _candidates_evaluated(
             return
         replacement += 1
         known = members + succeeded(evaluated)
-        more = task.decode_all(_candidates(task, known, number, weights, replacement, lost).genomes)
+        more = task.decode_all(decided(task, known, weights, f"{number}, replacement {replacement}", lost).genomes)
         asked += len(more)
 
 
@@ -267,50 +265,6 @@ def _note_exhausted(task: Task[A]) -> None:
     if task.archive.noted("exhausted") is None:
         task.record(partial(task.archive.note, "exhausted", reason))
         task.progress.say(reason)
-
-
-class _Proposed(NamedTuple):
-    """The candidates of a generation."""
-
-    genomes: Genomes
-    table: Table
-    """What is predicted of them."""
-    proposal: Proposal
-    """How they were found."""
-
-
-def _candidates(
-    task: Task[A],
-    members: list[Evaluation[A]],
-    number: int,
-    weights: int,
-    replacement: int = 0,
-    count: int | None = None,
-) -> _Proposed:
-    """The candidates of a generation, or replacements for some that failed.
-
-    Decided once and stored: no other process, and no later one on a machine that rounds differently, may decide
-    otherwise.
-    """
-    name = f"{number}" if not replacement else f"{number}, replacement {replacement}"
-    key = f"candidates of generation {name}"
-    noted = task.archive.noted(key)
-    if noted is None:
-
-        def decide() -> str:
-            known, seen = training_set(task, members, weights), task.archive.seen(weights)
-            genomes, table, proposal = candidates(
-                task, known, name, lambda arch: task.space.key(arch) in seen, count=count
-            )
-            columns = {name: column.tolist() for name, column in table.items()}
-            return json.dumps([genomes.tolist(), columns, asdict(proposal)])
-
-        noted = task.processes.once(decide)
-        task.record(partial(task.archive.note, key, noted))
-    genomes, table, proposal = _read(task, noted)
-    columns = {name: np.array(column) for name, column in table.items()}
-    shaped = np.array(genomes, dtype=np.int64).reshape(len(genomes), len(task.space.lower))
-    return _Proposed(shaped, columns, Proposal(**proposal))
 
 
 def _replace(task: Task[A], members: list[Evaluation[A]], number: int) -> list[Evaluation[A]]:
@@ -340,19 +294,7 @@ def _known(task: Task[A], archs: Sequence[A], weights: int) -> list[Evaluation[A
 
 
 def _close(task: Task[A], number: int, members: Sequence[Evaluation[A]], facts: GenerationFacts) -> Generation[A]:
-    box = _read(task, task.archive.noted("box") or "[[], []]")
+    box = read_note(task, task.archive.noted("box") or "[[], []]")
     generation = Generation(number, tuple(member.arch for member in members), task.hypervolume(members, box), facts)
     task.record(partial(task.archive.close_generation, generation))
     return generation
-
-
-def _read(task: Task[A], noted: str) -> Any:
-    """What was noted in the archive as JSON.
-
-    Raises:
-        CheckpointError: it is damaged.
-    """
-    try:
-        return json.loads(noted)
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{task.archive.path} is damaged ({error}); {task.archive.restart}") from error

@@ -28,6 +28,9 @@ class SearchSettings:
 
     archive: int = 40
     """Networks in the archive."""
+    drawn: int = 12
+    """Networks of the initial archive that are drawn at random, if `preprocess` is `none`; the predictor proposes the
+    others, a few at a time. 0: all are drawn (NAT, NAT2)."""
     sampling: Sampling = "balanced"
     """How initial networks are drawn: by depth (NAT2), or every gene alike (NAT)."""
     preprocess: Preprocess = "none"
@@ -80,7 +83,7 @@ class SearchSettings:
         sizes = ("archive", "oversample", "generations", "candidates", "top", "population", "inner_generations")
         check_at_most(self, "the search", _MOST, *sizes)
         check_at_least(self, "the search", 4, "population")
-        check_not_negative(self, "the search", "generations", "learn_from", "optimism", "patience")
+        check_not_negative(self, "the search", "generations", "learn_from", "optimism", "patience", "drawn")
         if self.archive < 8:
             raise ConfigError(f"`archive` of the search must be at least 8, to fit a predictor; got {self.archive}")
 
@@ -116,6 +119,11 @@ class SearchSettings:
         return sum(count for count, _ in self.rungs) + self.generations * self.candidates + again
 
     @property
+    def guided(self) -> bool:
+        """Whether the predictor proposes a part of the initial archive."""
+        return self.rungs == ((self.archive, 1.0),) and 0 < self.drawn < self.archive
+
+    @property
     def networks(self) -> int:
         """How many different networks are evaluated, if every generation finds all its candidates."""
         return self.rungs[0][0] + self.generations * self.candidates
@@ -127,11 +135,13 @@ SEARCH_PRESETS: dict[SearchPreset, dict[str, Any]] = {
         "archive": 300, "sampling": "balanced", "preprocess": "oversample", "oversample": 10, "update": "replace",
         "predictor": "lgb", "features": "integer", "learn_from": 0, "start": "random", "selection": "spread",
         "generations": 30, "candidates": 25, "top": 150, "population": 100, "inner_generations": 20, "patience": 0,
+        "drawn": 0,
     },
     "nat": {
         "archive": 100, "sampling": "uniform", "preprocess": "none", "oversample": 1, "update": "append",
         "predictor": "lgb", "features": "one-hot", "learn_from": 0, "start": "random", "selection": "spread",
         "generations": 30, "candidates": 8, "top": 150, "population": 100, "inner_generations": 20, "patience": 0,
+        "drawn": 0,
     },
 }  # fmt: skip
 """The policies and sizes of NAT2 and of NAT; ``default`` are ours, in sizes for small machines."""
