@@ -138,6 +138,33 @@ def test_a_file_of_settings_and_flags_over_it(
 
 
 @pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], False),
+        (["--balance"], True),
+        (["--balance", "--seed", "1"], True),
+        (["--balance", "true"], True),
+        (["--balance=false"], False),
+        (["--config", "on.yaml"], True),
+        (["--config", "on.yaml", "--balance", "false"], False),
+    ],
+)
+def test_balance_is_a_switch_that_takes_a_value_too(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    expected: bool,
+) -> None:
+    (tmp_path / "on.yaml").write_text("balance: true")
+    monkeypatch.chdir(tmp_path)
+    received: list[bool] = []
+    monkeypatch.setattr("nat2.pipeline.api.run", lambda config, **options: received.append(config.balance))
+    code, _, _ = run(capsys, "run", *words)
+    assert (code, received) == (0, [expected])
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "seed: [",
@@ -148,6 +175,7 @@ def test_a_file_of_settings_and_flags_over_it(
         "data: null",
         "preset: [a]",
         "skip_bad_images: maybe",
+        "balance: maybe",
         "fresh: 'no'",
         "search:\n  archive: many",
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,7 +13,15 @@ from nat2.data.augment import augment as apply_drawn
 from nat2.data.augment import draw
 from nat2.data.dataset import Split
 from nat2.data.settings import Augmentation
-from nat2.data.transform import Pipeline, ResizedImages, resize, scale, shuffled_batches
+from nat2.data.transform import (
+    Pipeline,
+    ResizedImages,
+    balanced_order,
+    resize,
+    scale,
+    shuffled_batches,
+    training_batches,
+)
 from tests.pixels import pixels_of
 
 
@@ -99,3 +109,48 @@ def test_no_batch_is_left_with_a_single_image_of_many(count: int) -> None:
     assert sum(sizes) == count
     assert max(sizes) - min(sizes) <= 1
     assert max(sizes) <= 4
+
+
+COUNTS = st.lists(st.integers(1, 30), min_size=2, max_size=6)
+
+
+@given(COUNTS, st.integers(0, 2**32 - 1))
+def test_a_balanced_epoch_holds_every_class_equally_often_and_repeats_only_what_it_must(
+    counts: list[int], seed: int
+) -> None:
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    order = balanced_order(labels, torch.Generator().manual_seed(seed))
+    assert len(order) == len(labels)
+    drawn = torch.bincount(labels[order], minlength=len(counts))
+    assert drawn.max() - drawn.min() <= 1
+    times = torch.bincount(order, minlength=len(labels))
+    for label in range(len(counts)):
+        own = times[labels == label]
+        assert own.max() - own.min() <= 1
+
+
+@pytest.mark.parametrize("counts", [(1, 5, 12), (3, 3, 3), (40, 1, 2)])
+def test_in_expectation_a_balanced_batch_holds_every_class_equally_often(counts: tuple[int, ...]) -> None:
+    """Remainders and the batch that an epoch leaves out favour no class."""
+    labels = torch.arange(3).repeat_interleave(torch.tensor(counts))
+    split = Split(pixels(len(labels)), labels, balanced=True)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.cat([torch.cat(list(training_batches(split, 4, generator))) for _ in range(500)])
+    shares = torch.bincount(labels[drawn]) / len(drawn)
+    torch.testing.assert_close(shares, torch.full((3,), 1 / 3), atol=4 * (2 / 9 / len(drawn)) ** 0.5, rtol=0)
+
+
+def test_without_balance_batches_are_the_shuffled_images() -> None:
+    split = Split(pixels(10), torch.tensor([0] * 9 + [1]))
+    batches = list(training_batches(split, 3, torch.Generator().manual_seed(1), steps=5))
+    shuffled = list(shuffled_batches(10, 3, torch.Generator().manual_seed(1), steps=5))
+    assert all(torch.equal(one, other) for one, other in zip(batches, shuffled, strict=True))
+
+
+def test_parts_and_joined_splits_draw_as_the_split_they_come_from() -> None:
+    split = Split(pixels(4), torch.tensor([0, 0, 0, 1]), ("a", "b", "c", "d"), balanced=True)
+    other = dataclasses.replace(split, balanced=False)
+    assert split.part(torch.tensor([0, 3])).balanced
+    assert split.joined(other).balanced
+    assert not other.joined(split).balanced
+    assert split.joined(other).names == [*"abcd"] * 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -41,7 +43,7 @@ def test_an_epoch_is_a_part() -> None:
 
 @pytest.mark.parametrize(("steps", "epochs"), [(3, 1), (4, 1), (5, 2), (11, 3)])
 def test_batches_of_some_steps_are_those_of_whole_epochs_cut_off(steps: int, epochs: int) -> None:
-    def batches(**options: int) -> list[list[int]]:
+    def batches(**options: Any) -> list[list[int]]:
         return [each.tolist() for each in shuffled_batches(18, 4, torch.Generator().manual_seed(1), **options)]
 
     taken = batches(steps=steps)

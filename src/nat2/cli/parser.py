@@ -44,7 +44,14 @@ def _parser_of(name: str, preset: Preset) -> ArgumentParser:
         parser.add_argument(
             "--skip_bad_images", action="store_true", help="leave unreadable images out instead of refusing the folder"
         )
-        parser.add_class_arguments(RunConfig, skip={"skip_bad_images"})
+        parser.add_argument(
+            "--balance",
+            action=jsonargparse.ActionYesNo(no_prefix="no_"),
+            nargs="?",
+            default=False,
+            help="draw the images of every class equally often in training",
+        )
+        parser.add_class_arguments(RunConfig, skip={"skip_bad_images", "balance"})
         parser.set_defaults(dict(flat(PRESETS[preset])) | {"preset": preset})
     return parser
 

@@ -203,7 +203,7 @@ def check_settings(given: Namespace) -> None:
     for field in dataclasses.fields(RunConfig):
         if field.default_factory is not dataclasses.MISSING and not isinstance(given[field.name], Namespace):
             raise ConfigError(f"{field.name} is a group of settings, as --help shows; got {given[field.name]!r}")
-    for name in {"fresh", "quiet", "skip_bad_images"} & set(vars(given)):
+    for name in {"fresh", "quiet", "skip_bad_images", "balance"} & set(vars(given)):
         if not isinstance(given[name], bool):
             raise ConfigError(f"{name} must be true or false; got {given[name]!r}")
 

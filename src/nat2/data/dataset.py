@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,8 @@ class Split:
     """Class indices, shape (n,)."""
     names: Sequence[str] = ()
     """Name of each image in its source."""
+    balanced: bool = False
+    """Whether training draws every class equally often, however many images it has."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,7 +56,7 @@ class Split:
     def part(self, indices: Tensor) -> Split:
         """Some of the images, in memory."""
         names = [self.names[number] for number in indices.tolist()] if self.names else ()
-        return Split(self.pixels[indices], self.labels[indices], names)
+        return replace(self, pixels=self.pixels[indices], labels=self.labels[indices], names=names)
 
     def resident(self, device: torch.device) -> Split:
         """The split with its images on `device`, if that is a GPU with room: at most a quarter of its free memory."""
@@ -62,17 +64,19 @@ class Split:
             return self
         if self.pixels.nbytes > _GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
             return self
-        return Split(self.pixels.to(device), self.labels.to(device), self.names)
+        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
 
     def joined(self, other: Split) -> Split:
-        """The images of both."""
+        """The images of both, drawn as those of this split."""
         labels = torch.cat([self.labels, other.labels.to(self.labels.device)])
-        names = [*self.names, *other.names]
+        pixels: Tensor | StreamedPixels
         if isinstance(self.pixels, Tensor) and isinstance(other.pixels, Tensor):
-            return Split(torch.cat([self.pixels, other.pixels.to(self.pixels.device)]), labels, names)
-        assert isinstance(self.pixels, StreamedPixels)
-        assert isinstance(other.pixels, StreamedPixels)
-        return Split(self.pixels.joined(other.pixels), labels, names)
+            pixels = torch.cat([self.pixels, other.pixels.to(self.pixels.device)])
+        else:
+            assert isinstance(self.pixels, StreamedPixels)
+            assert isinstance(other.pixels, StreamedPixels)
+            pixels = self.pixels.joined(other.pixels)
+        return replace(self, pixels=pixels, labels=labels, names=[*self.names, *other.names])
 
 
 @dataclass(frozen=True)
@@ -111,9 +115,10 @@ class Dataset:
 
 
 DEFAULT_VAL = 0.2
+UNEQUAL = 3
+"""Ratio of class sizes from which on the classes are strongly imbalanced, which is reported."""
 _CHUNK = 1024  # images per chunk when all are scanned
 _GPU_SHARE = 0.25  # of the free GPU memory that a split may take
-_UNEQUAL = 3  # ratio of class sizes that is reported
 _FEW = 10  # a class with fewer training images is reported
 _LEAKS = (("train", "val"), ("train", "test"), ("val", "test"))  # trained on or selected by, measured on
 
@@ -211,10 +216,10 @@ def remarks(splits: Mapping[str, Split], digests: Mapping[str, Sequence[bytes]],
     counts = np.bincount(splits["train"].labels.numpy(), minlength=len(classes))
     least, most = int(counts.argmin()), int(counts.argmax())
     found = []
-    if counts[most] >= _UNEQUAL * counts[least]:
+    if counts[most] >= UNEQUAL * counts[least]:
         found.append(
             f"classes differ in size: {counts[least]} training images of {classes[least]}, {counts[most]} of "
-            f"{classes[most]}; accuracy counts images, not classes"
+            f"{classes[most]}; accuracy counts images, balanced accuracy classes"
         )
     tiny = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True) if count < _FEW]
     if tiny:

@@ -105,8 +105,25 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return count // min(batch_size, count)
 
 
+def training_batches(
+    split: Split, batch_size: int, generator: torch.Generator, *, steps: int | None = None
+) -> Iterator[Tensor]:
+    """Indices of the batches of a training loop; every loop draws its images here.
+
+    Takes what `shuffled_batches` does, and the images in place of their number: of a `balanced` split every class is
+    drawn equally often.
+    """
+    labels = split.labels.cpu() if split.balanced else None
+    return shuffled_batches(len(split), batch_size, generator, steps=steps, balance=labels)
+
+
 def shuffled_batches(
-    count: int, batch_size: int, generator: torch.Generator, *, steps: int | None = None
+    count: int,
+    batch_size: int,
+    generator: torch.Generator,
+    *,
+    steps: int | None = None,
+    balance: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Indices of batches in random order.
 
@@ -115,14 +132,38 @@ def shuffled_batches(
         batch_size: Images per batch; an incomplete last batch of an epoch is dropped.
         generator: Source of the order.
         steps: Number of batches, across several epochs if need be, each in a new order; one epoch by default.
+        balance: Labels of the images, to draw every class equally often; by default every image is drawn once an epoch.
     """
     size, epoch = min(batch_size, count), steps_per_epoch(count, batch_size)
     order = torch.empty(0, dtype=torch.long)
     for step in range(epoch if steps is None else steps):
         place = step % epoch
         if place == 0:
-            order = torch.randperm(count, generator=generator)
+            order = (
+                torch.randperm(count, generator=generator) if balance is None else balanced_order(balance, generator)
+            )
         yield order[place * size : (place + 1) * size]
+
+
+def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """As many indices as there are labels, in random order, the same number of each class.
+
+    A remainder goes to random classes, one index each. Small classes are repeated; no image is drawn again before all
+    of its class have been.
+
+    Args:
+        labels: Class indices, shape (n,).
+        generator: Source of the order.
+    """
+    count, present = len(labels), sorted(set(labels.tolist()))
+    quotas = torch.full((len(present),), count // len(present))
+    quotas += torch.randperm(len(present), generator=generator) < count % len(present)
+    drawn = []
+    for label, quota in zip(present, quotas.tolist(), strict=True):
+        own = torch.nonzero(labels == label).flatten()
+        rounds = [own[torch.randperm(len(own), generator=generator)] for _ in range(-(-quota // len(own)))]
+        drawn.append(torch.cat(rounds)[:quota])
+    return torch.cat(drawn)[torch.randperm(count, generator=generator)]
 
 
 class ResizedImages:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nat2.data.dataset import Dataset, Split
@@ -109,7 +109,7 @@ class RunContext:
             unit: What its steps are called in the progress.
         """
         return TrainingContext(
-            split=self.dataset.train.resident(self.pipeline.device),
+            split=replace(self.dataset.train.resident(self.pipeline.device), balanced=self.config.balance),
             pipeline=self.pipeline,
             state=state,
             seed=self.config.seed,

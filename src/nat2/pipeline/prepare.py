@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from nat2.data.augment import DEFAULT_CROP
-from nat2.data.dataset import Dataset, open_source, read_dataset
+from nat2.data.dataset import UNEQUAL, Dataset, open_source, read_dataset
 from nat2.data.depth import SIXTEEN_BITS, ValueRange
 from nat2.data.known import Known
 from nat2.errors import ConfigError
@@ -151,12 +151,34 @@ def introduction(plan: RunPlan, dataset: Dataset) -> list[Fact]:
         *([("range", _told(dataset.span))] if dataset.span else []),
         *(("note", note) for note in dataset.notes),
         *([("device", _told_board(board_named(plan.config.device)))] if plan.config.device else []),
+        *balance_facts(dataset, balance=plan.config.balance),
         *search_facts(plan.macros, plan.space, plan.objectives, plan.recorded),
     ]
 
 
 def _told_board(board: Board) -> str:
     return f"{board.name}: {board.summary}; {100 * SHARE:.0f} % of flash and RAM for the network"
+
+
+def balance_facts(dataset: Dataset, *, balance: bool) -> list[Fact]:
+    """How training draws the classes; nothing if they have similar numbers of images and each is drawn once an epoch.
+
+    Args:
+        dataset: The images.
+        balance: Whether every class is drawn equally often.
+    """
+    counts = torch.bincount(dataset.train.labels, minlength=len(dataset.classes))
+    if balance:
+        return [("balance", "training draws the images of every class equally often")]
+    if int(counts.max()) < UNEQUAL * int(counts.min()):
+        return []
+    return [
+        (
+            "balance",
+            "training draws every image equally often, so small classes are learned least; --balance draws every class "
+            "equally often",
+        )
+    ]
 
 
 def _told(span: ValueRange) -> str:

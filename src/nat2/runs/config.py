@@ -84,6 +84,9 @@ class RunConfig:
     published for the data set, or 1."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random changes of training images."""
+    balance: bool = False
+    """Draw the images of every class equally often in training, however many there are: for classes of very different
+    size."""
     pretrained: str = "auto"
     """Initial weights: `auto` takes the super-network that comes with nat2 (`ee_d-w0.5`) where it fits images and
     settings, `none` random weights; or files, one per width, separated by commas: a super-network of an earlier run, or

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nat2.data.dataset import Split
 from nat2.data.transfer import to_device
-from nat2.data.transform import Pipeline, ResizedImages, shuffled_batches
+from nat2.data.transform import Pipeline, ResizedImages, training_batches
 from nat2.errors import RunError
 from nat2.seeds import numpy_generator, torch_generator
 from nat2.supernet.static import StaticNetwork, by_exit
@@ -73,8 +73,8 @@ class Lesson:
         purpose: tuple[str | int, ...] = ("finetune", network.arch.key, *exits, part)
         crops, choices = torch_generator(self.seed, *purpose), numpy_generator(self.seed, *purpose)
         weights = exit_weights(settings.ramp, len(network.exit_numbers))[0].to(pipeline.device)
-        order = shuffled_batches(
-            len(split), self.batch_size, torch_generator(self.seed, *purpose, "order"), steps=len(steps)
+        order = training_batches(
+            split, self.batch_size, torch_generator(self.seed, *purpose, "order"), steps=len(steps)
         )
         network.train()
         total = torch.zeros((), device=pipeline.device)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nat2.data.augment import neighbours
 from nat2.data.transfer import to_device
-from nat2.data.transform import shuffled_batches
+from nat2.data.transform import training_batches
 from nat2.errors import CheckpointError, RunError
 from nat2.files import JsonObject, load_tensors, save_tensors
 from nat2.progress import SILENT, Reporter
@@ -115,8 +115,8 @@ def train_epoch(
     device = pipeline.device
     choices = numpy_generator(seed, *purpose, "archs")
     torch.manual_seed(int(choices.integers(2**62)) + processes.rank)  # dropout
-    order = shuffled_batches(
-        len(context.split), epoch.batch_size, torch_generator(seed, *purpose, "order"), steps=epoch.steps
+    order = training_batches(
+        context.split, epoch.batch_size, torch_generator(seed, *purpose, "order"), steps=epoch.steps
     )
     crops = torch_generator(seed, *purpose, "augmentation")
     total = torch.zeros((), device=device)
