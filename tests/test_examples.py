@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nat2.runs.read import read_run
 from tests.tiny import follow
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +41,22 @@ def test_a_folder_of_photographs_becomes_networks(folder_recipe: Path) -> None:
     run = folder_recipe / "runs" / "photos"
     assert (run / "report.html").exists()
     assert any(row["id"].endswith("-ee") for row in networks(run))
+
+
+def test_every_answer_is_kept_and_agrees_with_the_accuracies(folder_recipe: Path) -> None:
+    """With one exit and with several, of validation images before and of test images after the last training."""
+    run = read_run(folder_recipe / "runs" / "photos")
+    with (run.folder / "splits.csv").open(newline="") as file:
+        images = [(row["split"], row["class"], row["image"]) for row in csv.DictReader(file)]
+    assert len(run.answers) == len(run.results) > 1
+    for result in run.results:
+        for split, accuracy in (("val", result.validated), ("test", result.tested)):
+            answers = run.answers[result.id].predictions[split]
+            assert answers.confusion(4).accuracy == accuracy
+            classes = list(run.data["images"]["train"])
+            named = [(split, classes[label], name) for label, name in zip(answers.labels, answers.names, strict=True)]
+            assert named == [image for image in images if image[0] == split]
+    assert "What the network gets wrong" in (run.folder / "report.html").read_text()
 
 
 def test_little_memory_is_enough(folder_recipe: Path, tmp_path: Path) -> None:

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 
+from nat2.data.dataset import Split
 from nat2.deploy.anytime import OperatingPoint
 from nat2.files import write_csv, write_json
 from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
 from nat2.nas.generation import Generation, GenerationFacts, Proposal, Quality
 from nat2.runs.config import RunConfig
+from nat2.runs.predictions import answers_on, write_answers
 from nat2.runs.results import Result
 from nat2.space import Arch, Macro, SearchSpace, cost
 
@@ -73,6 +76,19 @@ def early_exits(arch: Arch) -> Result:
     )
 
 
+def write_mistakes(folder: Path, classes: list[str], *, each: int = 8, seed: int = 0) -> None:
+    """Answers on `each` validation and test images of every class, most of them right."""
+    generator = torch.Generator().manual_seed(seed)
+    splits = {}
+    for name in ("val", "test"):
+        labels = torch.arange(len(classes)).repeat(each)
+        pixels = torch.randint(0, 256, (len(labels), 1, 16, 16), dtype=torch.uint8, generator=generator)
+        logits = torch.randn(len(labels), len(classes), generator=generator)
+        logits[torch.arange(len(labels)), labels] += 2
+        splits[name] = (logits, Split(pixels, labels, [f"<class>/{name} & {n}.png" for n in range(len(labels))]))
+    write_answers(folder, answers_on(splits, classes), classes)
+
+
 PROPOSAL = Proposal(
     predictor="lgb", predictors={"error": "lgb"}, bounded=False, feasible=1.0, duplicate=0.25, predict_seconds=0.5,
     evolve_seconds=0.25, select_seconds=0.125,
@@ -88,6 +104,7 @@ def write_run(
     latency: bool = True,
     fingerprint: str = "aa",
     budget: str = "",
+    answers: bool = True,
 ) -> list[Result]:
     """A run folder; `state` is ``training``, ``searching`` (a generation is missing) or ``finished``."""
     folder.mkdir(parents=True)
@@ -127,6 +144,8 @@ def write_run(
     results = [fine_tuned(members[n]) for n in (1, 3, 5, 7)] + [early_exits(members[7])]
     for result in results:
         write_json(folder / "networks" / result.id / "result.json", asdict(result))
+        if answers:
+            write_mistakes(folder / "networks" / result.id, list(images["test"]), seed=len(result.exits))
     write_json(folder / "results.json", [result.id for result in results])
     if latency:
         rows = [

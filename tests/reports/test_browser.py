@@ -250,6 +250,24 @@ def test_the_picture_is_of_the_network_that_is_chosen(browser: Browser, run: Run
     assert browser.run("document.getElementById('network').value") == taken(browser)
 
 
+def test_the_mistakes_are_of_the_network_that_is_looked_at(browser: Browser, run: RunReport) -> None:
+    visible = (
+        "[...document.querySelectorAll('.mistakes')].filter(each => each.offsetParent).map(each => each.dataset.id)"
+    )
+    assert browser.run(visible) == [taken(browser)]
+    assert browser.run("[...document.querySelectorAll('.mistakes img')].every(each => each.naturalWidth > 0)")
+    first, second = run.results[0].id, run.results[1].id
+    browser.run(f"document.querySelector('button.choose[data-id=\"{first}\"]').click()")
+    assert (browser.run(visible), browser.run("document.getElementById('mistaken').value")) == ([first], first)
+    select(browser, "mistaken", second)
+    assert (browser.run(visible), browser.run("document.getElementById('network').value")) == ([second], second)
+    returned = {each.arch for each in run.results}
+    other = next(member.arch.id for member in run.members() if member.arch.key not in returned)
+    point = json.dumps({"points": [{"customdata": other}]})
+    browser.run(f"void document.getElementById('pareto').emit('plotly_click', {point})")  # nothing is known of it
+    assert browser.run(visible) == [second]
+
+
 def test_the_points_of_early_answers_tell_their_threshold(browser: Browser, run: RunReport) -> None:
     (several,) = [result for result in run.results if result.anytime]
     curve, tested = browser.run("document.getElementById('anytime').data.map(({x, y, text}) => ({x, y, text}))")

@@ -22,7 +22,7 @@ from nat2.reports.references import read_references
 from nat2.reports.report import report
 from nat2.runs.read import RunReport, read_run
 from nat2.space import Arch
-from tests.reports.runs import write_run
+from tests.reports.runs import write_mistakes, write_run
 
 
 @pytest.fixture(scope="module")
@@ -299,3 +299,106 @@ def test_sizes_of_files_are_shown_where_they_are_known(run: RunReport, tmp_path:
     assert "99,999" in text
     sizes = [each["values"].get("file_size") for each in data_of(page)["runs"][0]["results"]]
     assert sizes == [21_234, *[None] * len(others)]
+
+
+def section(page: Path) -> str:
+    """The section on mistakes; empty if the page has none."""
+    found = re.search(r"<section aria-labelledby='h-mistakes'>.*?</section>", page.read_text(), re.DOTALL)
+    return found[0] if found else ""
+
+
+def test_the_page_says_what_each_network_gets_wrong(run: RunReport, tmp_path: Path) -> None:
+    write_page(tmp_path / "report.html", [run])
+    text = section(tmp_path / "report.html")
+    visible = re.findall(r"<div class='mistakes' data-id='([^']+)'>", text)
+    assert visible == [max(run.results, key=lambda each: (each.val_accuracy, -each.params)).id]
+    hidden = re.findall(r"<div class='mistakes' data-id='([^']+)' hidden>", text)
+    assert {*visible, *hidden} == {each.id for each in run.results}
+    (part,) = re.findall(
+        rf"<div class='mistakes' data-id='{visible[0]}'>(.*?)(?=<div class='mistakes'|</section>)", text
+    )
+    test = run.answers[visible[0]].predictions["test"].confusion(4)
+    assert f"{test.accuracy.percent}</td>" in part
+    matrix = re.findall(r"--share:[^>]*>(\d+)</td>", part)
+    assert [int(each) for each in matrix] == test.counts.flatten().tolist()
+    for label in range(4):
+        recall = test.recall(label)
+        assert recall is not None
+        assert f"<td class='n'>{recall.percent}</td>" in part
+    assert part.count("<img ") == sum(map(len, run.answers[visible[0]].worst.values())) > 0
+    assert part.count("alt='") == part.count("<img ")
+    assert "balanced accuracy" not in part  # the classes have eight images each
+
+
+def test_the_lowest_class_comes_first(run: RunReport, tmp_path: Path) -> None:
+    write_page(tmp_path / "report.html", [replace(run, results=run.results[:1])])
+    by_class = section(tmp_path / "report.html").partition("Accuracy by class")[2]
+    names = re.findall(r"<th scope='row' class='words'>&lt;class (\d)&gt;</th>", by_class)
+    test = run.answers[run.results[0].id].predictions["test"].confusion(4)
+    shares = [accuracy.share for name in names if (accuracy := test.recall(int(name)))]
+    assert shares == sorted(shares)
+    assert len(shares) == 4
+
+
+def many_classes(run: RunReport, folder: Path, count: int) -> RunReport:
+    """The same with as many classes, in a copy of its folder."""
+    classes = [f"class {number:03d}" for number in range(count)]
+    for result in run.results:
+        write_mistakes(folder / "networks" / result.id, classes, each=3)
+    images = {split: dict.fromkeys(classes, 3) for split in ("train", "val", "test")}
+    return replace(run, folder=folder, data={**run.data, "images": images})
+
+
+@pytest.mark.parametrize(("count", "matrix"), [(2, True), (20, True), (21, False), (200, False)])
+def test_of_many_classes_the_most_frequent_mistakes_are_listed(
+    run: RunReport, tmp_path: Path, count: int, matrix: bool
+) -> None:
+    (tmp_path / "config.yaml").touch()
+    many = many_classes(run, tmp_path, count)
+    write_page(tmp_path / "report.html", [replace(many, results=many.results[:1])])
+    text = section(tmp_path / "report.html")
+    assert ("<table class='matrix'>" in text) == matrix
+    if not matrix:
+        listed = re.findall(
+            r"<tr><th scope='row' class='words'>(class \d+)</th><td>(class \d+)</td><td class='n'>(\d+) of 3</td>", text
+        )
+        confusion = many.answers[run.results[0].id].predictions["test"].confusion(count)
+        assert len(listed) == 20
+        assert [int(number) for *_, number in listed] == [number for *_, number in confusion.pairs(20)]
+    assert len(text) < 200_000
+
+
+def test_imbalanced_classes_have_balanced_accuracies(run: RunReport, tmp_path: Path) -> None:
+    write_page(tmp_path / "report.html", [run])
+    assert "balanced test" not in without_scripts(tmp_path / "report.html")
+    known: dict[str, Any] = {"test_balanced_accuracy": 0.61, "test_balanced_standard_error": 0.05, "classes": 4}
+    uneven = [
+        replace(each, **known, val_balanced_accuracy=0.7, val_balanced_standard_error=0.04) for each in run.results
+    ]
+    write_page(tmp_path / "report.html", [replace(run, results=tuple(uneven))])
+    text = without_scripts(tmp_path / "report.html")
+    assert "balanced test" in text
+    assert text.count("<td class='n'>61.0 ± 5.0</td>") == len(run.results)
+    assert text.count("<td class='n'>70.0 ± 4.0</td>") == len(run.results)
+
+
+def test_runs_of_earlier_releases_have_a_page_without_the_section(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", answers=False)
+    assert read_run(tmp_path / "run").answers == {}
+    assert section(report(tmp_path / "run")) == ""
+    assert "h-networks" in without_scripts(tmp_path / "run" / "report.html")
+
+
+def test_a_network_that_was_made_later_has_its_part(run: RunReport, tmp_path: Path) -> None:
+    """Of a run of an earlier release to which a network was added."""
+    results = write_run(tmp_path / "run", answers=False)
+    write_mistakes(tmp_path / "run" / "networks" / results[1].id, [f"<class {n}>" for n in range(4)])
+    assert re.findall(r"<div class='mistakes' data-id='([^']+)'>", section(report(tmp_path / "run"))) == [results[1].id]
+
+
+def test_damaged_predictions_are_named_with_what_to_do(tmp_path: Path) -> None:
+    results = write_run(tmp_path / "run")
+    (tmp_path / "run" / "networks" / results[0].id / "predictions.csv").write_text("split;image\n")
+    with pytest.raises(CheckpointError, match=rf"{results[0].id} holds damaged predictions .* delete them"):
+        report(tmp_path / "run")
+    assert not (tmp_path / "run" / "report.html").exists()

@@ -6,6 +6,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
@@ -13,6 +14,8 @@ from rich.console import Console
 from nat2.nas.archive import Evaluation
 from nat2.nas.budget import parse_budget
 from nat2.reports.plots import plot_pareto
+from nat2.reports.return_values import Results
+from nat2.runs.confusion import Confusion
 from nat2.runs.results import Result, chance_warning, picks, precision_warning, short_count, table
 from nat2.space import Arch
 
@@ -160,3 +163,52 @@ def test_the_plot_is_a_picture(tmp_path: Path, cost: str) -> None:
     with Image.open(tmp_path / "pareto.png") as image:
         assert min(image.size) > 500
         assert len(image.convert("RGB").getcolors(2**24) or ()) > 50
+
+
+def balanced(each: Result, val: float, test: float) -> Result:
+    """The same, measured on imbalanced classes: of 100 images 90 of one and 10 of another."""
+    images = {"val": [90, 10], "test": [90, 10]}
+    return replace(
+        each.measured_on(images),
+        classes=2,
+        val_balanced_accuracy=val,
+        val_balanced_standard_error=0.05,
+        test_balanced_accuracy=test,
+        test_balanced_standard_error=0.06,
+    )
+
+
+def test_imbalanced_classes_have_balanced_accuracies_in_result_row_and_table() -> None:
+    even, uneven = Confusion(np.array([[40, 10], [5, 45]])), Confusion(np.array([[85, 5], [4, 6]]))
+    plain = RESULTS[0].with_answers(even, even)
+    assert (plain.classes, plain.val_balanced, plain.test_balanced) == (2, None, None)
+    known = RESULTS[0].with_answers(even, uneven)  # one of the splits is enough
+    assert known.test_balanced_accuracy == pytest.approx((85 / 90 + 0.6) / 2)
+    assert known.val_balanced_accuracy == pytest.approx(0.85)
+    row = known.row(["error"])
+    assert row["test_balanced_accuracy"] == known.test_balanced_accuracy
+    assert row["test_balanced_standard_error"] == pytest.approx(uneven.balanced.standard_error)
+    assert RESULTS[0].row(["error"])["test_balanced_accuracy"] is None
+    assert "balanced" not in shown(RESULTS)
+    text = shown([balanced(RESULTS[0], 0.71, 0.72), RESULTS[1]])
+    assert {"71.0±5.0", "72.0±6.0"} <= set(text.split())
+    assert "mean of the accuracies of the classes" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_results_in_python_show_balanced_accuracies_where_there_are_any() -> None:
+    assert "balanced" not in repr(Results(RESULTS))
+    head, first, second, *_ = repr(Results([balanced(RESULTS[0], 0.71, 0.72), RESULTS[1]])).splitlines()
+    assert head.endswith("balanced validation %  balanced test %")
+    assert first.split()[-2:] == ["71.0", "72.0"]
+    assert second.split()[-1] == "95.0"
+
+
+def test_a_network_that_tells_rare_classes_apart_does_not_guess() -> None:
+    """Its accuracy is below that of always naming the largest class, as it may be if training draws classes evenly."""
+    guessing, able = balanced(result(0, 100, 0.9, 0.9), 0.5, 0.5), balanced(result(1, 10, 0.85, 0.85), 0.8, 0.8)
+    assert (guessing.test_beats_chance, able.test_beats_chance) == (False, True)
+    assert (guessing.val_beats_chance, able.val_beats_chance) == (False, True)
+    assert {each.params for each in picks([guessing, able]).values()} == {10}
+    assert chance_warning([able]) == ""
+    assert chance_warning([guessing, able]).endswith(f": {guessing.id}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +28,7 @@ from nat2.pipeline.pretrained import begin_with
 from nat2.processes import ALONE
 from nat2.progress import FoundDone
 from nat2.runs.accuracy import Accuracy, standard_error
+from nat2.runs.predictions import answers_on, write_answers
 from nat2.runs.results import Result
 from nat2.seeds import torch_generator
 from nat2.shipped import SHIPPED
@@ -36,7 +37,7 @@ from nat2.supernet import SuperNetwork, SuperNetworks, extract, normalize_by_sto
 from nat2.supernet.static import channels_last
 from nat2.training.context import TrainingContext
 from nat2.training.continued import ContinuedFinetuning
-from nat2.training.distill import Teacher, exit_weights, joint_accuracy
+from nat2.training.distill import Teacher, ensemble, exit_weights, joint_accuracy
 from nat2.training.finetune import Finetuned, finetune
 from nat2.training.lesson import answers_of
 from nat2.training.settings import FinetuneSettings
@@ -157,7 +158,7 @@ def finetune_networks(
             continue
         results.append(result)
         if difference is not None:
-            chance = "" if result.tested.beats_chance else ", no better than chance"
+            chance = "" if result.test_beats_chance else ", no better than chance"
             context.progress.say(
                 f"exported {result.id}: {result.params:,} parameters, {result.tested.percent} % on the test "
                 f"images{chance}; ONNX Runtime agrees with torch to {difference:.0e}"
@@ -335,6 +336,7 @@ def _shipped(
         exits=static.exit_numbers,
         anytime=_anytime(context, finetuned, tested, weights),
     ).measured_on(context.folder.images())
+    result = _with_answers(context, result, {"val": finetuned.val_logits, "test": tested.logits}, weights)
     facts = {
         "accuracy": {"validation": result.val_accuracy, "test": result.test_accuracy},
         "params": result.params,
@@ -358,6 +360,16 @@ def _shipped(
     result = dataclasses.replace(result, files=file_sizes(folder))
     context.folder.keep(result)
     return result, difference
+
+
+def _with_answers(context: RunContext, result: Result, logits: Mapping[str, Tensor], weights: Tensor) -> Result:
+    """Keep what a network answered (logits of its exits, by split), for the report; the result with what it tells."""
+    dataset, classes = context.dataset, context.dataset.classes
+    splits = {"val": dataset.val, "test": dataset.test}
+    answers = answers_on({name: (ensemble(logits[name], weights), splits[name]) for name in splits}, classes)
+    write_answers(context.folder.network(result.id), answers, classes)
+    val, test = (answers.predictions[name].confusion(len(classes)) for name in splits)
+    return result.with_answers(val, test)
 
 
 def quantised(context: RunContext, folder: Path, resolution: int) -> float:

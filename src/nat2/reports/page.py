@@ -14,9 +14,10 @@ from nat2.files import write_text
 from nat2.nas.budget import format_bound, format_value
 from nat2.progress import duration
 from nat2.reports.genes import genes_html
+from nat2.reports.markup import NONE, NUMBER, percent, table
+from nat2.reports.mistakes import mistakes_html
 from nat2.reports.payload import common_hypervolume, labels, page_data, script_json, values_of
 from nat2.reports.references import Reference
-from nat2.runs.accuracy import Accuracy
 from nat2.runs.read import RunReport
 from nat2.runs.results import ONNX, Result, chance_warning, guessing
 from nat2.runs.rounding import milliseconds
@@ -65,6 +66,7 @@ def _single(run: RunReport) -> dict[str, str]:
         "NETWORKS": _networks(run) if run.results else "<p>No network is fine-tuned yet.</p>",
         "LATENCY": _timings(run) if run.timings else "",
         "FILES": _files(run),
+        "MISTAKES": mistakes_html(run),
         "GOOD": counted(len(good), "network"),
         "GENES": genes_html(good, [evaluation.arch for evaluation in run.members()]),
         "FACTS": _pairs(run.facts),
@@ -108,19 +110,6 @@ def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
     return "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in pairs)
 
 
-def _table(caption: str, head: Sequence[tuple[str, bool]], rows: str) -> str:
-    """A table with a caption in a frame that can be scrolled by keyboard; `head` says which columns are numbers."""
-    cells = "".join(f"<th scope='col'{_N * number}>{name}</th>" for name, number in head)
-    return (
-        f"<div class='scroll' role='region' aria-label='{html.escape(caption, quote=True)}' tabindex='0'><table>"
-        f"<caption><span>{html.escape(caption)}</span></caption><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
-
-
-_N = " class='n'"
-_NONE = "&ndash;"
-
-
 def _networks(run: RunReport) -> str:
     """The returned networks: accuracies from inherited to tested, then costs."""
     fixed = ("error", "params", "macs", "latency_spread")
@@ -130,36 +119,39 @@ def _networks(run: RunReport) -> str:
         others.append(("deployed_latency", "latency", "ms"))
     if any(ONNX in result.files for result in run.results):
         others.append(("file_size", ONNX, "bytes"))
+    balanced = any(result.test_balanced for result in run.results)
     int8 = any(result.int8_test_accuracy is not None for result in run.results)
     head = [
         *(("network", False), ("pixels", True), ("exits", True), ("parameters", True), ("MACs", True)),
         *((html.escape(title), True) for _, title, _ in others),
         *(("inherited", True), ("calibrated", True), ("fine-tuned", True), ("test", True)),
+        *([("balanced validation", True), ("balanced test", True)] if balanced else []),
         *([("int8 test", True)] if int8 else []),
     ]
 
     def row(result: Result) -> str:
         arch = Arch.from_key(result.arch)
         values = values_of(run, result)
-        extra = [format_value(values[name], unit) if name in values else _NONE for name, _, unit in others]
+        extra = [format_value(values[name], unit) if name in values else NONE for name, _, unit in others]
         shares = (result.inherited_val_accuracy, result.calibrated_val_accuracy)
         accuracies = [*map(result.on_validation, shares), result.validated, result.tested]
         numbers = [
             *(str(arch.resolution), " + ".join(map(str, result.exits)), f"{result.params:,}", f"{result.macs:,}"),
             *extra,
             *(each.percent for each in accuracies),
-            *([_percent(result.int8_tested)] if int8 else []),
+            *([percent(result.val_balanced), percent(result.test_balanced)] if balanced else []),
+            *([percent(result.int8_tested)] if int8 else []),
         ]
         name = html.escape(result.id)
         return (
             f"<tr data-id='{name}'><th scope='row'><button type='button' class='choose' data-id='{name}' "
             f"title='show a picture of it'>{name}</button></th>"
-            + "".join(f"<td{_N}>{number}</td>" for number in numbers)
+            + "".join(f"<td{NUMBER}>{number}</td>" for number in numbers)
             + "</tr>"
         )
 
     caption = "Returned networks, smallest first; accuracies in percent, ± one standard error"
-    return _table(caption, head, "".join(map(row, run.results))) + _layers(run.results)
+    return table(caption, head, "".join(map(row, run.results))) + _layers(run.results)
 
 
 def _layers(results: Sequence[Result]) -> str:
@@ -168,32 +160,28 @@ def _layers(results: Sequence[Result]) -> str:
     count = max(len(arch.stages) for _, arch in archs)
 
     def row(name: str, arch: Arch) -> str:
-        stages = [" ".join(map(str, stage)) for stage in arch.stages] + [_NONE] * (count - len(arch.stages))
+        stages = [" ".join(map(str, stage)) for stage in arch.stages] + [NONE] * (count - len(arch.stages))
         cells = "".join(f"<td class='arch'>{stage}</td>" for stage in stages)
         return f"<tr><th scope='row' class='arch'>{html.escape(name)}</th>{cells}</tr>"
 
     head = [("network", False), *((f"stage {number + 1}", False) for number in range(count))]
     rows = "".join(row(name, arch) for name, arch in archs)
-    return f"<details><summary>Layers, stage by stage</summary>{_table('Layers of each network', head, rows)}</details>"
-
-
-def _percent(accuracy: Accuracy | None) -> str:
-    return _NONE if accuracy is None else accuracy.percent
+    return f"<details><summary>Layers, stage by stage</summary>{table('Layers of each network', head, rows)}</details>"
 
 
 def _timings(run: RunReport) -> str:
     rows = "".join(
         f"<tr><th scope='row'>{html.escape(each.id)}</th><td>{html.escape(_RUNTIMES.get(each.runtime, each.runtime))}"
-        f"</td><td{_N}>{each.batch}</td><td{_N}>{each.threads}</td><td>{html.escape(each.device)}</td>"
-        f"<td{_N}>{milliseconds(each.latency.median, each.latency)}</td><td{_N}>"
+        f"</td><td{NUMBER}>{each.batch}</td><td{NUMBER}>{each.threads}</td><td>{html.escape(each.device)}</td>"
+        f"<td{NUMBER}>{milliseconds(each.latency.median, each.latency)}</td><td{NUMBER}>"
         f"{milliseconds(each.latency.lower, each.latency)} to {milliseconds(each.latency.upper, each.latency)}</td>"
-        f"<td{_N}>{each.latency.runs}</td></tr>"
+        f"<td{NUMBER}>{each.latency.runs}</td></tr>"
         for each in run.timings
     )
     head = [("network", False), ("runtime", False), ("batch", True), ("threads", True), ("device", False)]
     head += [("median ms", True), ("quartiles ms", True), ("runs", True)]
-    table = _table("Latency of the exported networks on the machine of the run", head, rows)
-    return f"<details><summary>Latencies, all runtimes</summary>{table}</details>"
+    shown = table("Latency of the exported networks on the machine of the run", head, rows)
+    return f"<details><summary>Latencies, all runtimes</summary>{shown}</details>"
 
 
 def _files(run: RunReport) -> str:
@@ -204,18 +192,18 @@ def _files(run: RunReport) -> str:
     rows = "".join(
         f"<tr><th scope='row'>{html.escape(result.id)}</th>"
         + "".join(
-            f"<td{_N}>{result.files[name]:,}</td>" if name in result.files else f"<td{_N}>{_NONE}</td>"
+            f"<td{NUMBER}>{result.files[name]:,}</td>" if name in result.files else f"<td{NUMBER}>{NONE}</td>"
             for name in names
         )
         + "</tr>"
         for result in run.results
     )
-    table = _table(
+    shown = table(
         "Files of the networks, sizes in bytes",
         [("network", False), *((html.escape(name), True) for name in names)],
         rows,
     )
-    return f"<details><summary>Files and their sizes</summary>{table}</details>"
+    return f"<details><summary>Files and their sizes</summary>{shown}</details>"
 
 
 _RUNTIMES = {"onnx": "ONNX Runtime", "int8": "ONNX Runtime, int8", "torch": "PyTorch"}
@@ -233,7 +221,7 @@ def _stages(seconds: Mapping[str, float]) -> str:
     )
     rows += f"<tr class='total'><th scope='row'>total</th><td class='n'>{duration(total)}</td><td></td><td></td></tr>"
     head = [("stage", False), ("time", True), ("share", False), ("", True)]
-    return _table("Time by stage, excluding interruptions", head, rows)
+    return table("Time by stage, excluding interruptions", head, rows)
 
 
 def _versions(run: RunReport) -> str:
@@ -244,7 +232,7 @@ def _versions(run: RunReport) -> str:
         f"<tr><th scope='row'>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
         for name, value in machine + packages
     )
-    return _table("Machine and versions", [("item", False), ("value", False)], rows)
+    return table("Machine and versions", [("item", False), ("value", False)], rows)
 
 
 def _comparison(runs: Sequence[RunReport]) -> dict[str, str]:
@@ -267,7 +255,7 @@ def _comparison(runs: Sequence[RunReport]) -> dict[str, str]:
     return {
         "TITLE": html.escape(" · ".join(dict.fromkeys(run.name for run in runs))),
         "STATE": _warnings(runs, names),
-        "RUNS": _table(caption, head, rows),
+        "RUNS": table(caption, head, rows),
         "OBJECTIVES": html.escape(shared),
     }
 
@@ -279,13 +267,13 @@ def _run_row(run: RunReport, name: str, volume: float) -> str:
     words = [run.name, ", ".join(each.name for each in run.objectives), bounds or "none"]
     numbers = [f"{measured:,}", duration(sum(run.seconds.values())), f"{volume:.4f}"]
     if best is None:
-        numbers += [_NONE] * 3
+        numbers += [NONE] * 3
     else:
         numbers += [best.validated.percent, best.tested.percent, f"{best.params:,}"]
     cells = "".join(f"<td>{html.escape(word)}</td>" for word in words)
     return (
         f"<tr><th scope='row' class='words'>{html.escape(name)}</th>{cells}"
-        + "".join(f"<td{_N}>{number}</td>" for number in numbers)
+        + "".join(f"<td{NUMBER}>{number}</td>" for number in numbers)
         + "</tr>"
     )
 

@@ -78,6 +78,8 @@ class NetworkData(TypedDict):
     exits: tuple[int, ...]
     values: dict[str, float]
     """By key of the axis."""
+    guesses: bool
+    """Whether it does not beat chance on test images."""
     anytime: list[dict[str, float | None]]
 
 
@@ -209,6 +211,8 @@ def values_of(run: RunReport, result: Result) -> dict[str, float]:
         "macs": result.macs,
         **{name: _drawn(result.others, name) for name in result.others},
     }
+    if result.test_balanced_accuracy is not None:
+        values["test_balanced_accuracy"] = 100 * result.test_balanced_accuracy
     if result.int8_test_accuracy is not None:
         values["int8_test_accuracy"] = 100 * result.int8_test_accuracy
     if ONNX in result.files:
@@ -281,6 +285,7 @@ def _run(run: RunReport, label: str) -> RunData:
                 "arch": result.arch,
                 "exits": result.exits,
                 "values": values_of(run, result),
+                "guesses": not result.test_beats_chance,
                 "anytime": [
                     {
                         "threshold": point.threshold,

@@ -7,6 +7,7 @@ from pathlib import Path
 from nat2.nas.archive import Evaluation
 from nat2.nas.budget import format_value
 from nat2.nas.objectives import OBJECTIVES
+from nat2.runs.accuracy import Accuracy
 from nat2.runs.results import Result
 from nat2.space.arch import Arch
 from nat2.tables import Row, TableList
@@ -17,6 +18,11 @@ class Results(TableList[Result]):
 
     def rows(self) -> list[Row]:
         """Size and accuracies of each."""
+        balanced = any(each.test_balanced for each in self)
+
+        def percent(accuracy: Accuracy | None) -> str:
+            return "" if accuracy is None else f"{100 * accuracy.share:.1f}"
+
         return [
             {
                 "network": each.id,
@@ -26,6 +32,11 @@ class Results(TableList[Result]):
                 "validation %": f"{100 * each.val_accuracy:.1f}",
                 "test %": f"{100 * each.test_accuracy:.1f}",
             }
+            | (
+                {"balanced validation %": percent(each.val_balanced), "balanced test %": percent(each.test_balanced)}
+                if balanced
+                else {}
+            )
             for each in self
         ]
 

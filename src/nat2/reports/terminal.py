@@ -101,7 +101,7 @@ def networks_summary(results: Sequence[Result], folder: RunFolder) -> list[Table
     ]
     best = shlex.quote(str(folder.network(chosen["small and good"].id)))
     warning = chance_warning(results)
-    hopeless = not any(result.tested.beats_chance for result in results)
+    hopeless = not any(result.test_beats_chance for result in results)
     following = f"nat2 predict {best} IMAGE"
     if hopeless:
         following = "check the labels, add images, or train longer (--finetune.steps, --fresh)"

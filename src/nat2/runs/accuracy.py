@@ -39,6 +39,19 @@ def standard_error(share: float, images: int) -> float:
     return math.sqrt(edge * (1 - edge) / (images + 1))
 
 
+def imbalanced(counts: Sequence[int]) -> bool:
+    """Whether accuracy needs balanced accuracy beside it: the largest class has at least twice the images of the
+    smallest.
+
+    Args:
+        counts: Images of each class.
+    """
+    return bool(counts) and max(counts) >= _IMBALANCE * min(counts)
+
+
+_IMBALANCE = 2
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """An accuracy, with what is known of the images it was measured on."""
@@ -49,6 +62,8 @@ class Accuracy:
     """None if their number is unknown."""
     chance: float | None = None
     """Share of their largest class; None if it is unknown."""
+    spread: float | None = None
+    """The standard error where it is not the binomial one: of a balanced accuracy."""
 
     @staticmethod
     def over(share: float, counts: Sequence[int]) -> Accuracy:
@@ -58,6 +73,8 @@ class Accuracy:
     @property
     def standard_error(self) -> float | None:
         """See `standard_error`; None if the number of images is unknown."""
+        if self.spread is not None:
+            return self.spread
         return None if self.images is None else standard_error(self.share, self.images)
 
     @property

@@ -21,6 +21,7 @@ from nat2.runs.accuracy import Accuracy
 from nat2.runs.config import parse_resolutions, parse_widths
 from nat2.runs.facts import Fact, images_fact, search_facts
 from nat2.runs.folder import RunFolder, no_run
+from nat2.runs.predictions import MISTAKES, PREDICTIONS, Answers, read_answers
 from nat2.runs.results import Result
 from nat2.space import Arch, Macro, SearchSpace
 from nat2.validation import parts_of
@@ -76,6 +77,28 @@ class RunReport:
     def found(self, evaluation: Evaluation[Arch]) -> Accuracy:
         """The validation accuracy that the search measured."""
         return Accuracy.over(1 - evaluation["error"], self.images("val"))
+
+    @cached_property
+    def answers(self) -> Mapping[str, Answers]:
+        """What is kept of the answers of the returned networks, by id; those of earlier releases have none.
+
+        Raises:
+            CheckpointError: a file of them is damaged.
+        """
+        files = RunFolder(self.folder, shared=True)
+        classes = [str(name) for name in self.data["images"]["train"]]
+        found = {}
+        for result in self.results:
+            try:
+                answers = read_answers(files.network(result.id), classes)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise CheckpointError(
+                    f"{files.network(result.id)} holds damaged predictions ({type(error).__name__}: {error}); restore "
+                    f"{PREDICTIONS} and {MISTAKES} from a copy, or delete them for a report without them"
+                ) from error
+            if answers is not None:
+                found[result.id] = answers
+        return found
 
     @cached_property
     def macros(self) -> tuple[Macro, ...]:

@@ -9,7 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from nat2.deploy.anytime import OperatingPoint
-from nat2.runs.accuracy import Accuracy, chance_of
+from nat2.runs.accuracy import Accuracy, chance_of, imbalanced
+from nat2.runs.confusion import Confusion
 from nat2.space.arch import Arch
 from nat2.wording import shown
 
@@ -51,6 +52,15 @@ class Result:
     test_chance: float | None = None
     anytime: tuple[OperatingPoint, ...] = ()
     """With several exits: accuracy against mean operations by threshold, cheapest first."""
+    classes: int | None = None
+    """Number of classes; None if unknown."""
+    val_balanced_accuracy: float | None = None
+    """Mean of the accuracies of the classes (`Confusion.balanced`), measured as `val_accuracy` is; this and the next
+    three are None where the classes have similar numbers of images."""
+    val_balanced_standard_error: float | None = None
+    test_balanced_accuracy: float | None = None
+    """The same, measured as `test_accuracy` is."""
+    test_balanced_standard_error: float | None = None
     int8_test_accuracy: float | None = None
     """Of the quantised network on the test images, if there is one."""
     files: dict[str, int] = field(default_factory=dict)
@@ -73,6 +83,20 @@ class Result:
         return Accuracy(self.test_accuracy, self.test_images, self.test_chance)
 
     @property
+    def val_balanced(self) -> Accuracy | None:
+        """The balanced accuracy on validation images, if the classes are imbalanced."""
+        return self._balanced(self.val_balanced_accuracy, self.val_balanced_standard_error, self.val_images)
+
+    @property
+    def test_balanced(self) -> Accuracy | None:
+        """The balanced accuracy on test images, if the classes are imbalanced."""
+        return self._balanced(self.test_balanced_accuracy, self.test_balanced_standard_error, self.test_images)
+
+    def _balanced(self, share: float | None, error: float | None, images: int | None) -> Accuracy | None:
+        chance = 1 / self.classes if self.classes else None
+        return None if share is None else Accuracy(share, images, chance, error)
+
+    @property
     def int8_tested(self) -> Accuracy | None:
         """The same for the quantised network, if there is one."""
         share = self.int8_test_accuracy
@@ -81,6 +105,29 @@ class Result:
     def on_validation(self, share: float) -> Accuracy:
         """One of the accuracies of this network on validation images."""
         return Accuracy(share, self.val_images, self.val_chance)
+
+    @property
+    def val_beats_chance(self) -> bool:
+        """Whether it beats chance on the validation images, by its accuracy or by its balanced accuracy."""
+        return any(each.beats_chance for each in (self.validated, self.val_balanced) if each)
+
+    @property
+    def test_beats_chance(self) -> bool:
+        """Whether it beats chance on the test images, by its accuracy or by its balanced accuracy."""
+        return any(each.beats_chance for each in (self.tested, self.test_balanced) if each)
+
+    def with_answers(self, val: Confusion, test: Confusion) -> Result:
+        """A copy with the balanced accuracies, if the classes of either split are imbalanced."""
+        known = replace(self, classes=len(test.counts))
+        if not (imbalanced(val.images) or imbalanced(test.images)):
+            return known
+        return replace(
+            known,
+            val_balanced_accuracy=val.balanced.share,
+            val_balanced_standard_error=val.balanced.standard_error,
+            test_balanced_accuracy=test.balanced.share,
+            test_balanced_standard_error=test.balanced.standard_error,
+        )
 
     def measured_on(self, images: Mapping[str, Sequence[int]]) -> Result:
         """A copy with unknown facts about its images filled in from the number of images of each class, by split."""
@@ -114,6 +161,7 @@ class Result:
         facts["test_standard_error"] = self.tested.standard_error
         first = ["id", "arch", *objectives, "params", "macs", "val_accuracy", "test_accuracy"]
         first += ["val_standard_error", "test_standard_error"]
+        first += [f"{split}_balanced_{what}" for what in ("accuracy", "standard_error") for split in ("val", "test")]
         return {name: facts[name] for name in dict.fromkeys([*first, *facts])}
 
 
@@ -124,7 +172,7 @@ def picks(results: Sequence[Result]) -> dict[str, Result]:
     its accuracy where that is more: a smaller difference cannot be told from luck. Networks that do not beat chance on
     the validation images are passed over, unless none does.
     """
-    able = [result for result in results if result.validated.beats_chance] or results
+    able = [result for result in results if result.val_beats_chance] or results
     best = max(result.val_accuracy for result in able)
     most_accurate = min((r for r in able if r.val_accuracy == best), key=lambda r: r.params)
     enough = best - max(0.01, most_accurate.validated.standard_error or 0.0)
@@ -138,7 +186,7 @@ def picks(results: Sequence[Result]) -> dict[str, Result]:
 
 def chance_warning(results: Sequence[Result]) -> str:
     """A sentence that names the networks that do not beat chance on the test images; empty if all do."""
-    below = [result for result in results if not result.tested.beats_chance]
+    below = [result for result in results if not result.test_beats_chance]
     if not below:
         return ""
     guess = guessing(below[0].tested, "test")
@@ -178,6 +226,7 @@ def table(results: Sequence[Result], milliseconds: Mapping[str, str] | None = No
     """The networks by size, for the terminal; with their latencies, as text, if given."""
     sized = any(result.files for result in results)
     formats = [name for name in _SHIPPED if any(name in result.files for result in results)]
+    balanced = any(result.test_balanced for result in results)
     shown = Table(
         "network",
         "px",
@@ -186,8 +235,7 @@ def table(results: Sequence[Result], milliseconds: Mapping[str, str] | None = No
         "MACs",
         *(["kB"] if sized else []),
         *(["ms"] if milliseconds else []),
-        "val %",
-        "test %",
+        *(f"{split} %" + "\nbalanced" * balanced for split in ("val", "test")),
         box=SIMPLE_HEAD,
         collapse_padding=True,
         pad_edge=False,
@@ -205,13 +253,21 @@ def table(results: Sequence[Result], milliseconds: Mapping[str, str] | None = No
             short_count(result.macs),
             *([_kilobytes(result)] if sized else []),
             *([milliseconds.get(result.id, "")] if milliseconds else []),
-            *(accuracy.percent.replace(" ", "") for accuracy in (result.validated, result.tested)),
+            _cell(result.validated, result.val_balanced),
+            _cell(result.tested, result.test_balanced),
         )
     shown.caption = (
         "val: accuracy on validation images, by which to choose; test: on images used for nothing else; "
-        "±: standard error" + (f"; kB: size of {'/'.join(formats)}" if sized else "")
+        "±: standard error"
+        + ("; balanced: mean of the accuracies of the classes" if balanced else "")
+        + (f"; kB: size of {'/'.join(formats)}" if sized else "")
     )
     return shown
+
+
+def _cell(accuracy: Accuracy, balanced: Accuracy | None) -> str:
+    """An accuracy, and below it the balanced one."""
+    return "\n".join(each.percent.replace(" ", "") for each in (accuracy, balanced) if each)
 
 
 def short_count(count: float) -> str:

@@ -91,9 +91,10 @@ function returnedCard(best, candidates) {
     : kept === 1 ? "The only one of the returned networks that meets your limits." : `The most accurate of the ${kept} that meet your limits, on the validation images.`;
   return [
     element("p", {}, "Take"), element("p", { className: "which", textContent: best.id }), element("p", { textContent: why }),
-    figures([["validation images", toldAccuracy(run, values.val_accuracy, "val")], ["test images", toldAccuracy(run, values.test_accuracy, "test")], ...costsOf(best.value),
+    figures([["validation images", toldAccuracy(run, values.val_accuracy, "val")], ["test images", toldAccuracy(run, values.test_accuracy, "test")],
+      ...(values.test_balanced_accuracy === undefined ? [] : [["test images, balanced", told(values.test_balanced_accuracy, "percent")]]), ...costsOf(best.value),
       ...(values.file_size ? [["model.onnx", told(values.file_size, "bytes")]] : [])]),
-    ...atChance(values.test_accuracy, "test"),
+    ...(returned.get(best.id).guesses ? atChance(values.test_accuracy, "test") : []),
     element("p", {}, "Export it as files to ship:"), command(`nat2 export ${run.folder} ${best.id} --to deploy`),
   ];
 }
@@ -154,7 +155,15 @@ function addNetworks() {
   byId("network").append(...[fine, found].filter(group => group.children.length));
 }
 
-/** Show the picture of a network. */
+/** Show what a network gets wrong, if the run has kept that. */
+function showMistakes(id) {
+  const parts = [...document.querySelectorAll(".mistakes")];
+  if (!parts.some(part => part.dataset.id === id)) return;
+  for (const part of parts) part.hidden = part.dataset.id !== id;
+  byId("mistaken").value = id;
+}
+
+/** Show the picture and the mistakes of a network. */
 function choose(id, redraw = true) {
   state.chosen = id;
   const result = returned.get(id);
@@ -162,6 +171,7 @@ function choose(id, redraw = true) {
   const select = byId("network");
   if (![...select.options].some(option => option.value === id)) select.append(element("option", { value: id, textContent: id }));
   select.value = id;
+  showMistakes(id);
   drawPicture(byId("picture"), key, result ? result.exits : [key.split("-").length - 2], run.macros);
   for (const button of document.querySelectorAll(".choose")) button.setAttribute("aria-current", String(button.dataset.id === id));
   if (redraw) mark();
@@ -244,6 +254,7 @@ addPicks();
 addNetworks();
 decide();
 byId("network").addEventListener("change", event => choose(event.target.value));
+if (byId("mistaken")) byId("mistaken").addEventListener("change", event => choose(event.target.value));
 byId("every").addEventListener("change", drawPareto);
 for (const button of document.querySelectorAll(".choose")) button.addEventListener("click", () => choose(button.dataset.id));
 byId("pareto").on("plotly_click", event => { const id = event.points[0].customdata; if (id) choose(id); });
