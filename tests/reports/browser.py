@@ -92,8 +92,16 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def open(self, page: Path, *, size: tuple[int, int] = (1200, 900), dark: bool = False, phone: bool = False) -> None:
-        """Load a page and wait until it has drawn."""
+    def open(
+        self,
+        page: Path,
+        *,
+        size: tuple[int, int] = (1200, 900),
+        dark: bool = False,
+        phone: bool = False,
+        drawn: str = "!!document.querySelector('#hypervolume .main-svg')",
+    ) -> None:
+        """Load a page and wait until it has drawn, which an expression says."""
         width, height = size
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         self.call("Emulation.setTouchEmulationEnabled", enabled=phone)
@@ -101,7 +109,7 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=page.absolute().as_uri())
         for _ in range(300):
-            if self.run("document.readyState === 'complete' && !!document.querySelector('#hypervolume .main-svg')"):
+            if self.run(f"document.readyState === 'complete' && {drawn}"):
                 self.run("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
                 return
             time.sleep(0.1)

@@ -54,6 +54,7 @@ Fine-tune the best networks of a search, test them once, export them, and write 
   nat2 export runs/photos 1a2b3c4d --to deploy --int8   and in 8-bit integers, with their accuracy
   nat2 export runs/photos --int8                        8 bits for all networks of a run, where they are
   nat2 export runs/photos 1a2b3c4d --to deploy --for microcontroller   a C array, and what it takes on a chip
+  nat2 export runs/photos 1a2b3c4d --to deploy --for browser           a page that classifies pictures
 
 Write the files of networks that a run has returned, model.pt2 included, and check on this machine that they answer as
 they should.

@@ -49,7 +49,15 @@ def _export_arguments(parser: ArgumentParser) -> None:
         "--to", type=str, default="", help="folder to write to; by default the run's own files are renewed"
     )
     parser.add_argument("--int8", action="store_true", help="write an ONNX file in 8-bit integers too")
-    parser.add_argument("--for", type=str, default="", help="write files for a device too: microcontroller, phone")
+    parser.add_argument(
+        "--for", type=str, default="", help="also write what a target needs: microcontroller, phone, browser"
+    )
+    parser.add_argument(
+        "--onnxruntime_web",
+        type=str,
+        default="",
+        help="for a browser: the npm package onnxruntime-web, as .tgz or folder; by default it is downloaded",
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
 
@@ -118,7 +126,15 @@ def _profile(given: Namespace) -> None:
 def _export(given: Namespace) -> None:
     from nat2.pipeline.export import export
 
-    written = export(given.run, given.ids, to=given.to or None, int8=given.int8, target=given["for"], quiet=given.quiet)
+    written = export(
+        given.run,
+        given.ids,
+        to=given.to or None,
+        int8=given.int8,
+        target=given["for"],
+        onnxruntime_web=given.onnxruntime_web,
+        quiet=given.quiet,
+    )
     if not given.quiet:
         print(f"{'next':>18}: nat2 latency {' '.join(shlex.quote(str(path)) for path in written)}")
 
@@ -285,7 +301,7 @@ VERBS = {
     "export": Verb(
         _export,
         _export_arguments,
-        "RUN [ID ...] [--to DIR] [--int8] [--for DEVICE]",
+        "RUN [ID ...] [--to DIR] [--int8] [--for TARGET]",
         "files of networks, checked again",
     ),
     "latency": Verb(_latency, _latency_arguments, "FOLDER [FOLDER ...] [options]", "how long networks take here"),

@@ -141,6 +141,14 @@ def _contiguous(model: Deployable) -> Deployable:
     return model
 
 
+@torch.no_grad()
+def tolerance_for(model: Deployable, images: Tensor) -> tuple[Tensor, float]:
+    """Logits of images (0..1) in double precision, and by how much those of another runtime may differ."""
+    logits = copy.deepcopy(model).double()(images.double())
+    own = float((model(images) - logits).abs().max())
+    return logits, max(TOLERANCE * max(1.0, float(logits.abs().max())), ROUNDING * own)
+
+
 @dataclass(frozen=True)
 class _Reference:
     """Logits of a network in double precision, and the tolerance for other runtimes."""
@@ -151,16 +159,13 @@ class _Reference:
     tolerance: float
 
     @staticmethod
-    @torch.no_grad()
     def of(model: Deployable, folder: Path) -> _Reference:
         """The logits for random images."""
         channels, resolution = model.mean.shape[1], model.network.arch.resolution
         images = torch.rand(3, channels, resolution, resolution, generator=torch.Generator().manual_seed(0))
-        logits = copy.deepcopy(model).double()(images.double())
+        logits, tolerance = tolerance_for(model, images)
         if not torch.isfinite(logits).all():
             raise Nat2Error(f"{folder.name} answers with numbers that are not finite; its training diverged")
-        own = float((model(images) - logits).abs().max())
-        tolerance = max(TOLERANCE * max(1.0, float(logits.abs().max())), ROUNDING * own)
         return _Reference(folder, images, logits, tolerance)
 
     def check(self, name: str, run: Callable[[Tensor], Tensor]) -> float:

@@ -11,6 +11,7 @@ from nat2.deploy.deployable import load
 from nat2.deploy.description import describe
 from nat2.deploy.device_export import DEVICES, DeviceName, TestImages, check_device, write_for_device
 from nat2.deploy.export import file_sizes, write_onnx, write_program
+from nat2.deploy.targets import TargetOptions, target_named
 from nat2.errors import ConfigError, RunError
 from nat2.files import write_bytes, write_error, write_json
 from nat2.pipeline.context import RunContext
@@ -36,6 +37,7 @@ def export(
     to: Path | str | None = None,
     int8: bool = False,
     target: str = "",
+    onnxruntime_web: Path | str = "",
     quiet: bool = False,
 ) -> list[Path]:
     """Write the files of networks that a run has returned, and check them again on this machine.
@@ -46,15 +48,17 @@ def export(
         to: A folder that gets a folder for each; by default they are written where the run keeps them.
         int8: Make ``model-int8.onnx`` too; its ranges are learnt from the run's training images, which must still be
             where they were.
-        target: Write files for a device too, in a folder of its name: ``microcontroller`` or ``phone``. They are
-            calibrated on the run's training images and measured on its test images.
+        target: Also write what a target needs, into a folder of its name: ``browser``, or ``microcontroller`` or
+            ``phone``, whose files are calibrated on the run's training images and measured on its test images.
+        onnxruntime_web: Of the target ``browser``: where the npm package of that name is; by default it is downloaded.
         quiet: Print nothing.
 
     Returns:
         The folders.
 
     Raises:
-        RunError: it is no run, has no such network, or is still running; or the target cannot be written.
+        RunError: it is no run, has no such network, or is still running; or the files cannot be written or downloaded.
+        ConfigError: there is no such target, or `to` lies inside the run.
         CheckpointError: a file is damaged.
         DataError: 8 bits or files for a device are asked for, and the images are gone.
         ConfigError: there is no such target, or its extra is not installed.
@@ -74,6 +78,10 @@ def export(
     place = run / "networks" if to is None else user_path(to, "--to")
     if to is not None and place.resolve().is_relative_to(run.resolve()):
         raise ConfigError(f"--to {place} lies inside the run; choose a folder of your own")
+    options = TargetOptions(str(onnxruntime_web))
+    goal = target_named(target) if target and device is None else None
+    if goal is not None:
+        goal.check(options)
     for result in chosen:
         describe(run / "networks" / result.id)
     with Progress(quiet=quiet) as progress, RunFolder(run, shared=to is not None) as folder:
@@ -83,11 +91,19 @@ def export(
             quantising = context if int8 else None
             written.append(_write(folder, result, place / result.id, quantising, device=device, images=context))
             progress.say(f"exported {written[-1]}")
+            if goal is not None:
+                progress.say(f"written for {goal.name}: {goal.write(written[-1], _facts(result), options)}")
         if to is None and folder.finished:
             if int8 and context is not None:
                 remeasure(context, folder.results())
             report_networks(folder, folder.results())
         return written
+
+
+def _facts(result: Result) -> dict[str, str]:
+    """What people want to know of a network that they see at work."""
+    tested = f"{result.tested.percent} %" + (f" of {result.test_images:,} images" if result.test_images else "")
+    return {"network": result.id, "parameters": f"{result.params:,}", "test accuracy": tested}
 
 
 def _returned(run: Path) -> list[Result]:
@@ -115,11 +131,9 @@ def _context(run: Path, folder: RunFolder, progress: Progress) -> RunContext:
 
 
 def _device(target: str) -> DeviceName | None:
-    """The device of a target; None if there is no target."""
-    if not target:
-        return None
+    """The device of a target; None if it is another target, or none."""
     if target not in DEVICES:
-        raise ConfigError(f"--for must be one of {', '.join(DEVICES)}; got {target!r}")
+        return None
     device: DeviceName = target
     check_device(device)
     return device
