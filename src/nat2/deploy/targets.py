@@ -9,6 +9,7 @@ from pathlib import Path
 from nat2.deploy.browser import write_browser
 from nat2.deploy.device_export import DEVICES
 from nat2.deploy.onnxruntime_web import web_runtime
+from nat2.deploy.triton import write_triton
 from nat2.errors import ConfigError
 
 
@@ -42,6 +43,16 @@ TARGETS = {
             "a page that classifies pictures offline",
             lambda network, facts, options: write_browser(network, facts=facts, runtime=options.onnxruntime_web),
             check=lambda options: web_runtime(options.onnxruntime_web),
+        ),
+        Target(
+            "server",
+            "a model repository of Triton Inference Server, on processors",
+            lambda network, facts, options: write_triton(network, "server", gpu=False),
+        ),
+        Target(
+            "gpu",
+            "the same on GPUs, through TensorRT",
+            lambda network, facts, options: write_triton(network, "gpu", gpu=True),
         ),
     )
 }
