@@ -197,7 +197,7 @@ def test_ten_pictures_are_answered_as_predict_answers(chromium: Browser, tmp_pat
     chromium.open(write_browser(folder, facts={}), drawn=READY)
     assert "as it was trained" in chromium.run("document.getElementById('state').innerText")
     for number in range(10):
-        noise(30 + 7 * number, 80 - 5 * number).save(tmp_path / f"{number}.png")
+        noise(60 + 7 * number, 58 - 3 * number).save(tmp_path / f"{number}.png")
     answers = predict(folder, [tmp_path / f"{number}.png" for number in range(10)], top=len(CLASSES))
     for path, expected in answers:
         actual = [(each["class"], each["probability"]) for each in handed_over(chromium, path)]

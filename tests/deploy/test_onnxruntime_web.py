@@ -41,6 +41,9 @@ def tarball(files: dict[str, bytes] = FILES, *, version: str = VERSION) -> bytes
     return packed.getvalue()
 
 
+PUBLISHED = tarball()  # once: archives hold the time
+
+
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """A registry that has a small package, and an empty cache; the addresses that were asked for."""
@@ -48,11 +51,11 @@ def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     def urlopen(address: str, timeout: float) -> Any:
         asked.append(address)
-        return io.BytesIO(tarball())
+        return io.BytesIO(PUBLISHED)
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     monkeypatch.setattr(module, "_SHA256", {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()})
-    monkeypatch.setattr(module, "_TARBALL_SHA512", hashlib.sha512(tarball()).hexdigest())
+    monkeypatch.setattr(module, "_TARBALL_SHA512", hashlib.sha512(PUBLISHED).hexdigest())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("NPM_CONFIG_REGISTRY", "npm_config_registry"):
         monkeypatch.delenv(name, raising=False)
