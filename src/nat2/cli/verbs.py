@@ -50,7 +50,13 @@ def _export_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--int8", action="store_true", help="write an ONNX file in 8-bit integers too")
     parser.add_argument(
-        "--for", type=str, default="", help="also write what a target needs: microcontroller, phone, browser"
+        "--int8_steps", type=int, default=0, help="gradient steps that make up for the rounding to 8 bits, e.g. 200"
+    )
+    parser.add_argument(
+        "--for",
+        type=str,
+        default="",
+        help="also write what a target needs: microcontroller, phone, browser, server, gpu",
     )
     parser.add_argument(
         "--onnxruntime_web",
@@ -131,6 +137,7 @@ def _export(given: Namespace) -> None:
         given.ids,
         to=given.to or None,
         int8=given.int8,
+        int8_steps=given.int8_steps,
         target=given["for"],
         onnxruntime_web=given.onnxruntime_web,
         quiet=given.quiet,

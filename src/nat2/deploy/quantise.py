@@ -2,65 +2,146 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnx import helper, numpy_helper
 from torch import Tensor
 
 from nat2.deploy.export import answer, open_session
 from nat2.deploy.onnx_graph import INPUT, OUTPUT, set_header
+from nat2.deploy.rounded import LARGEST, WEIGHTED, RoundedGraph, axis_of, scales_of
 from nat2.errors import CheckpointError, Nat2Error
 from nat2.files import write_bytes
 
 IR_VERSION = 7
 OPSET = 13  # the first whose QuantizeLinear has a scale for each channel
+_JUDGED_BY = 256  # images by which it is decided what rounding does
 
 
-def quantise(source: Path, target: Path, batches: Iterable[Tensor]) -> None:
+def quantise(
+    source: Path, target: Path, batches: Iterable[Tensor], *, training: Iterable[Tensor] = (), steps: int = 0
+) -> None:
     """Write an ONNX file with weights and activations in 8 bits (static quantisation, by channel, QDQ format).
 
     Args:
         source: ``model.onnx`` of an exported network.
         target: Where to.
         batches: Training images (N, channels, R, R) of values 0..1 that calibrate the ranges of activations.
+        training: Such batches for the steps, at least as many.
+        steps: Gradient steps of quantisation-aware fine-tuning.
 
     Raises:
         CheckpointError: the source cannot be read.
         Nat2Error: the outputs of the result are not finite.
     """
-    batches = list(batches)
+    batches = [batch.cpu() for batch in batches]
     model = _at_opset_13(source)
-    classes = [each for each in model.metadata_props if each.key == "classes"]
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        prepared, quantised = Path(folder) / "prepared.onnx", Path(folder) / "quantised.onnx"
-        onnx.save(model, prepared)
-        quantize_static(
-            str(prepared),
-            str(quantised),
-            _Batches(batches),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            activation_type=QuantType.QUInt8,
-        )
-        result = onnx.load(quantised)
-    _shorten(result.graph)
-    del result.metadata_props[:]
-    result.metadata_props.extend(classes)
-    set_header(result, ir_version=IR_VERSION)
+    graph = RoundedGraph(model.graph)
+    graph.calibrate(batches)
+    some = torch.cat(batches)[:_JUDGED_BY]
+    graph.spare(some)
+    graph.correct_biases(some)
+    graph.tune(training, steps=steps)
+    result = _in_8_bits(model, graph)
     onnx.checker.check_model(result)
     write_bytes(target, result.SerializeToString(deterministic=True))
     if not torch.isfinite(answer(open_session(target), batches[0])).all():
         raise Nat2Error(f"{target} answers with numbers that are not finite; do without the 8-bit network")
+
+
+def _in_8_bits(model: onnx.ModelProto, graph: RoundedGraph) -> onnx.ModelProto:
+    """The model with rounded weights, and operators that round activations (QDQ format)."""
+    rounding = _Rounding(graph)
+    for node in graph.nodes:
+        rounding.add(node)
+    result = helper.make_model(
+        helper.make_graph(rounding.nodes, "network", model.graph.input, model.graph.output, rounding.tensors),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+    )
+    _shorten(result.graph)
+    result.metadata_props.extend(each for each in model.metadata_props if each.key == "classes")
+    set_header(result, ir_version=IR_VERSION)
+    return result
+
+
+class _Rounding:
+    """Operators of a graph, with those around them that convert between integers and floats."""
+
+    def __init__(self, graph: RoundedGraph) -> None:
+        """Start without operators."""
+        self.nodes: list[onnx.NodeProto] = []
+        self.tensors: list[onnx.TensorProto] = []
+        self._graph = graph
+
+    def add(self, node: onnx.NodeProto) -> None:
+        """Append an operator; not a ReLU that is rounded behind, because a range from 0 does the same."""
+        name = node.output[0]
+        span = self._graph.spans.get(name)
+        if node.op_type != "Relu" or span is None:
+            inputs = self._inputs(node)
+            self.nodes.append(helper.make_node(node.op_type, inputs, [name], node.name))
+            self.nodes[-1].attribute.extend(node.attribute)
+        if span is None:
+            return
+        self.nodes[-1].output[0] = f"{name}.exact"
+        scale = self._hold(f"{name}.scale", np.array(span.scale, np.float32))
+        zero = self._hold(f"{name}.zero", np.array(span.zero, np.uint8))
+        self._append("QuantizeLinear", f"{name}.rounded", f"{name}.exact", scale, zero)
+        self._append("DequantizeLinear", name, f"{name}.rounded", scale, zero)
+
+    def _inputs(self, node: onnx.NodeProto) -> list[str]:
+        """The names of what an operator takes; weights become integers, and biases where the input is one."""
+        graph, (first, *others) = self._graph, node.input
+        stored = [graph.weight(name) for name in others]
+        if node.op_type not in WEIGHTED:
+            return [
+                first,
+                *(
+                    name if each is None else self._hold(name, _array(each))
+                    for name, each in zip(others, stored, strict=True)
+                ),
+            ]
+        weight, *biases = [_array(each) for each in stored if each is not None]
+        axis, span = axis_of(node.op_type), graph.spans.get(first)
+        scales = _array(scales_of(torch.from_numpy(weight), axis))
+        if biases and span is not None:  # an integer of a bias must not be too large for 32 bits
+            scales = np.maximum(scales, np.abs(biases[0]) / (span.scale * 2**30)).astype(np.float32)
+        shape = [-1 if place == axis else 1 for place in range(weight.ndim)]
+        rounded = np.rint(weight / scales.reshape(shape)).clip(-LARGEST, LARGEST).astype(np.int8)
+        inputs = [first, self._dequantised(others[0], rounded, scales, axis)]
+        for name, bias in zip(others[1:], biases, strict=True):
+            if span is None:
+                inputs.append(self._hold(name, bias))
+            else:
+                steps = np.float32(span.scale) * scales
+                inputs.append(self._dequantised(name, np.rint(bias / steps).astype(np.int32), steps, 0))
+        return inputs
+
+    def _dequantised(self, name: str, values: NDArray[np.generic], scales: NDArray[np.float32], axis: int) -> str:
+        parts = (values, scales, np.zeros(len(scales), values.dtype))
+        inputs = [
+            self._hold(f"{name}.{part}", each)
+            for part, each in zip(("integers", "scales", "zeros"), parts, strict=True)
+        ]
+        return self._append("DequantizeLinear", name, *inputs, axis=axis)
+
+    def _append(self, operator: str, name: str, *inputs: str, **attributes: int) -> str:
+        self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))
+        return name
+
+    def _hold(self, name: str, values: NDArray[np.generic]) -> str:
+        self.tensors.append(numpy_helper.from_array(values, name))
+        return name
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = tensor.detach().numpy()
+    return values
 
 
 def _at_opset_13(source: Path) -> onnx.ModelProto:
@@ -109,27 +190,3 @@ def accuracy_of(path: Path, batches: Iterable[Tensor], labels: Tensor) -> float:
     session = open_session(path)
     predicted = torch.cat([answer(session, batch).argmax(1) for batch in batches])
     return int((predicted == labels.cpu()).sum()) / len(labels)
-
-
-class _Batches(CalibrationDataReader):  # type: ignore[misc]
-    """Feeds batches to the quantiser."""
-
-    def __init__(self, batches: Iterable[Tensor]) -> None:
-        self._next: Callable[[], dict[str, NDArray[np.float32]] | None]
-        inputs = iter([{"images": batch.contiguous().cpu().numpy()} for batch in batches])
-        self._next = lambda: next(inputs, None)
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        return self._next()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the quantiser: it recommends on the root logger what has already been done."""
-    root = logging.getLogger()
-    level, root.level = root.level, logging.ERROR
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        root.level = level

@@ -36,6 +36,7 @@ def export(
     *,
     to: Path | str | None = None,
     int8: bool = False,
+    int8_steps: int = 0,
     target: str = "",
     onnxruntime_web: Path | str = "",
     quiet: bool = False,
@@ -48,8 +49,10 @@ def export(
         to: A folder that gets a folder for each; by default they are written where the run keeps them.
         int8: Make ``model-int8.onnx`` too; its ranges are learnt from the run's training images, which must still be
             where they were.
-        target: Also write what a target needs, into a folder of its name: ``browser``, or ``microcontroller`` or
-            ``phone``, whose files are calibrated on the run's training images and measured on its test images.
+        int8_steps: Gradient steps in which the weights of ``model-int8.onnx`` learn to make up for the rounding.
+        target: Also write what a target needs, into a folder of its name: ``browser``, ``server`` or ``gpu``, or
+            ``microcontroller`` or ``phone``, whose files are calibrated on the run's training images and measured on its
+            test images.
         onnxruntime_web: Of the target ``browser``: where the npm package of that name is; by default it is downloaded.
         quiet: Print nothing.
 
@@ -82,6 +85,8 @@ def export(
     goal = target_named(target) if target and device is None else None
     if goal is not None:
         goal.check(options)
+    if int8_steps < 0 or (int8_steps and not int8):
+        raise ConfigError(f"--int8_steps must be at least 0, and belongs to --int8; got {int8_steps}")
     for result in chosen:
         describe(run / "networks" / result.id)
     with Progress(quiet=quiet) as progress, RunFolder(run, shared=to is not None) as folder:
@@ -89,7 +94,10 @@ def export(
         context = _context(run, folder, progress) if int8 or device else None
         for result in chosen:
             quantising = context if int8 else None
-            written.append(_write(folder, result, place / result.id, quantising, device=device, images=context))
+            target_folder = place / result.id
+            written.append(
+                _write(folder, result, target_folder, quantising, device=device, images=context, steps=int8_steps)
+            )
             progress.say(f"exported {written[-1]}")
             if goal is not None:
                 progress.say(f"written for {goal.name}: {goal.write(written[-1], _facts(result), options)}")
@@ -156,6 +164,7 @@ def _write(
     *,
     device: DeviceName | None = None,
     images: RunContext | None = None,
+    steps: int = 0,
 ) -> Path:
     result, source = result.measured_on(folder.images()), folder.network(result.id)
     if target.resolve() != source.resolve():
@@ -165,7 +174,7 @@ def _write(
     write_onnx(model, target, classes=describe(source)["classes"])
     write_program(model, target)
     if context is not None:
-        accuracy = quantised(context, target, Arch.from_key(result.arch).resolution)
+        accuracy = quantised(context, target, Arch.from_key(result.arch).resolution, steps=steps)
         result = dataclasses.replace(result, int8_test_accuracy=accuracy)
         in_8_bits = Accuracy(accuracy, result.test_images)
         context.progress.say(

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nat2.data.transform import ResizedImages
+from nat2.data.transform import ResizedImages, shuffled_batches
 from nat2.deploy.anytime import ExitLogits, OperatingPoint, curve
 from nat2.deploy.export import export, file_sizes
 from nat2.deploy.latency import FILES, Runtime, measure_exported
@@ -44,6 +44,7 @@ from nat2.training.settings import FinetuneSettings
 from nat2.training.teacher import largest_as_teacher
 from nat2.wording import counted
 
+_INT8_BATCH = 64
 _OF_EXITS = ("error", "params", "macs", "memory", "latency")
 """What is known of a network with several exits; a bound on anything else excludes those."""
 _WORTH = 0.25  # of the way from chance to no error at all, which inherited weights have to have made
@@ -372,11 +373,24 @@ def _with_answers(context: RunContext, result: Result, logits: Mapping[str, Tens
     return result.with_answers(val, test)
 
 
-def quantised(context: RunContext, folder: Path, resolution: int) -> float:
-    """Write ``model-int8.onnx`` beside an exported network's ``model.onnx``; its accuracy on the test images."""
-    pipeline = context.pipeline
-    quantise(folder / "model.onnx", folder / "model-int8.onnx", pipeline.shipped(context.calibration, resolution))
-    test = context.dataset.test
+def quantised(context: RunContext, folder: Path, resolution: int, *, steps: int = 0) -> float:
+    """Write ``model-int8.onnx`` beside an exported network's ``model.onnx``; its accuracy on the test images.
+
+    Args:
+        context: The run.
+        folder: Of the network.
+        resolution: Side of its inputs.
+        steps: Gradient steps of quantisation-aware fine-tuning on the training images.
+    """
+    pipeline, train, test = context.pipeline, context.dataset.train, context.dataset.test
+    order = shuffled_batches(len(train), _INT8_BATCH, torch_generator(context.config.seed, "int8"), steps=steps)
+    quantise(
+        folder / "model.onnx",
+        folder / "model-int8.onnx",
+        pipeline.shipped(context.calibration, resolution),
+        training=(pipeline.prepared(pixels, resolution).cpu() for pixels, _ in train.batches(order)),
+        steps=steps,
+    )
     return accuracy_of(folder / "model-int8.onnx", pipeline.shipped(test, resolution), test.labels)
 
 
