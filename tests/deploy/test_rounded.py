@@ -52,21 +52,24 @@ def test_without_rounding_it_answers_as_the_network(fresh: RoundedGraph) -> None
         torch.testing.assert_close(fresh.exact(IMAGES), MODEL(IMAGES), rtol=1e-3, atol=1e-4)
 
 
+SHALLOW = random_network(Macro(classes=3, width=0.25, stem_stride=1), Arch.from_key("r13-w0.25-k3e3.k5e4"))
+"""So few layers that a value between two steps, which may go either way, does not change everything behind it."""
+
+
 @pytest.mark.parametrize("steps", [0, 2])
-def test_the_file_answers_as_the_simulation(steps: int, fresh: RoundedGraph, tmp_path: Path) -> None:
+def test_the_file_answers_as_the_simulation(steps: int, tmp_path: Path) -> None:
     source, target = tmp_path / "model.onnx", tmp_path / "model-int8.onnx"
-    onnx.save(onnx_model(MODEL, classes=["a", "b", "c"]), source)
+    onnx.save(onnx_model(SHALLOW, classes=["a", "b", "c"]), source)
     quantise(source, target, iter(BATCHES), training=iter(BATCHES), steps=steps)
-    simulated = copy.deepcopy(fresh)
+    simulated = RoundedGraph(onnx_model(SHALLOW).graph)
     simulated.calibrate(BATCHES)
     simulated.spare(IMAGES)
     simulated.correct_biases(IMAGES)
     simulated.tune(BATCHES, steps=steps)
     with torch.no_grad():
         expected = simulated(IMAGES)
-        error = (simulated.exact(IMAGES) - expected).abs().mean()
     for actual in (rounded_answer(target, IMAGES), answer(open_session(target), IMAGES)):
-        assert (actual - expected).abs().mean() < 0.2 * error  # a value between two steps may go either way
+        assert (actual - expected).abs().mean() < 0.015 * expected.abs().mean()
 
 
 @given(low=st.floats(-100, 0), high=st.floats(0, 100))
@@ -77,7 +80,8 @@ def test_a_range_holds_zero_and_its_ends(low: float, high: float) -> None:
     rounded = span.rounded(values)
     assert rounded[0] == 0
     assert (rounded[1:3] - values[1:3]).abs().max() <= span.scale * 1.001
-    assert torch.equal(rounded[3:], rounded[1:3]) or span.scale > 0.1
+    assert low - 1.001 * span.scale <= rounded.min()
+    assert rounded.max() <= high + 1.001 * span.scale
 
 
 def test_what_a_gate_cannot_tell_apart_takes_no_levels(graph: RoundedGraph) -> None:
@@ -99,15 +103,15 @@ def test_what_a_gate_cannot_tell_apart_takes_no_levels(graph: RoundedGraph) -> N
 
 
 def test_an_outlier_does_not_take_the_levels_from_everything_else() -> None:
-    values = torch.cat([torch.linspace(-1, 1, 100_000), torch.tensor([8.0, -6.0])])
+    values = torch.cat([torch.linspace(-1, 1, 1_000_000), torch.tensor([8.0, -6.0])])
     wide, fitted = module._covering(values), module._fitted(values)
     assert (wide.low, wide.high) == (-6, 8)
     assert -3 < fitted.low <= -1
     assert 1 <= fitted.high < 4
     error = {span: float((span.rounded(values) - values).square().mean()) for span in (wide, fitted)}
     assert error[fitted] < 0.5 * error[wide]
-    even = torch.linspace(-1, 2, 1000)
-    assert module._fitted(even) == pytest.approx((-1, 2), rel=0.05) or module._fitted(even).high > 1.9
+    even = module._fitted(torch.linspace(-1, 2, 1000))
+    assert (even.low, even.high) == pytest.approx((-1, 2), rel=0.1)
 
 
 def test_scales_make_the_largest_weight_of_each_channel_127() -> None:
@@ -126,29 +130,25 @@ def test_channels_keep_their_means(graph: RoundedGraph) -> None:
     assert after < 0.1 * before
 
 
-def test_what_rounding_harms_most_stays_in_floating_point(fresh: RoundedGraph) -> None:
-    """One channel of the first convolution has a range a thousand times that of the others."""
-    loud = copy.deepcopy(fresh)
-    first = next(node for node in loud.nodes if node.op_type == "Conv")
-    with torch.no_grad():
-        for name in first.input[1:]:
-            weight = loud.weight(name)
-            assert weight is not None
-            weight[0] *= 1000
-        following = [node for node in loud.nodes if node.op_type == "Conv"][1]
-        weight = loud.weight(following.input[1])
-        assert weight is not None
-        (weight[0] if weight.shape[1] == 1 else weight[:, 0]).div_(1000)
-    loud.calibrate(BATCHES)
-    before, names = off(loud), set(loud.spans)
-    loud.spare(IMAGES)
-    spared = names - set(loud.spans)
-    assert any(name.startswith("stem") for name in spared)
-    assert len(spared) < len(names) / 2
-    assert off(loud) < 0.5 * before
-    for node in loud.nodes:  # shared ranges go together
-        if node.op_type in ("MaxPool", "Flatten"):
-            assert (node.output[0] in loud.spans) <= (node.input[0] in loud.spans)
+def test_what_rounding_harms_most_stays_in_floating_point(graph: RoundedGraph, monkeypatch: pytest.MonkeyPatch) -> None:
+    spans, shared = dict(graph.spans), ("MaxPool", "Flatten")
+    size = float(graph.exact(IMAGES).square().mean())
+    harm = {}
+    for node in graph.nodes:
+        if (name := node.output[0]) in spans and node.op_type not in shared:
+            graph.spans = {name: spans[name]}
+            with torch.no_grad():
+                values = graph._run(IMAGES, graph._rounded)
+            harm[name] = float((values - graph.exact(IMAGES)).square().mean()) / size
+    middle = sorted(harm.values())[len(harm) // 2] * 1.0001
+    for most, kept in ((math.inf, set(harm)), (0.0, set()), (middle, {name for name in harm if harm[name] <= middle})):
+        graph.spans = dict(spans)
+        monkeypatch.setattr(module, "_HARM", most)
+        graph.spare(IMAGES)
+        assert set(graph.spans) & set(harm) == kept
+        for node in graph.nodes:  # shared ranges go together
+            if node.op_type in shared:
+                assert (node.output[0] in graph.spans) == (node.input[0] in graph.spans)
 
 
 def test_steps_bring_the_answers_closer(graph: RoundedGraph) -> None:
