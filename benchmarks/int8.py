@@ -61,7 +61,7 @@ class Trained:
     def accuracy(self, answer: RoundedGraph, *, exact: bool = False) -> float:
         run = answer.exact if exact else answer
         with torch.no_grad():
-            logits = torch.cat([run(batch) for batch in self.test.split(250)])
+            logits = torch.cat([run(batch) for batch in torch.split(self.test, 250)])
         return 100 * float((logits.argmax(1) == self.labels).double().mean())
 
 
@@ -93,7 +93,7 @@ def accuracies(network: Trained, steps: int) -> dict[str, float]:
     graph = RoundedGraph(onnx.load(network.file).graph)
     found = {"float": network.accuracy(graph, exact=True)}
     for name, fit in (("smallest and largest values", False), ("ranges of least error", True)):
-        graph.calibrate(some.split(BATCH), fit=fit)
+        graph.calibrate(torch.split(some, BATCH), fit=fit)
         found[name] = network.accuracy(graph)
     corrected = copy.deepcopy(graph)
     corrected.correct_biases(some)
@@ -102,8 +102,8 @@ def accuracies(network: Trained, steps: int) -> dict[str, float]:
     found["and the most sensitive left in float"] = network.accuracy(graph)
     target = network.file.with_name("model-int8.onnx")
     for name, count in (("as exported", 0), (f"with {steps} steps", steps)):
-        quantise(network.file, target, some.split(BATCH), training=network.batches(count), steps=count)
-        found[name] = 100 * accuracy_of(target, network.test.split(250), network.labels)
+        quantise(network.file, target, torch.split(some, BATCH), training=network.batches(count), steps=count)
+        found[name] = 100 * accuracy_of(target, torch.split(network.test, 250), network.labels)
     return found
 
 

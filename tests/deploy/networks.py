@@ -28,7 +28,7 @@ def random_network(macro: Macro, arch: Arch, *, exits: tuple[int, ...] | None = 
                 tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5, generator=generator)
             elif tensor.is_floating_point():
                 tensor.normal_(0, 0.3, generator=generator)
-    mean, std = [0.4, 0.5, 0.6, 0.7][: macro.channels], [0.2, 0.3, 0.25, 0.4][: macro.channels]
+    mean, std = [0.4, 0.5, 0.6, 0.7, 0.3][: macro.channels], [0.2, 0.3, 0.25, 0.4, 0.3][: macro.channels]
     weights = range(1, len(network.exit_numbers) + 1)
     return Deployable(network, mean, std, weights=[*map(float, weights)]).eval()
 

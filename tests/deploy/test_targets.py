@@ -15,7 +15,9 @@ from tests.deploy.networks import random_network
 
 
 def test_an_unknown_target_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="--for must be one of browser, server, gpu; got 'fridge'"):
+    with pytest.raises(
+        ConfigError, match="--for must be one of microcontroller, phone, browser, server, gpu; got 'fridge'"
+    ):
         target_named("fridge")
     for name in TARGETS:
         assert target_named(name).name == name

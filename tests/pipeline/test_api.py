@@ -271,7 +271,9 @@ def test_networks_are_written_for_a_device(
 def test_a_device_that_cannot_be_written_for_is_refused_first(
     staged: tuple[Path, list[Result]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match="--for must be one of microcontroller, phone; got 'toaster'"):
+    with pytest.raises(
+        ConfigError, match="--for must be one of microcontroller, phone, browser, server, gpu; got 'toaster'"
+    ):
         export(staged[0], to=tmp_path / "deploy", target="toaster")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'nat2\[phone\]'"):

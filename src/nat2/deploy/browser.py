@@ -95,7 +95,7 @@ def check_image(channels: int, resolution: int) -> Tensor:
 def _runtime_script(web: WebRuntime) -> str:
     """One classic script: pages that were opened from a disk may load neither modules nor binaries."""
     packed = _packed(web.wasm)
-    script = re.sub(r"\n//# sourceMappingURL=.*", "", web.script)  # the map is not in the folder
+    script = re.sub(r"\n\s*//# sourceMappingURL=.*", "", web.script)  # the map is not in the folder
     return f"{script}\nself.RUNTIME={_script_json({'module': web.module, 'wasm': packed})};\n"
 
 

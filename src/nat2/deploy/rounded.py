@@ -87,7 +87,8 @@ class RoundedGraph(nn.Module):
 
     def weight(self, name: str) -> nn.Parameter | None:
         """A stored tensor; None if the name is that of an activation."""
-        return self.weights.get(_key(name), None)
+        found: nn.Parameter | None = self.weights.get(_key(name), None)
+        return found
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) in 8 bits of images (N, channels, R, R), values 0..1."""
@@ -152,7 +153,7 @@ class RoundedGraph(nn.Module):
                 off = means[node.output[0]] - _channel_means(values)
                 bias = self.weight(node.input[2])
                 assert bias is not None
-                bias += off
+                bias.add_(off)
                 values = values + off.view(1, -1, *[1] * (values.dim() - 2))
             return self._rounded(node, values)
 
@@ -211,7 +212,7 @@ class RoundedGraph(nn.Module):
         return values[OUTPUT]
 
     def _stored(self, node: onnx.NodeProto, name: str, rounded: bool) -> Tensor:
-        values = self.weights[_key(name)]
+        values: Tensor = self.weights[_key(name)]
         if not rounded or node.op_type not in WEIGHTED or name != node.input[1]:
             return values
         axis = axis_of(node.op_type)

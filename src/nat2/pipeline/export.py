@@ -51,9 +51,9 @@ def export(
             where they were.
         int8_steps: Gradient steps in which the weights of ``model-int8.onnx`` learn to make up for the rounding.
         target: Also write what a target needs, into a folder of its name: ``browser``, ``server`` or ``gpu``, or
-            ``microcontroller`` or ``phone``, whose files are calibrated on the run's training images and measured on its
-            test images.
-        onnxruntime_web: Of the target ``browser``: where the npm package of that name is; by default it is downloaded.
+            ``microcontroller`` or ``phone``, whose files are calibrated on the run's training images and measured on
+            its test images.
+        onnxruntime_web: Of the target ``browser``: where the npm package of that name is; downloaded by default.
         quiet: Print nothing.
 
     Returns:
