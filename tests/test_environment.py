@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nat2.environment import SPIN_COUNT, available_cores, set_defaults
+from nat2.environment import SPIN_COUNT, available_cores, available_memory, set_defaults
 from tests.tiny import RECIPE, write_corners
 
 
@@ -112,3 +112,49 @@ def test_no_command_contacts_anybody_or_writes_outside_its_folder(tmp_path: Path
 
 def contents(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def machine(root: Path, groups: str, files: dict[str, str | int]) -> Path:
+    """A machine with 8,000 kB available, as its processes see it."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/meminfo").write_text("MemTotal: 9000 kB\nMemFree: 100 kB\nMemAvailable:    8000 kB\n")
+    (root / "proc/self/cgroup").write_text(groups)
+    for name, content in files.items():
+        path = root / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{content}\n")
+    return root
+
+
+V1, V2 = "9:name=systemd:/\n4:cpu,memory:/a/b\n0::/\n", "0::/a/b\n"
+STAT = "anon 5\ninactive_file 50\ntotal_inactive_file 70"
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("", {}, 8000 * 1024),
+        (V2, {"a/b/memory.max": "max", "a/b/memory.current": 10}, 8000 * 1024),
+        (V2, {"a/b/memory.max": 1000, "a/b/memory.current": 300}, 700),
+        (V2, {"a/b/memory.max": 1000, "a/b/memory.current": 300, "a/b/memory.stat": STAT}, 750),
+        (V2, {"a/b/memory.max": "max", "a/b/memory.high": 900, "a/b/memory.current": 300}, 600),
+        (V2, {"a/memory.max": 1000, "a/memory.current": 990, "a/b/memory.max": 900, "a/b/memory.current": 5}, 10),
+        (V2, {"memory.max": 1000, "memory.current": 400}, 600),  # in a container, which does not see the host's path
+        (V2, {"a/b/memory.max": 1000, "a/b/memory.current": 2000}, 0),
+        (V2, {"a/b/memory.max": "damaged", "a/b/memory.current": 2000}, 8000 * 1024),
+        (V1, {"memory/a/b/memory.limit_in_bytes": 1000, "memory/a/b/memory.usage_in_bytes": 300,
+              "memory/a/b/memory.stat": STAT}, 770),
+        (V1, {"memory/memory.limit_in_bytes": 1000, "memory/memory.usage_in_bytes": 300}, 700),
+        (V1, {"memory/a/b/memory.limit_in_bytes": 9223372036854771712, "memory/a/b/memory.usage_in_bytes": 5},
+         8000 * 1024),
+    ],
+)  # fmt: skip
+def test_memory_is_what_the_machine_and_every_control_group_leave(
+    tmp_path: Path, groups: str, files: dict[str, str | int], expected: int
+) -> None:
+    assert available_memory(machine(tmp_path, groups, files)) == expected
+
+
+def test_this_machine_has_memory() -> None:
+    assert 2**20 < available_memory() < 2**50
+    assert available_memory(Path("/nowhere")) > 2**20

@@ -1,9 +1,10 @@
-"""The process environment: what libraries read when they are loaded, and the share of the processor there is."""
+"""The process environment: what libraries read when they are loaded, and the share of cores and memory there is."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
 from typing import Literal
 
 Accelerator = Literal["auto", "cpu", "cuda"]
@@ -45,3 +46,68 @@ def available_cores() -> int:
     from joblib import cpu_count  # loading it takes longer than `nat2 --help` needs it
 
     return int(cpu_count())
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes of memory that this process can still get, at least 0.
+
+    That is what the machine has available, within the limits of the process's control groups (v1 or v2) and of the
+    groups above them. Page cache that the system would drop counts as available.
+
+    Args:
+        root: Where ``proc`` and ``sys`` are mounted.
+    """
+    return max(0, min(_machine_memory(root), *_group_memory(root)))
+
+
+def _machine_memory(root: Path) -> int:
+    try:
+        for line in (root / "proc/meminfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name == "MemAvailable":
+                return 1024 * int(value.split()[0])
+    except (OSError, ValueError, IndexError):
+        pass  # not Linux
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+_V1 = (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
+_V2 = (("memory.max", "memory.high"), "memory.current", "inactive_file")
+_NO_LIMIT = 2**63
+
+
+def _group_memory(root: Path) -> Iterator[int]:
+    """What each memory control group of this process leaves it; always yields something."""
+    yield _NO_LIMIT
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        base = root / ("sys/fs/cgroup/memory" if controllers else "sys/fs/cgroup")
+        folder = base / path.strip("/")
+        # In a container the path may be that of the host, which does not exist here: then the base is the group.
+        for group in (folder, *(each for each in folder.parents if each.is_relative_to(base))):
+            yield _left_in(group, *(_V1 if controllers else _V2))
+
+
+def _left_in(group: Path, limits: tuple[str, ...], usage: str, droppable: str) -> int:
+    def read(name: str) -> int:
+        try:
+            text = (group / name).read_text().strip()
+            return _NO_LIMIT if text == "max" else int(text)
+        except (OSError, ValueError):
+            return _NO_LIMIT
+
+    limit = min(map(read, limits))
+    used = read(usage)
+    if limit >= _NO_LIMIT or used >= _NO_LIMIT:
+        return limit
+    try:
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return limit - used + int(stat.get(droppable, 0))
+    except (OSError, ValueError):
+        return limit - used

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from nat2.data.dataset import Split, read_dataset, remarks
@@ -17,6 +20,7 @@ from nat2.errors import ConfigError
 from nat2.pipeline.prepare import introduction, prepare
 from nat2.progress import Progress
 from nat2.runs.config import RunConfig
+from tests.calls import Calls
 from tests.data.test_depth import values, write_deep
 from tests.data.test_sources import write_images
 from tests.pixels import pixels_of
@@ -67,6 +71,12 @@ def split_of(labels: list[int], names: list[str]) -> Split:
     return Split(torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8), torch.tensor(labels), names)
 
 
+def digests(shown: Iterable[str]) -> NDArray[np.uint8]:
+    """Of images that show something."""
+    found = [hashlib.blake2b(each.encode()).digest() for each in shown]
+    return np.frombuffer(b"".join(found), np.uint8).reshape(len(found), 64)
+
+
 def remarked(**splits: list[tuple[str, int, str]]) -> list[str]:
     """What is said of images, given by what they show, class and name, of two large classes."""
     full = {"train": [(f"own {number}", number % 2, f"{number}.png") for number in range(40)], "val": [], "test": []}
@@ -74,15 +84,14 @@ def remarked(**splits: list[tuple[str, int, str]]) -> list[str]:
     made = {
         split: split_of([each[1] for each in given], [each[2] for each in given]) for split, given in images.items()
     }
-    digests = {split: [shows.encode() for shows, *_ in given] for split, given in images.items()}
-    return remarks(made, digests, ("cat", "dog"))
+    return remarks(made, {split: digests(each[0] for each in given) for split, given in images.items()}, ("cat", "dog"))
 
 
 def test_unequal_and_tiny_classes_are_told() -> None:
     labels = [0] * 30 + [1] * 9
     empty = split_of([], [])
     splits = {"train": split_of(labels, [str(number) for number in range(39)]), "val": empty, "test": empty}
-    told = remarks(splits, {"train": [str(number).encode() for number in range(39)]}, ("cat", "dog"))
+    told = remarks(splits, {"train": digests(map(str, range(39)))}, ("cat", "dog"))
     assert len(told) == 2
     assert told[0].startswith("classes differ in size: 9 training images of dog, 30 of cat")
     assert told[1] == "fewer than 10 training images of dog (9)"
@@ -134,7 +143,7 @@ def test_published_sets_keep_their_split_and_statistics(tmp_path: Path) -> None:
         labels={"train": np.arange(11_000) % 2, "test": np.arange(4) % 2},
         names={"train": numbered(11_000), "test": numbered(4)}, known="cifar-10",
     )  # fmt: skip
-    dataset = read_dataset("cifar", side=2, source=Opened(2, lambda side, tick: source, 11_004))
+    dataset = read_dataset("cifar", side=2, source=Opened(2, lambda side, progress: source, 11_004))
     assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (6000, 5000, 4)
     assert (dataset.mean, dataset.std, dataset.known) == (known.mean, known.std, known)
 
@@ -156,7 +165,7 @@ def test_fractions_that_leave_nothing_are_refused() -> None:
 def test_reading_is_shown_and_the_range_is_told(tmp_path: Path) -> None:
     write_deep(tmp_path, values(400, 932).astype(np.uint16))
     ticks: list[int] = []
-    read_dataset(str(tmp_path), side=8, tick=lambda: ticks.append(1))
+    read_dataset(str(tmp_path), side=8, progress=Calls(tick=ticks.append))
     assert len(ticks) == 40
     shown: list[tuple[str, dict[str, int]]] = []
     progress = Progress(quiet=True)

@@ -15,6 +15,7 @@ from PIL import Image
 from nat2.data.dataset import Dataset, read_dataset
 from nat2.data.decode import read_square
 from nat2.data.depth import DeepImage, ValueRange, sketch
+from nat2.data.settings import DEFAULT_READING, Reading
 from nat2.errors import DataError
 from tests.pixels import pixels_of
 
@@ -36,8 +37,8 @@ def values(low: int, high: int, count: int = 40) -> NDArray[np.int64]:
     return drawn
 
 
-def read(root: Path, **options: float) -> Dataset:
-    return read_dataset(str(root), side=SIDE, **options)  # type: ignore[arg-type]
+def read(root: Path, reading: Reading = DEFAULT_READING) -> Dataset:
+    return read_dataset(str(root), side=SIDE, reading=reading)
 
 
 def pixels(dataset: Dataset) -> NDArray[np.uint8]:
@@ -242,7 +243,7 @@ def test_deep_images_are_the_same_when_they_are_streamed(tmp_path: Path) -> None
     drawn = np.random.default_rng(0).integers(0, 4000, (40, 21, 17)).astype(np.uint16)
     write_deep(tmp_path, drawn)
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "a" / "colour.png")
-    kept, streamed = read(tmp_path), read(tmp_path, memory=1e-6)
+    kept, streamed = read(tmp_path), read(tmp_path, Reading(memory=1e-6, cache="none"))
     assert streamed.span == kept.span
     assert streamed.fingerprint == kept.fingerprint
     np.testing.assert_array_equal(pixels(streamed), pixels(kept))

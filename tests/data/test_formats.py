@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from nat2.data.listing import list_folder
+from nat2.data.settings import Reading
 from nat2.data.sources import folder
 from nat2.errors import DataError
 from tests.data.trees import HEIC, ONE, PNG, counted, encoded, many, pets, tree, without_heic
@@ -49,7 +50,7 @@ def test_leaving_bad_images_out_loses_no_class(paths: list[str], lost: str, tmp_
     for path in tmp_path.glob("cat/*.png" if lost == "cat" else "test/cat/*.png"):
         path.write_bytes(b"no image")
     with pytest.raises(DataError, match=f"no image can be read of {lost}, and the class would be lost"):
-        folder(tmp_path, side=4, skip_bad_images=True)
+        folder(tmp_path, side=4, reading=Reading(skip_bad_images=True))
 
 
 def test_a_telephone_s_photograph_with_another_name_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

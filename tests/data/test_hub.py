@@ -11,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from nat2.data import sources
 from nat2.data.dataset import name_of, read_dataset
+from nat2.data.settings import Reading
 from nat2.errors import ConfigError, DataError
 
 with warnings.catch_warnings():
@@ -42,16 +44,28 @@ def _private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("memory", [None, 1e-6])
-def test_images_and_labels_are_found_by_their_kind(tmp_path: Path, memory: float | None) -> None:
+@pytest.mark.parametrize(("memory", "cache"), [(None, ""), (1e-6, "none"), (1e-6, "")])
+def test_images_and_labels_are_found_by_their_kind(tmp_path: Path, memory: float | None, cache: str) -> None:
     images = write(tmp_path / "pets", train=[0, 1] * 10, validation=[1, 0], test=[0, 1, -1])
-    dataset = read_dataset(f"hub:{tmp_path / 'pets'}", side=10, memory=memory)
+    dataset = read_dataset(
+        f"hub:{tmp_path / 'pets'}", side=10, reading=Reading(memory=memory, cache=cache or str(tmp_path / "images"))
+    )
     assert dataset.classes == ("cat", "dog")
     assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (20, 2, 2)
     assert "left out in test, without a label: 1 image" in dataset.notes
     first = dataset.train.pixels[torch.arange(1)][0].numpy()
     np.testing.assert_array_equal(first.transpose(1, 2, 0), images[0][1:11])
     assert dataset.train.names[3] == "train[3]"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_images_of_the_hub_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "pets", train=[0, 1] * 10)
+    reading = Reading(memory=1e-6, cache=str(tmp_path / "images"))
+    first = read_dataset(f"hub:{tmp_path / 'pets'}", side=10, reading=reading)
+    monkeypatch.setattr(sources, "read_square", None)
+    again = read_dataset(f"hub:{tmp_path / 'pets'}", side=10, reading=reading)
+    assert again.fingerprint == first.fingerprint
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -15,10 +15,12 @@ from nat2.data import sources
 from nat2.data.dataset import open_source, read_dataset
 from nat2.data.decode import decode
 from nat2.data.listing import list_folder
+from nat2.data.settings import Reading
 from nat2.data.sources import digits, folder, read_listing
 from nat2.data.stream import StreamedPixels
 from nat2.data.transform import shuffled_batches
 from nat2.errors import DataError
+from tests.calls import Calls
 from tests.pixels import pixels_of
 
 
@@ -133,12 +135,12 @@ def test_reading_stops_soon_when_it_is_interrupted(tmp_path: Path, monkeypatch: 
         time.sleep(0.01)
         return np.zeros((side, side, 1), dtype=np.uint8)
 
-    def interrupt() -> None:
+    def interrupt(steps: int) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sources, "read_square", slow)
     with pytest.raises(KeyboardInterrupt):
-        read_listing(list_folder(tmp_path), side=4, tick=interrupt)
+        read_listing(list_folder(tmp_path), side=4, progress=Calls(tick=interrupt))
     assert len(decoded) < 100
 
 
@@ -149,7 +151,7 @@ def test_bad_images_are_all_named_or_left_out(tmp_path: Path) -> None:
     (tmp_path / "b" / "1.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"(?s)^2 images cannot be read.*--skip-bad-images.*a/0\.png.*b/1\.png"):
         folder(tmp_path, side=16)
-    source = folder(tmp_path, side=16, skip_bad_images=True)
+    source = folder(tmp_path, side=16, reading=Reading(skip_bad_images=True))
     assert len(source.labels["all"]) == 8
     assert source.notes[0].startswith("2 images cannot be read, left out: a/0.png")
 
@@ -187,11 +189,14 @@ def test_images_that_do_not_fit_into_memory_stay_files(tmp_path: Path) -> None:
     write_images(tmp_path / "images", {"a": 12, "b": 12})
     (tmp_path / "images" / "a" / "bad.png").write_bytes(b"broken")
     kept, streamed = (
-        read_dataset(str(tmp_path / "images"), side=16, skip_bad_images=True, memory=memory) for memory in (None, 1e-6)
+        read_dataset(
+            str(tmp_path / "images"), side=16, reading=Reading(skip_bad_images=True, memory=memory, cache="none")
+        )
+        for memory in (None, 1e-6)
     )
     assert isinstance(kept.train.pixels, torch.Tensor)
     assert isinstance(streamed.train.pixels, StreamedPixels)
-    told = "the images do not fit into --memory and are decoded when they are needed"
+    told = "the images do not fit into --memory and are decoded whenever they are needed"
     assert set(streamed.notes) == {*kept.notes, told}
     assert (streamed.fingerprint, streamed.mean, streamed.std) == (kept.fingerprint, kept.mean, kept.std)
     assert streamed.val.names == kept.val.names
@@ -209,7 +214,7 @@ def test_images_that_do_not_fit_into_memory_stay_files(tmp_path: Path) -> None:
 def test_arrays_that_do_not_fit_into_memory_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=np.zeros((8, 16, 16), dtype=np.uint8), labels=np.arange(8) % 2)
     with pytest.raises(DataError, match=r"8 images of 16 x 16 pixels .* do not fit into --memory"):
-        read_dataset(str(tmp_path / "a.npz"), side=16, memory=1e-6)
+        read_dataset(str(tmp_path / "a.npz"), side=16, reading=Reading(memory=1e-6))
 
 
 def write_tiny_imagenet(root: Path) -> Path:

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from nat2.data.dataset import Dataset, read_dataset
+from nat2.data.settings import Reading
 from nat2.errors import Nat2Error
 from tests.withstand.attack import BegunError, RecordProperty, flipped, nothing_begins, refused
 
@@ -72,7 +73,7 @@ def small_run(data: Path, *more: str) -> tuple[str, ...]:
 def attempt(data: Path, **options: Any) -> Dataset | Nat2Error:
     """What comes of reading data: a data set that is whole, or a refusal in words that names the data."""
     try:
-        dataset = read_dataset(str(data), side=16, memory=1.0, **options)
+        dataset = read_dataset(str(data), side=16, reading=Reading(memory=1.0, **options))
     except Nat2Error as error:
         return error
     for split in (dataset.train, dataset.val, dataset.test):

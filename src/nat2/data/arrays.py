@@ -27,6 +27,7 @@ from nat2.data.depth import DeepImage, Pixels, channels_of, joined
 from nat2.data.sources import Opened, Source, fits, numbered
 from nat2.environment import available_cores
 from nat2.errors import DataError
+from nat2.progress import Reporter
 from nat2.wording import counted
 
 _SPLITS = ("train", "val", "test")
@@ -84,8 +85,8 @@ def open_npz(path: Path, *, memory: float | None = None) -> Opened:
         types = ", ".join(f"{part.dtype} in {split}" for split, part in images.items())
         raise DataError(f"{path}: the images of all splits must be of the same type; got {types}")
 
-    def read(side: int, tick: Callable[[], object]) -> Source:
-        return _source(images, numbers, classes, side, path=path, memory=memory, tick=tick)
+    def read(side: int, progress: Reporter) -> Source:
+        return _source(images, numbers, classes, side, path=path, memory=memory, progress=progress)
 
     return Opened(min(first.shape[1:3]), read, sum(map(len, images.values())))
 
@@ -103,7 +104,7 @@ def open_cifar(path: Path, *, memory: float | None = None) -> Opened | None:
     if not any(read(name) is not None for name in first):
         return None
 
-    def cifar(side: int, tick: Callable[[], object]) -> Source:
+    def cifar(side: int, progress: Reporter) -> Source:
         name, images, labels, classes = _binary(path, read) or _python(path, read)
         for label in np.unique(np.concatenate(list(labels.values()))):
             if not 0 <= label < len(classes):
@@ -111,7 +112,7 @@ def open_cifar(path: Path, *, memory: float | None = None) -> Opened | None:
                     f"{path} is {name} but damaged (label {label} of {len(classes)} classes); extract or download "
                     "it again"
                 )
-        return _source(images, labels, classes, side, path=path, memory=memory, tick=tick, known=name)
+        return _source(images, labels, classes, side, path=path, memory=memory, progress=progress, known=name)
 
     return Opened(_CIFAR_SIDE, cifar, 60_000)
 
@@ -284,7 +285,7 @@ def _source(
     *,
     path: Path,
     memory: float | None,
-    tick: Callable[[], object],
+    progress: Reporter,
     known: str = "",
 ) -> Source:
     if len(classes) < 2:
@@ -302,7 +303,7 @@ def _source(
             try:
                 for square in pool.map(partial(_square, side=side), part):
                     squares[split].append(square)
-                    tick()
+                    progress.step()
             except ValueError as error:
                 raise DataError(f"{path}: image {len(squares[split])} of {split} cannot be used: {error}") from error
     channels = max(channels_of(image) for part in squares.values() for image in part[:1])

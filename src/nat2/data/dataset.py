@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,14 +15,17 @@ from torch import Tensor
 
 from nat2.data.arrays import open_cifar, open_npz
 from nat2.data.depth import SIXTEEN_BITS, Pixels, UnscaledPixels, ValueRange
+from nat2.data.facts import Facts, constant_values, facts_of, repeated, statistics_of
 from nat2.data.hub import list_hub
 from nat2.data.known import KNOWN, Known
 from nat2.data.listing import Listing, list_folder, list_tiny_imagenet
+from nat2.data.settings import DEFAULT_READING, Reading
 from nat2.data.sources import Opened, Source, digits, open_listing
 from nat2.data.splits import stratified
 from nat2.data.stream import StreamedPixels
 from nat2.data.transfer import to_device
 from nat2.errors import ConfigError, DataError
+from nat2.progress import SILENT, Reporter
 from nat2.seeds import numpy_generator
 from nat2.wording import counted, first_few
 
@@ -58,9 +61,15 @@ class Split:
         names = [self.names[number] for number in indices.tolist()] if self.names else ()
         return replace(self, pixels=self.pixels[indices], labels=self.labels[indices], names=names)
 
+    def spread(self, count: int) -> Split:
+        """At most `count` images, evenly spread over the split, in memory."""
+        if count >= len(self) and isinstance(self.pixels, Tensor):
+            return self
+        return self.part(torch.linspace(0, len(self) - 1, min(count, len(self))).round().long())
+
     def resident(self, device: torch.device) -> Split:
         """The split with its images on `device`, if that is a GPU with room: at most a quarter of its free memory."""
-        if device.type != "cuda" or not isinstance(self.pixels, Tensor) or self.pixels.device.type == "cuda":
+        if device.type != "cuda" or (isinstance(self.pixels, Tensor) and self.pixels.device.type == "cuda"):
             return self
         if self.pixels.nbytes > _GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
             return self
@@ -117,7 +126,6 @@ class Dataset:
 DEFAULT_VAL = 0.2
 UNEQUAL = 3
 """Ratio of class sizes from which on the classes are strongly imbalanced, which is reported."""
-_CHUNK = 1024  # images per chunk when all are scanned
 _GPU_SHARE = 0.25  # of the free GPU memory that a split may take
 _FEW = 10  # a class with fewer training images is reported
 _LEAKS = (("train", "val"), ("train", "test"), ("val", "test"))  # trained on or selected by, measured on
@@ -131,9 +139,8 @@ def read_dataset(
     seed: int = 0,
     val_fraction: float | None = None,
     test_fraction: float = 0.2,
-    skip_bad_images: bool = False,
-    memory: float | None = None,
-    tick: Callable[[], object] = lambda: None,
+    reading: Reading = DEFAULT_READING,
+    progress: Reporter = SILENT,
 ) -> Dataset:
     """Read and split images.
 
@@ -146,15 +153,15 @@ def read_dataset(
         val_fraction: Share of the images (of those under train/, if it exists) for validation, unless there is val/;
             by default what was published for the data set, or 0.2.
         test_fraction: Share of the images (of those under train/, if it exists) for the test, unless there is test/.
-        skip_bad_images: Leave unreadable images out instead of refusing the folder.
-        memory: GiB that the images may take, by default half of the machine's.
-        tick: Called after each image.
+        reading: How image files are read, and where their pixels are kept; of no use with `source`.
+        progress: A step is reported for each image.
 
     Raises:
         DataError: the images cannot be used; the message says which and why.
+        RunError: the images do not fit into memory, and the cache cannot be written.
     """
-    opened = source or open_source(data, skip_bad_images=skip_bad_images, memory=memory)
-    read = opened.read(side, tick=tick)
+    opened = source or open_source(data, reading)
+    read = opened.read(side, progress=progress)
     known = KNOWN.get(read.known)
     treated = (f"recognised as {read.known}: split, crops and further augmentation are as published",) if known else ()
     divided = _split(read, seed, val_fraction, test_fraction, known)
@@ -163,15 +170,13 @@ def read_dataset(
         name: Split(_as_tensor(pixels, span or SIXTEEN_BITS), torch.from_numpy(labels), names)
         for name, (pixels, labels, names) in divided.items()
     }
-    digests = {}
-    for name, split in splits.items():
-        digests[name], values = _digests(split.pixels)
-        if name == "train":
-            _refuse_constant(values, data)
-            mean, std = (known.mean, known.std) if known is not None and known.mean else _statistics(values)
+    facts = {name: _facts(split.pixels) for name, split in splits.items()}
+    _refuse_constant(facts["train"], side**2, data)
+    mean, std = (known.mean, known.std) if known is not None and known.mean else statistics_of(facts["train"], side**2)
+    digests = {name: each.digests for name, each in facts.items()}
     fingerprint = hashlib.sha256(repr((read.classes, side)).encode())
     for name in ("train", "val", "test"):
-        fingerprint.update(b"".join(digests[name]))
+        fingerprint.update(digests[name].tobytes())
         fingerprint.update(splits[name].labels.numpy().tobytes())
     return Dataset(
         name=name_of(data),
@@ -189,28 +194,16 @@ def read_dataset(
     )
 
 
-def _digests(pixels: Tensor | StreamedPixels) -> tuple[list[bytes], NDArray[np.int64]]:
-    """A digest of each image and the histogram of each channel, in one pass."""
-    counts = np.zeros((pixels.shape[1], 256), dtype=np.int64)
-    digests = []
-    for part, _ in Split(pixels, torch.zeros(len(pixels))).batches(_in_order(len(pixels))):
-        images = part.numpy()
-        digests += [hashlib.blake2b(image.tobytes()).digest() for image in images]
-        for channel, values in enumerate(images.swapaxes(0, 1)):
-            counts[channel] += np.bincount(values.ravel(), minlength=256)
-    return digests, counts
+def _facts(pixels: Tensor | StreamedPixels) -> Facts:
+    return facts_of(pixels.numpy()) if isinstance(pixels, Tensor) else pixels.facts()
 
 
-def _in_order(count: int) -> list[Tensor]:
-    return [torch.arange(first, min(first + _CHUNK, count)) for first in range(0, count, _CHUNK)]
-
-
-def remarks(splits: Mapping[str, Split], digests: Mapping[str, Sequence[bytes]], classes: Sequence[str]) -> list[str]:
+def remarks(splits: Mapping[str, Split], digests: Mapping[str, NDArray[np.uint8]], classes: Sequence[str]) -> list[str]:
     """What a user should know about the splits: unequal and tiny classes, duplicate pictures.
 
     Args:
         splits: By name.
-        digests: Of the images of each split.
+        digests: Of the images of each split, shape (n, 64).
         classes: Their names.
     """
     counts = np.bincount(splits["train"].labels.numpy(), minlength=len(classes))
@@ -227,12 +220,12 @@ def remarks(splits: Mapping[str, Split], digests: Mapping[str, Sequence[bytes]],
     return found + _repeated(splits, digests, classes)
 
 
-def _repeated(splits: Mapping[str, Split], digests: Mapping[str, Sequence[bytes]], classes: Sequence[str]) -> list[str]:
+def _repeated(
+    splits: Mapping[str, Split], digests: Mapping[str, NDArray[np.uint8]], classes: Sequence[str]
+) -> list[str]:
     """Notes on images that are equal pixel by pixel as stored."""
-    places: dict[bytes, list[tuple[str, int]]] = {}
-    for split, each in digests.items():
-        for number, digest in enumerate(each):
-            places.setdefault(digest, []).append((split, number))
+    named = list(digests)
+    groups = [[(named[part], number) for part, number in group] for group in repeated(list(digests.values()))]
     labels = {split: each.labels.tolist() for split, each in splits.items()}
 
     def called(place: tuple[str, int]) -> str:
@@ -242,9 +235,7 @@ def _repeated(splits: Mapping[str, Split], digests: Mapping[str, Sequence[bytes]
 
     contradicting, copies = [], []
     leaks: Counter[tuple[str, str]] = Counter()
-    for group in places.values():
-        if len(group) == 1:
-            continue
+    for group in groups:
         first_of = {labels[split][number]: (split, number) for split, number in reversed(group)}
         if len(first_of) > 1:
             contradicting.append(" = ".join(called(place) for _, place in sorted(first_of.items())))
@@ -285,32 +276,30 @@ def name_of(data: str) -> str:
     return path.name.partition(".")[0] if path.is_file() else path.name
 
 
-def open_source(data: str, *, skip_bad_images: bool = False, memory: float | None = None) -> Opened:
+def open_source(data: str, reading: Reading = DEFAULT_READING) -> Opened:
     """Find the images without reading all of them.
 
     Args:
         data: See `read_dataset`.
-        skip_bad_images: Leave unreadable images out instead of refusing the folder.
-        memory: GiB that the images may take, by default half of the machine's; image files that do not fit are decoded
-            when they are needed.
+        reading: How image files are read, and where their pixels are kept.
 
     Raises:
         DataError: the images cannot be used.
     """
     if data == "digits":
-        return Opened(8, lambda side, tick: digits(side, memory=memory), 1797)
+        return Opened(8, lambda side, progress: digits(side, memory=reading.memory), 1797)
     listing: Listing | None
     if data.startswith("hub:"):
         listing = list_hub(data.removeprefix("hub:"))
     else:
         path = Path(data)
         if path.suffix == ".npz":
-            return open_npz(path, memory=memory)
-        cifar = open_cifar(path, memory=memory)
+            return open_npz(path, memory=reading.memory)
+        cifar = open_cifar(path, memory=reading.memory)
         if cifar is not None:
             return cifar
         listing = list_tiny_imagenet(path) or list_folder(path)
-    return open_listing(listing, skip_bad_images=skip_bad_images, memory=memory)
+    return open_listing(listing, reading)
 
 
 _Held = Pixels | UnscaledPixels | StreamedPixels
@@ -346,13 +335,13 @@ def _span(pixels: Mapping[str, _Held]) -> ValueRange | None:
     return ValueRange.of(sketches.get("train", ())) or (SIXTEEN_BITS if any(sketches.values()) else None)
 
 
-def _refuse_constant(counts: NDArray[np.int64], data: str) -> None:
-    """Refuse constant training images, given the histogram of each channel."""
-    if (counts > 0).sum(1).max() == 1:
-        values = ", ".join(map(str, counts.argmax(1).tolist()))
+def _refuse_constant(facts: Facts, size: int, data: str) -> None:
+    """Refuse constant training images of `size` pixels."""
+    values = constant_values(facts, size)
+    if values is not None:
         raise DataError(
-            f"every pixel of the training images in {data} has the same value ({values}); there is nothing to learn. "
-            "Look at the images with a program that shows their values"
+            f"every pixel of the training images in {data} has the same value ({', '.join(map(str, values))}); there "
+            "is nothing to learn. Look at the images with a program that shows their values"
         )
 
 
@@ -374,14 +363,3 @@ def _as_tensor(pixels: _Held, span: ValueRange) -> Tensor | StreamedPixels:
     if isinstance(pixels, UnscaledPixels):
         pixels = pixels.scaled(span)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
-
-
-def _statistics(counts: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Exact mean and standard deviation of each channel, from its histogram."""
-    values = np.arange(256) / 255
-    means, deviations = [], []
-    for share in counts / counts.sum(1, keepdims=True):
-        mean = float(share @ values)
-        means.append(mean)
-        deviations.append(max(float(share @ (values - mean) ** 2) ** 0.5, 1e-3))
-    return tuple(means), tuple(deviations)

@@ -15,6 +15,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from nat2.data.depth import DeepImage, Pixels, sketch
 
+DECODER = 1
+"""Raise this number whenever the pixels that `read_square` makes of a file change: caches hold them."""
 JPEG_GAP = 3
 """A JPEG is decoded at a half, a quarter or an eighth of its size if at least this many times the side is left."""
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # as Pillow makes colours grey

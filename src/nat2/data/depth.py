@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 
-_QUANTILES = (np.arange(100) + 0.5) / 100  # of an image; a few outliers do not affect them
+QUANTILES = 100
+"""Evenly spaced quantiles that stand for an image: a few outliers do not affect them."""
 _CENTRAL = (0.001, 0.999)  # of all quantiles of the training images
 
 
@@ -136,5 +137,6 @@ def sketch(values: NDArray[np.float32], low: float, high: float) -> Sketch:
         low: Smallest value before resizing.
         high: Largest value before resizing.
     """
-    quantiles = np.quantile(values, _QUANTILES) if values.size else np.empty(0)
+    places = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    quantiles = np.quantile(values, places) if values.size else np.zeros(QUANTILES)
     return Sketch(low, high, quantiles.astype(np.float32))

@@ -61,7 +61,13 @@ def list_hub(name: str) -> Listing:
             items[split] = [(partial(_content, encoded, image, number), int(labels[number])) for number in labelled]
             names[split] = [f"{split}[{number}]" for number in labelled]
     return Listing(
-        items=items, names=names, classes=tuple(features[label].names), notes=tuple(notes), known=known_as(repository)
+        items=items,
+        names=names,
+        classes=tuple(features[label].names),
+        notes=tuple(notes),
+        known=known_as(repository),
+        origin=f"hub:{name}",
+        versions={split: part._fingerprint for split, part in splits.items()},  # there is no public name for it
     )
 
 

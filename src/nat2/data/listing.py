@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nat2.data.formats import way_out
@@ -29,6 +29,10 @@ class Listing:
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
     known: str = ""
+    origin: str = ""
+    """Where the images are from: a folder, or a name on the hub."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """By split, the version of images that are not files."""
 
     @property
     def count(self) -> int:
@@ -66,6 +70,7 @@ def list_folder(root: Path) -> Listing:
         names={split: [str(path.relative_to(root)) for path, _ in files] for split, files in items.items()},
         classes=classes,
         notes=(*layout.notes, *_spelling(layout), *_lost(found), *_skipped(root, folder.skipped, found)),
+        origin=str(root.resolve()),
     )
 
 
@@ -105,6 +110,7 @@ def list_tiny_imagenet(root: Path) -> Listing | None:
         names={split: [str(path.relative_to(root)) for path, _ in files] for split, files in items.items()},
         classes=classes,
         known="tiny-imagenet",
+        origin=str(root.resolve()),
     )
 
 

@@ -1,4 +1,4 @@
-"""Settings of the images: how training images are augmented."""
+"""Settings of the images: how they are read and kept, and how training images are augmented."""
 
 from __future__ import annotations
 
@@ -9,6 +9,23 @@ from nat2.errors import ConfigError
 from nat2.validation import check_not_negative, check_share, check_types
 
 Policy = Literal["none", "autoaugment", "randaugment"]
+DEFAULT_CACHE, NO_CACHE = "auto", "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How image files are read, and where their pixels are kept."""
+
+    skip_bad_images: bool = False
+    """Leave unreadable images out instead of refusing the folder."""
+    memory: float | None = None
+    """GiB that the images may take, by default half of what is available."""
+    cache: str = DEFAULT_CACHE
+    """Folder for the decoded images of large data sets; `auto` is ``NAT2_CACHE`` or the user's cache folder, `none`
+    decodes images whenever they are needed."""
+
+
+DEFAULT_READING = Reading()
 
 
 @dataclass(frozen=True, kw_only=True)

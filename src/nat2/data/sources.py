@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nat2.data.cache import Origin, cache_root, cached_images, identity
 from nat2.data.decode import read_square
 from nat2.data.depth import DeepImage, Pixels, Sketch, UnscaledPixels, channels_of, joined
 from nat2.data.formats import why_unreadable
 from nat2.data.listing import Item, Listing, list_folder
-from nat2.data.stream import StreamedPixels
-from nat2.environment import available_cores
+from nat2.data.settings import DEFAULT_READING, NO_CACHE, Reading
+from nat2.data.stream import StoredImages, StreamedPixels
+from nat2.data.threads import workers
+from nat2.environment import available_memory
 from nat2.errors import DataError
+from nat2.progress import SILENT, Reporter
 from nat2.wording import counted, first_few
 
 _CHUNK = 1024  # images that are decoded at a time
+_SMALL = 256 * 2**20  # bytes of pixels that are decoded at every start and kept in memory; more go to a cache
 
 
 @dataclass(frozen=True)
@@ -53,14 +57,14 @@ class Opened:
 
     side: int
     """Median length of the images' shorter sides, in pixels."""
-    reader: Callable[[int, Callable[[], object]], Source]
-    """Reads the images at a side and calls its second argument after each."""
+    reader: Callable[[int, Reporter], Source]
+    """Reads the images at a side and reports a step for each."""
     count: int
     """Number of images."""
 
-    def read(self, side: int, *, tick: Callable[[], object] = lambda: None) -> Source:
-        """Read the images at a side; `tick` is called after each."""
-        return self.reader(side, tick)
+    def read(self, side: int, *, progress: Reporter = SILENT) -> Source:
+        """Read the images at a side; a step is reported for each."""
+        return self.reader(side, progress)
 
 
 def digits(side: int, *, memory: float | None = None) -> Source:
@@ -91,24 +95,19 @@ def numbered(count: int) -> tuple[str, ...]:
     return tuple(map(str, range(count)))
 
 
-def open_listing(listing: Listing, *, skip_bad_images: bool = False, memory: float | None = None) -> Opened:
+def open_listing(listing: Listing, reading: Reading = DEFAULT_READING) -> Opened:
     """Image files as a source; see `read_listing`."""
 
-    def read(side: int, tick: Callable[[], object]) -> Source:
-        return read_listing(listing, side=side, skip_bad_images=skip_bad_images, memory=memory, tick=tick)
+    def read(side: int, progress: Reporter) -> Source:
+        return read_listing(listing, side=side, reading=reading, progress=progress)
 
     return Opened(_median_side(listing), read, listing.count)
 
 
 def read_listing(
-    listing: Listing,
-    *,
-    side: int,
-    skip_bad_images: bool = False,
-    memory: float | None = None,
-    tick: Callable[[], object] = lambda: None,
+    listing: Listing, *, side: int, reading: Reading = DEFAULT_READING, progress: Reporter = SILENT
 ) -> Source:
-    """Decode image files; if they do not fit into memory, check them and leave them on disk.
+    """Decode image files and keep the pixels: of small sets in memory, of others in a cache on disk, or nowhere.
 
     Every image is turned upright, resized to `side` along its shorter side and cropped to its centre square. Grey
     images stay grey if all are; palettes are resolved, transparent parts become white. Images deeper than 8 bits keep
@@ -117,18 +116,22 @@ def read_listing(
     Args:
         listing: The files.
         side: Of the result, in pixels.
-        skip_bad_images: Leave unreadable images out.
-        memory: GiB that the images may take (`fits`).
-        tick: Called after each image.
+        reading: Whether to leave unreadable images out, and where pixels are kept.
+        progress: A step is reported for each image.
 
     Raises:
-        DataError: images cannot be read and `skip_bad_images` is not set (all of them are listed), or no image of a
-            class can be read.
+        DataError: images cannot be read and are not to be left out (all of them are listed), or no image of a class
+            can be read.
+        RunError: the cache cannot be written.
     """
-    stream = not fits(listing.count, side, memory)
-    decoded = _decode(listing, side, keep=not stream, tick=tick)
-    bad, deep = decoded.bad, sum(map(len, decoded.sketches.values()))
-    if bad and not skip_bad_images:
+    in_memory = fits(listing.count, side, reading.memory)
+    if reading.cache != NO_CACHE and not (in_memory and listing.count * 3 * side**2 <= _SMALL):
+        decoded = _cached(listing, side, reading.cache, progress)
+    else:
+        decoded = _decode(listing, side, keep=in_memory, progress=progress)
+    bad, count, deep = decoded.bad, sum(map(len, decoded.good.values())), decoded.deep
+    notes = list(listing.notes)
+    if bad and not reading.skip_bad_images:
         them = "it" if len(bad) == 1 else "them"
         raise DataError(
             f"{counted(len(bad), 'image')} cannot be read; replace or delete {them}, or leave {them} out with "
@@ -136,26 +139,23 @@ def read_listing(
         )
     if bad:
         _check_left(listing, decoded.good)
-    notes = list(listing.notes)
-    if bad:
         notes.append(f"{counted(len(bad), 'image')} cannot be read, left out: {first_few(bad, 5)}")
-    count = sum(map(len, decoded.good.values()))
     if 0 < deep < count:
         notes.append(
             f"{deep} of the {count} images {'is' if deep == 1 else 'are'} deeper than 8 bits: such values are scaled "
             "by the range of those among the training images, while 8-bit images keep theirs"
         )
-    if stream:
-        notes.append("the images do not fit into --memory and are decoded when they are needed")
-    pixels = {split: _pixels(listing, decoded, split, side, stream) for split, good in decoded.good.items() if good}
+    if decoded.note:
+        notes.append(decoded.note)
+    held = [split for split, good in decoded.good.items() if good]
     return Source(
         classes=listing.classes,
-        pixels=pixels,
+        pixels={split: decoded.pixels[split] for split in held},
         labels={
             split: np.array([listing.items[split][number][1] for number in decoded.good[split]], dtype=np.int64)
-            for split in pixels
+            for split in held
         },
-        names={split: [listing.names[split][number] for number in decoded.good[split]] for split in pixels},
+        names={split: [listing.names[split][number] for number in decoded.good[split]] for split in held},
         notes=tuple(notes),
         known=listing.known,
     )
@@ -177,90 +177,118 @@ def _check_left(listing: Listing, good: Mapping[str, Sequence[int]]) -> None:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """The decoded images of a listing; all but the first two fields by split."""
+    """The images of a listing after each was decoded once."""
 
-    bad: list[str]
+    bad: Sequence[str]
     """Names of the images that cannot be read, with the reason."""
-    grey: bool
-    """Whether all are grey."""
-    good: Mapping[str, list[int]]
-    """Indices of the images that can be read."""
-    sketches: Mapping[str, dict[int, Sketch | None]]
-    """Of the images deeper than 8 bits, by index."""
-    images: Mapping[str, list[Pixels | DeepImage]]
-    """The images that can be read; empty if they are not kept."""
+    good: Mapping[str, Sequence[int]]
+    """By split, the indices of the images that can be read."""
+    deep: int
+    """How many of them are deeper than 8 bits."""
+    pixels: Mapping[str, Pixels | UnscaledPixels | StreamedPixels]
+    """By split, the images that can be read."""
+    note: str = ""
+    """What a user should know about where they are."""
 
 
-def _decode(listing: Listing, side: int, *, keep: bool, tick: Callable[[], object]) -> _Decoded:
+def _decode(listing: Listing, side: int, *, keep: bool, progress: Reporter) -> _Decoded:
+    """Decode the images, and keep them in memory or only see whether they can be read."""
     bad: list[str] = []
     good: dict[str, list[int]] = {split: [] for split in listing.items}
     sketches: dict[str, dict[int, Sketch | None]] = {split: {} for split in listing.items}
     images: dict[str, list[Pixels | DeepImage]] = {split: [] for split in listing.items}
-    grey = True
+    channels = 1
     for split, items in listing.items.items():
-        with _workers() as pool:
+        with workers() as pool:
             for first in range(0, len(items), _CHUNK):  # in chunks, so that images that are only checked do not pile up
                 results = pool.map(lambda item: _try_decode(item[0], side), items[first : first + _CHUNK])
                 for number, result in enumerate(results, start=first):
-                    tick()
+                    progress.step()
                     if isinstance(result, str):
                         bad.append(f"{listing.names[split][number]}: {result}")
                         continue
                     if isinstance(result, DeepImage):
                         sketches[split][number] = result.sketch
-                    grey = grey and channels_of(result) == 1
+                    channels = max(channels, channels_of(result))
                     good[split].append(number)
                     if keep:
                         images[split].append(result)
-    return _Decoded(bad, grey, good, sketches, images)
+    pixels: dict[str, Pixels | UnscaledPixels | StreamedPixels] = {}
+    for split, numbers in good.items():
+        if keep and numbers:
+            pixels[split] = joined(images[split], side, channels)
+        elif numbers:
+            stored = StoredImages(partial(_read_item, listing, split, side), sketches[split])
+            pixels[split] = StreamedPixels(stored, np.array(numbers), side, channels)
+    note = "" if keep else "the images do not fit into --memory and are decoded whenever they are needed"
+    return _Decoded(bad, good, sum(map(len, sketches.values())), pixels, note)
 
 
-@contextlib.contextmanager
-def _workers() -> Iterator[ThreadPoolExecutor]:
-    """A thread pool; work that has not begun is cancelled when the program is interrupted."""
-    pool = ThreadPoolExecutor(available_cores())
+def _cached(listing: Listing, side: int, cache: str, progress: Reporter) -> _Decoded:
+    """Decode the images that are not in the cache yet."""
+    splits = list(listing.items)
+    items = [item for split in splits for item, _ in listing.items[split]]
+    names = [name for split in splits for name in listing.names[split]]
+    versions = [_version(item, listing.versions.get(split, "")) for split in splits for item, _ in listing.items[split]]
+    images, why = cached_images(
+        cache_root(cache),
+        Origin(listing.origin, side),
+        [identity(name, version) for name, version in zip(names, versions, strict=True)],
+        lambda number: _try_decode(items[number], side),
+        progress,
+    )
+    bounds = pairwise(accumulate((len(listing.items[split]) for split in splits), initial=0))
+    parts = {split: slice(first, last) for split, (first, last) in zip(splits, bounds, strict=True)}
+    good = {split: np.flatnonzero(images.present[part]) for split, part in parts.items()}
+    channels = 1 if images.grey else 3
+    return _Decoded(
+        bad=[f"{names[number]}: {reason}" for number, reason in why.items()],
+        good={split: numbers.tolist() for split, numbers in good.items()},
+        deep=int(images.deep.sum()),
+        pixels={
+            split: StreamedPixels(images.part(part, channels), good[split], side, channels)
+            for split, part in parts.items()
+        },
+        note=f"the decoded images are kept in {images.folder} ({images.size / 2**30:.1f} GiB), which may be deleted",
+    )
+
+
+def _version(item: Item, otherwise: str) -> str:
+    """What changes when an image file is written anew."""
+    if not isinstance(item, Path):
+        return otherwise
     try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
+        status = os.stat(item)
+    except OSError:  # reported when the image is decoded
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
-def _pixels(
-    listing: Listing, decoded: _Decoded, split: str, side: int, stream: bool
-) -> Pixels | UnscaledPixels | StreamedPixels:
-    """The images of a split, before the split into training, validation and test."""
-    channels = 1 if decoded.grey else 3
-    if stream:
-        reader, numbers = partial(_read_item, listing.items[split], listing.names[split], side), decoded.good[split]
-        return StreamedPixels(reader, np.array(numbers), side, channels, sketches=decoded.sketches[split])
-    return joined(decoded.images[split], side, channels)
-
-
-def _read_item(items: Sequence[tuple[Item, int]], names: Sequence[str], side: int, number: int) -> Pixels | DeepImage:
-    result = _try_decode(items[number][0], side)
+def _read_item(listing: Listing, split: str, side: int, number: int) -> Pixels | DeepImage:
+    result = _try_decode(listing.items[split][number][0], side)
     if isinstance(result, str):
-        raise DataError(f"{names[number]} could be read when the run began and can no longer be: {result}")
+        name = listing.names[split][number]
+        raise DataError(f"{name} could be read when the run began and can no longer be: {result}")
     return result
 
 
-def folder(root: Path, *, side: int, skip_bad_images: bool = False, memory: float | None = None) -> Source:
+def folder(root: Path, *, side: int, reading: Reading = DEFAULT_READING) -> Source:
     """Read a folder of class folders, optionally under ``train/``, ``val/`` and ``test/``; see `read_listing`.
 
     Raises:
         DataError: the folder is missing or empty, has one class only, its splits have different classes, or images
             cannot be read.
     """
-    return read_listing(list_folder(root), side=side, skip_bad_images=skip_bad_images, memory=memory)
+    return read_listing(list_folder(root), side=side, reading=reading)
 
 
 def fits(count: int, side: int, memory: float | None) -> bool:
-    """Whether `count` colour images at a side fit into `memory` GiB, by default half of the machine's.
+    """Whether `count` colour images at a side fit into `memory` GiB, by default half of what is available.
 
     Up to four copies exist while they are read and split, and each process of a machine holds its own.
     """
-    if memory is None:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 / 2
-    return 4 * count * side**2 * 3 * int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= memory * 2**30
+    limit = available_memory() / 2 if memory is None else memory * 2**30
+    return 4 * count * side**2 * 3 * int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= limit
 
 
 def _try_decode(item: Item, side: int) -> Pixels | DeepImage | str:

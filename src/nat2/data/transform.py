@@ -166,18 +166,30 @@ def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
     return torch.cat(drawn)[torch.randperm(count, generator=generator)]
 
 
+def _room(device: torch.device) -> int:
+    """Bytes that resized images may take."""
+    return torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else 512 * 2**20
+
+
 class ResizedImages:
     """A split's evaluation inputs at each requested resolution, kept if they fit into memory."""
 
     def __init__(
-        self, split: Split, pipeline: Pipeline, *, batch_size: int = 256, memory_limit: int = 512 * 2**20
+        self, split: Split, pipeline: Pipeline, *, batch_size: int = 256, memory_limit: int | None = None
     ) -> None:
-        """Nothing is computed yet. `memory_limit` is in bytes, for all resolutions together."""
+        """Nothing is computed yet.
+
+        Args:
+            split: The images.
+            pipeline: Makes the inputs.
+            batch_size: Images per batch.
+            memory_limit: Bytes for all resolutions together; by default 512 MiB, or a quarter of a GPU's free memory.
+        """
         self.labels = split.labels.to(pipeline.device)
         self._split = split
         self._pipeline = pipeline
         self._batch_size = batch_size
-        self._limit = memory_limit
+        self._limit = _room(pipeline.device) if memory_limit is None else memory_limit
         self._kept: dict[int, list[Tensor]] = {}
         self._parts: dict[int, ResizedImages] = {}
 

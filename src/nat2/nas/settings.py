@@ -57,6 +57,8 @@ class SearchSettings:
     """Rounds of prediction, evolution, evaluation and adaptation."""
     candidates: int = 16
     """New networks evaluated in a generation."""
+    val_images: int = 10_000
+    """Validation images that a network is evaluated on at most, evenly spread over all of them; 0: all."""
     top: int = 20
     """Best networks of the archive, whose genes are sampled in the adaptation."""
     selection: Selection = "gain"
@@ -83,7 +85,9 @@ class SearchSettings:
         sizes = ("archive", "oversample", "generations", "candidates", "top", "population", "inner_generations")
         check_at_most(self, "the search", _MOST, *sizes)
         check_at_least(self, "the search", 4, "population")
-        check_not_negative(self, "the search", "generations", "learn_from", "optimism", "patience", "drawn")
+        check_not_negative(
+            self, "the search", "generations", "learn_from", "optimism", "patience", "drawn", "val_images"
+        )
         if self.archive < 8:
             raise ConfigError(f"`archive` of the search must be at least 8, to fit a predictor; got {self.archive}")
 

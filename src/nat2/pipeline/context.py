@@ -56,6 +56,7 @@ class RunContext:
             center=config.center or 1.0,
             span=dataset.span,
         )
+        most = config.search.val_images
         calibration = calibration_images(dataset.train, config.shrink.calibration_images)
         return RunContext(
             plan=plan,
@@ -66,7 +67,7 @@ class RunContext:
             processes=processes,
             evaluator=Evaluator(
                 ResizedImages(calibration, pipeline),
-                ResizedImages(dataset.val, pipeline),
+                ResizedImages(dataset.val.spread(most) if most else dataset.val, pipeline),
                 processes,
                 latency_batch=config.latency_batch,
                 latency_threads=config.latency_threads,

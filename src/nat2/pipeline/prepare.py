@@ -49,7 +49,7 @@ def prepare(config: RunConfig, processes: Processes = ALONE, *, progress: Report
     if config.tensorboard:
         check_curves()
     check_predictor(config.search.predictor)
-    source = open_source(config.data, skip_bad_images=config.skip_bad_images, memory=config.memory)
+    source = open_source(config.data, config.reading)
     choices = Choices.of(config).with_weights(source.side)
     sides = choices.resolutions or resolutions_for(source.side, shipped=choices.pretrained == (DEFAULT.name,))
     progress.stage("read", images=source.count)
@@ -60,7 +60,7 @@ def prepare(config: RunConfig, processes: Processes = ALONE, *, progress: Report
         seed=config.seed,
         val_fraction=config.val_fraction,
         test_fraction=config.test_fraction,
-        tick=progress.step,
+        progress=progress,
     )
     progress.rest()
     choices = settle(choices, sides)
@@ -128,10 +128,11 @@ def _check(plan: RunPlan, dataset: Dataset, processes: Processes) -> None:
     for size in (config.shrink.batch_size, config.adapt.batch_size):
         processes.check_batch(batch_size_for(size, len(dataset.train)))
     share = config.search.rungs[0][1]
-    first = share * len(dataset.val)
+    images = min(len(dataset.val), config.search.val_images or len(dataset.val))
+    first = share * images
     if share < 1 and first < _FEWEST:
         raise ConfigError(
-            f"`preprocess` halving would begin with {first:.0f} of {len(dataset.val)} validation images, which says "
+            f"`preprocess` halving would begin with {first:.0f} of {images} validation images, which says "
             f"nothing; it needs {_FEWEST}: choose a smaller --search.oversample, or --search.preprocess oversample"
         )
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from nat2.data.settings import Augmentation
+from nat2.data.settings import DEFAULT_CACHE, NO_CACHE, Augmentation, Reading
 from nat2.environment import Accelerator, Precision
 from nat2.errors import ConfigError
 from nat2.nas.budget import board_bounds, parse_budget
@@ -77,8 +77,11 @@ class RunConfig:
     skip_bad_images: bool = False
     """Leave unreadable images out instead of refusing the folder."""
     memory: float | None = None
-    """GiB that the images may take, by default half of the machine's; image files that do not fit are decoded when they
-    are needed."""
+    """GiB that the images may take, by default half of what is available; image files that do not fit are kept in the
+    cache."""
+    cache: str = DEFAULT_CACHE
+    """Folder for the decoded images of large data sets; `auto` is the environment's NAT2_CACHE, or nat2 in the user's
+    cache folder; `none` keeps nothing and decodes image files that do not fit into memory whenever they are needed."""
     center: float | None = None
     """Share of the side of an image that evaluation looks at, in its middle, above 0 and at most 1; by default what was
     published for the data set, or 1."""
@@ -218,13 +221,18 @@ class RunConfig:
         """What `time` says; 0 without it."""
         return parse_time(self.time) if self.time else 0.0
 
+    @property
+    def reading(self) -> Reading:
+        """How image files are read."""
+        return Reading(skip_bad_images=self.skip_bad_images, memory=self.memory, cache=self.cache)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, with lists for tuples."""
         plain: dict[str, Any] = _plain(asdict(self))
         return plain
 
 
-_TEXTS = ("data", "objectives", "budget", "width", "resolutions", "pretrained", "time")
+_TEXTS = ("data", "objectives", "budget", "width", "resolutions", "pretrained", "time", "cache")
 """Settings that are kept as text; lists and numbers are taken too, as YAML and Python write them."""
 
 
@@ -247,7 +255,8 @@ def with_paths(config: RunConfig, place: Callable[[str, str], Path]) -> dict[str
         if file.endswith(".py"):
             file = str(place(file, "--objectives"))
         objectives.append(file + colon + function)
-    return {"data": data, "pretrained": ",".join(files), "objectives": ",".join(objectives)}
+    cache = config.cache if config.cache in (DEFAULT_CACHE, NO_CACHE) else str(place(config.cache, "--cache"))
+    return {"data": data, "cache": cache, "pretrained": ",".join(files), "objectives": ",".join(objectives)}
 
 
 def absolute(config: RunConfig) -> RunConfig:

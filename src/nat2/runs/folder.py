@@ -354,7 +354,7 @@ class RunFolder:
 
 # The place of the images does not matter as long as their fingerprint is the same; the number of processes changes
 # results by rounding only.
-_FREE = ("data", "skip_bad_images", "memory", "devices", "accelerator", "checkpoint_seconds", "tensorboard")
+_FREE = ("data", "skip_bad_images", "memory", "cache", "devices", "accelerator", "checkpoint_seconds", "tensorboard")
 _STAGES = (
     (("objectives", "budget", "search", "adapt", "latency_batch", "latency_threads"), ("archive.db",)),
     (("networks", "finetune", "int8", "pt2"), ("networks/*", "state/finetune-*")),

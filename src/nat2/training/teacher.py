@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from nat2.data.dataset import Split
 from nat2.data.transform import Pipeline, ResizedImages
 from nat2.space.space import SearchSpace
@@ -26,4 +24,4 @@ def largest_as_teacher(
 
 def calibration_images(split: Split, count: int) -> Split:
     """The training images for batch-norm statistics: the same evenly spread `count` on every call."""
-    return split.part(torch.linspace(0, len(split) - 1, min(count, len(split))).round().long())
+    return split.spread(count)
