@@ -21,6 +21,7 @@ from nat2.data.depth import DeepImage, Pixels, Sketch, UnscaledPixels, channels_
 from nat2.data.formats import why_unreadable
 from nat2.data.listing import Item, Listing, list_folder
 from nat2.data.settings import DEFAULT_READING, NO_CACHE, Reading
+from nat2.data.store import told_size
 from nat2.data.stream import StoredImages, StreamedPixels
 from nat2.data.threads import workers
 from nat2.environment import available_memory
@@ -237,6 +238,7 @@ def _cached(listing: Listing, side: int, cache: str, progress: Reporter) -> _Dec
         lambda number: _try_decode(items[number], side),
         progress,
     )
+    progress.say(f"decoded images: {images.folder} ({told_size(images.size)})")
     bounds = pairwise(accumulate((len(listing.items[split]) for split in splits), initial=0))
     parts = {split: slice(first, last) for split, (first, last) in zip(splits, bounds, strict=True)}
     good = {split: np.flatnonzero(images.present[part]) for split, part in parts.items()}
@@ -249,7 +251,6 @@ def _cached(listing: Listing, side: int, cache: str, progress: Reporter) -> _Dec
             split: StreamedPixels(images.part(part, channels), good[split], side, channels)
             for split, part in parts.items()
         },
-        note=f"the decoded images are kept in {images.folder} ({images.size / 2**30:.1f} GiB), which may be deleted",
     )
 
 

@@ -178,8 +178,8 @@ class Filling:
         free = shutil.disk_usage(self._store.folder).free
         if needed > free:
             raise RunError(
-                f"the image cache {self._store.folder} needs {_told(needed)}, and {_told(free)} are free there; "
-                f"{ADVICE}"
+                f"the image cache {self._store.folder} needs {told_size(needed)}, and {told_size(free)} are free "
+                f"there; {ADVICE}"
             )
 
     def _write(self, data: IO[bytes], index: IO[bytes]) -> None:
@@ -220,5 +220,6 @@ ADVICE = (
 )
 
 
-def _told(size: int) -> str:
+def told_size(size: int) -> str:
+    """A number of bytes in readable form."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
