@@ -16,8 +16,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nat2.environment import Precision
 from nat2.errors import ConfigError
-from nat2.processes import Processes, balanced, connect, launch
+from nat2.processes import Processes, balanced, connect, launch, settled_precision
 from nat2.runs.folder import RunFolder
 from tests.distributed import everything, refuse_in, step_losses
 from tests.tiny import write_corners, write_settings
@@ -178,6 +179,31 @@ def test_half_precision_computes_nearly_the_same() -> None:
     half = connect(accelerator="cpu", precision="bf16-mixed")
     assert step_losses(half) == pytest.approx(step_losses(Processes()), abs=0.02)
     assert step_losses(half) != step_losses(Processes())
+
+
+@pytest.mark.parametrize(
+    ("asked", "native", "expected"),
+    [("auto", True, "bf16-mixed"), ("auto", False, "32-true"), ("32-true", True, "32-true"),
+     ("bf16-mixed", True, "bf16-mixed"), ("bf16-mixed", False, None)],
+)  # fmt: skip
+def test_gpus_that_emulate_bfloat16_compute_in_float32(
+    monkeypatch: pytest.MonkeyPatch, asked: Precision, native: bool, expected: Precision | None
+) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return native or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    if expected is None:
+        with pytest.raises(ConfigError, match=r"Tesla T4 only emulates it, .* Use 32-true"):
+            settled_precision(asked, "cuda")
+    else:
+        assert settled_precision(asked, "cuda") == expected
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+    assert settled_precision("auto", "cpu") == "32-true"
 
 
 def test_a_script_that_is_imported_launches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

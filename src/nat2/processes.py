@@ -223,8 +223,7 @@ def connect(*, accelerator: Accelerator = "auto", precision: Precision = "auto")
     kind = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     _limit_threads()
     watch_contention()
-    if precision == "auto":
-        precision = "bf16-mixed" if kind == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+    precision = settled_precision(precision, kind)
     if kind == "cpu" and precision == "32-true" and not launched():
         return Processes()  # the import below takes more than a second
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -248,6 +247,26 @@ def connect(*, accelerator: Accelerator = "auto", precision: Precision = "auto")
     )
     fabric.launch()
     return Processes(fabric.global_rank, fabric.world_size, fabric.device, fabric.autocast)
+
+
+def settled_precision(precision: Precision, kind: str) -> Precision:
+    """The precision that will be used; float32 on a GPU is float32, and never TF32.
+
+    Raises:
+        ConfigError: bfloat16 was requested of a GPU that only emulates it.
+    """
+    if kind != "cuda":
+        return "32-true" if precision == "auto" else precision
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "bf16-mixed" and not native:
+        raise ConfigError(
+            f"--precision bf16-mixed needs a GPU that computes in bfloat16 (NVIDIA Ampere or later); "
+            f"{torch.cuda.get_device_name()} only emulates it, which is slower than float32. Use 32-true"
+        )
+    if precision == "auto":
+        return "bf16-mixed" if native else "32-true"
+    return precision
 
 
 def _limit_threads() -> None:

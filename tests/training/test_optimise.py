@@ -14,6 +14,7 @@ from nat2.data.dataset import Split
 from nat2.data.transform import Pipeline
 from nat2.errors import CheckpointError, RunError
 from nat2.supernet import SuperNetwork
+from nat2.supernet.static import channels_last
 from nat2.training.distill import distillation_loss
 from nat2.training.optimise import (
     ElasticEpoch,
@@ -149,6 +150,21 @@ def test_a_resumed_optimiser_goes_on_as_if_nothing_had_happened(tmp_path: Path, 
     assert load_state(tmp_path / "state.safetensors", second, second_optimizer) == {"epoch": 3}
     steps(second, second_optimizer, range(3, 6))
     assert same_weights(weights_of(second), weights_of(whole))
+
+
+def test_momentum_that_is_read_has_the_memory_layout_of_its_parameter(tmp_path: Path, network: SuperNetwork) -> None:
+    """Also that of the stem, of which an image with one channel tells nothing."""
+    optimizer = sgd(channels_last(network), weight_decay=0)
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    before = {name: optimizer.state[each]["momentum_buffer"] for name, each in network.named_parameters()}
+    save_state(tmp_path / "state.safetensors", network, optimizer, {})
+    load_state(tmp_path / "state.safetensors", network, optimizer)
+    for name, parameter in network.named_parameters():
+        momentum = optimizer.state[parameter]["momentum_buffer"]
+        assert momentum.stride() == parameter.stride(), name
+        assert torch.equal(momentum, before[name])
 
 
 def test_a_damaged_resume_point_is_refused(tmp_path: Path, network: SuperNetwork) -> None:

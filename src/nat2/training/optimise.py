@@ -245,7 +245,9 @@ def load_state(
         if parameter_name not in parameters:
             raise CheckpointError(f"{path} holds the optimiser's state of {parameter_name}, which does not exist")
         parameter = parameters[parameter_name]
-        optimizer.state[parameter][key] = tensor if key == "step" else tensor.to(parameter)
+        if key != "step":  # a file has no memory layout: momentum gets that of its parameter, which is channels_last
+            tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
+        optimizer.state[parameter][key] = tensor
     return metadata
 
 
