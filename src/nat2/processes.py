@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar, TypeVarTuple
+from typing import Generic, Literal, TypeVar, TypeVarTuple
 
 import torch
 import torch.distributed as dist
@@ -223,8 +223,8 @@ def connect(*, accelerator: Accelerator = "auto", precision: Precision = "auto")
     kind = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     _limit_threads()
     watch_contention()
-    precision = settled_precision(precision, kind)
-    if kind == "cpu" and precision == "32-true" and not launched():
+    settled = settled_precision(precision, kind)
+    if kind == "cpu" and settled == "32-true" and not launched():
         return Processes()  # the import below takes more than a second
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if kind == "cuda" and torch.cuda.device_count() < here:
@@ -243,13 +243,13 @@ def connect(*, accelerator: Accelerator = "auto", precision: Precision = "auto")
         devices=here,
         num_nodes=world // here,
         strategy=DDPStrategy(timeout=_PATIENCE) if world > 1 else "auto",
-        precision=precision,
+        precision=settled,
     )
     fabric.launch()
     return Processes(fabric.global_rank, fabric.world_size, fabric.device, fabric.autocast)
 
 
-def settled_precision(precision: Precision, kind: str) -> Precision:
+def settled_precision(precision: Precision, kind: str) -> Literal["32-true", "bf16-mixed"]:
     """The precision that will be used; float32 on a GPU is float32, and never TF32.
 
     Raises:

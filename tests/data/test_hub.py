@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import tarfile
 import warnings
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from nat2.data import sources
 from nat2.data.dataset import name_of, read_dataset
 from nat2.data.settings import Reading
 from nat2.errors import ConfigError, DataError
+from tests.pixels import pixels_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what the library imports is not ours
@@ -56,6 +59,40 @@ def test_images_and_labels_are_found_by_their_kind(tmp_path: Path, memory: float
     first = dataset.train.pixels[torch.arange(1)][0].numpy()
     np.testing.assert_array_equal(first.transpose(1, 2, 0), images[0][1:11])
     assert dataset.train.names[3] == "train[3]"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("labels", "classes"), [((3, 10), ("3", "10")), (("owl", "cat"), ("cat", "owl"))])
+def test_columns_that_are_called_like_labels_are_classes(
+    tmp_path: Path, labels: tuple[object, object], classes: tuple[str, str]
+) -> None:
+    """As in parquet files that somebody wrote without naming the classes."""
+    images = [Image.fromarray(np.full((9, 9), 10 * number, np.uint8)) for number in range(20)]
+    rows = {"picture": images, "label": [labels[number % 2] for number in range(20)]}
+    (tmp_path / "pets").mkdir()
+    made = datasets.Dataset.from_dict(rows).cast_column("picture", datasets.Image())
+    made.to_parquet(str(tmp_path / "pets" / "train.parquet"))
+    dataset = read_dataset(f"hub:{tmp_path / 'pets'}", side=9)
+    assert dataset.classes == classes
+    shown = pixels_of(dataset.train)[:, 0, 0, 0] // 10
+    assert torch.equal(shown % 2 == 1, dataset.train.labels == classes.index(str(labels[1])))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_webdataset_shards_are_read(tmp_path: Path) -> None:
+    (tmp_path / "pets").mkdir()
+    for shard in range(2):
+        with tarfile.open(tmp_path / "pets" / f"train-{shard}.tar", "w") as archive:
+            for number in range(10):
+                file = io.BytesIO()
+                Image.new("RGB", (12, 12), (20 * number, 9, shard)).save(file, "PNG")
+                for suffix, content in (("png", file.getvalue()), ("cls", b"%d" % (number % 2))):
+                    entry = tarfile.TarInfo(f"{shard}{number:03}.{suffix}")
+                    entry.size = len(content)
+                    archive.addfile(entry, io.BytesIO(content))
+    dataset = read_dataset(f"hub:{tmp_path / 'pets'}", side=12)
+    assert dataset.classes == ("0", "1")
+    assert torch.equal(pixels_of(dataset.train)[:, 0, 0, 0] // 20 % 2, dataset.train.labels)
 
 
 @pytest.mark.filterwarnings("ignore")
