@@ -118,7 +118,8 @@ def test_later_starts_decode_nothing(images: Path, tmp_path: Path, decoded: list
     said: list[str] = []
     first = read(images, tmp_path / "cache", progress=Calls(said.append, steps.append))
     assert len(decoded) == sum(steps) == 40
-    assert said == [f"decoded images: {files_of(tmp_path / 'cache')[0].parent} (0.1 MiB)"]
+    data, _ = files_of(tmp_path / "cache")
+    assert said == [f"decoded images: {data.parent} ({data.stat().st_size / 1024:.1f} KiB)"]
     steps.clear()
     same(read(images, tmp_path / "cache", progress=Calls(tick=steps.append)), first)
     assert len(decoded) == sum(steps) == 40
@@ -297,7 +298,7 @@ def test_too_little_space_is_refused_before_anything_is_written(
     usage = shutil.disk_usage(tmp_path)._replace(free=12_000)
     with (
         mock.patch.object(shutil, "disk_usage", return_value=usage),
-        pytest.raises(RunError, match=r"needs 0\.\d MiB, and 0\.0 MiB are free there; free some space"),
+        pytest.raises(RunError, match=r"needs \d+\.\d KiB, and 11\.7 KiB are free there; free some space"),
     ):
         read(images, tmp_path / "cache")
     assert files_of(tmp_path / "cache")[0].stat().st_size == 0
@@ -331,6 +332,13 @@ def test_where_caches_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_root() == Path("/home/me/caches/nat2")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_root() == Path.home() / ".cache" / "nat2"
+
+
+@pytest.mark.parametrize(
+    ("size", "told"), [(0, "0.0 KiB"), (2**20 - 1, "1024.0 KiB"), (2**20, "1.0 MiB"), (59 * 2**30, "59.0 GiB")]
+)
+def test_sizes_are_told_in_readable_units(size: int, told: str) -> None:
+    assert store.told_size(size) == told
 
 
 def test_the_decoder_makes_the_pixels_that_its_number_stands_for(tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
-from nat2.data.dataset import Split
+from nat2.data.dataset import Split, read_dataset
+from nat2.data.settings import Reading
 from nat2.errors import ConfigError
 from nat2.space import Arch, Layer, SearchSpace
 from nat2.supernet import SuperNetwork, calibrate, normalize_by
@@ -427,3 +429,19 @@ def test_the_mean_of_all_corner_networks_judges_an_epoch(tmp_path: Path, monkeyp
     assert len(set(asked[:3])) == 3
     assert asked[:3] == asked[3:6] == asked[6:]
     assert [outcome.kept for outcome in outcomes] == [3]
+
+
+def test_images_in_memory_in_a_cache_and_decoded_on_demand_train_the_same_weights(tmp_path: Path) -> None:
+    split = corners(60)
+    for number, (image, label) in enumerate(zip(pixels_of(split), split.labels.tolist(), strict=True)):
+        folder = tmp_path / "images" / "abcd"[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(folder / f"{number:02}.png")
+    trained = []
+    for reading in (Reading(), Reading(memory=1e-6, cache=str(tmp_path / "c")), Reading(memory=1e-6, cache="none")):
+        network, images = new_network(), read_dataset(str(tmp_path / "images"), side=16, reading=reading).train
+        list(shrink(network, SPACE, PHASES[2:], SETTINGS, context_of(images, tmp_path / f"{len(trained)}.safetensors")))
+        trained.append(weights_of(network))
+    assert list((tmp_path / "c").glob("*/images.bin"))
+    assert all(same_weights(each, trained[0]) for each in trained)
+    assert not same_weights(trained[0], weights_of(new_network()))

@@ -221,5 +221,8 @@ ADVICE = (
 
 
 def told_size(size: int) -> str:
-    """A number of bytes in readable form."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+    """A number of bytes in readable form: ``1.2 GiB``."""
+    for unit, power in (("GiB", 30), ("MiB", 20)):
+        if size >= 2**power:
+            return f"{size / 2**power:.1f} {unit}"
+    return f"{size / 2**10:.1f} KiB"
