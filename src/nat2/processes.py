@@ -257,7 +257,7 @@ def settled_precision(precision: Precision, kind: str) -> Literal["32-true", "bf
     """
     if kind != "cuda":
         return "32-true" if precision == "auto" else precision
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False  # matrix products do not use it unless they are told to
     native = torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "bf16-mixed" and not native:
         raise ConfigError(
