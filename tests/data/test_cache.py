@@ -27,6 +27,7 @@ from nat2.data.transform import shuffled_batches
 from nat2.errors import DataError, RunError
 from tests.calls import Calls
 from tests.data.test_depth import png16
+from tests.pixels import pixels_of
 
 SIDE = 16
 
@@ -98,6 +99,7 @@ def test_cached_images_are_those_in_memory_and_those_decoded_on_demand(images: P
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     joined, held = cached.train.joined(cached.val), kept.train.joined(kept.val)
     assert torch.equal(joined.pixels[torch.arange(len(held))], held.pixels[torch.arange(len(held))])
+    assert torch.equal(pixels_of(kept.train.joined(cached.val)), pixels_of(held))  # as on a GPU with room for one
     assert torch.equal(cached.train.pixels.to(torch.device("cpu")), kept.train.pixels)
     assert cached.train.pixels.nbytes == kept.train.pixels.nbytes
 

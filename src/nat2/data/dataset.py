@@ -78,14 +78,14 @@ class Split:
     def joined(self, other: Split) -> Split:
         """The images of both, drawn as those of this split."""
         labels = torch.cat([self.labels, other.labels.to(self.labels.device)])
+        names = [*self.names, *other.names]
         pixels: Tensor | StreamedPixels
-        if isinstance(self.pixels, Tensor) and isinstance(other.pixels, Tensor):
+        if isinstance(self.pixels, Tensor):
             pixels = torch.cat([self.pixels, other.pixels.to(self.pixels.device)])
         else:
-            assert isinstance(self.pixels, StreamedPixels)
-            assert isinstance(other.pixels, StreamedPixels)
+            assert isinstance(other.pixels, StreamedPixels)  # of a data set all splits are, or none
             pixels = self.pixels.joined(other.pixels)
-        return replace(self, pixels=pixels, labels=labels, names=[*self.names, *other.names])
+        return replace(self, pixels=pixels, labels=labels, names=names)
 
 
 @dataclass(frozen=True)
