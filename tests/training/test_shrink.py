@@ -437,7 +437,7 @@ def test_images_in_memory_in_a_cache_and_decoded_on_demand_train_the_same_weight
         folder = tmp_path / "images" / "abcd"[label]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[0].numpy()).save(folder / f"{number:02}.png")
-    trained = []
+    trained: list[dict[str, torch.Tensor]] = []
     for reading in (Reading(), Reading(memory=1e-6, cache=str(tmp_path / "c")), Reading(memory=1e-6, cache="none")):
         network, images = new_network(), read_dataset(str(tmp_path / "images"), side=16, reading=reading).train
         list(shrink(network, SPACE, PHASES[2:], SETTINGS, context_of(images, tmp_path / f"{len(trained)}.safetensors")))
