@@ -65,9 +65,10 @@ def list_folder(root: Path) -> Listing:
         split: [(path, index[name]) for name, contents in held.items() for path in contents.images]
         for split, held in found.items()
     }
+    start = len(str(root / "_")) - 1  # of the part within root; `relative_to` takes as long as everything else together
     return Listing(
         items=items,
-        names={split: [str(path.relative_to(root)) for path, _ in files] for split, files in items.items()},
+        names={split: [str(path)[start:] for path, _ in files] for split, files in items.items()},
         classes=classes,
         notes=(*layout.notes, *_spelling(layout), *_lost(found), *_skipped(root, folder.skipped, found)),
         origin=str(root.resolve()),
