@@ -134,7 +134,10 @@ class CachedImages:
 
     def _record(self, number: int) -> bytes:
         size = size_of(int(self._kinds[number]), self._side)
-        content = os.pread(self._file, size, int(self._offsets[number]))
+        try:
+            content = os.pread(self._file, size, int(self._offsets[number]))
+        except OSError:  # the disk cannot read it
+            content = b""
         if zlib.crc32(content) != int(self._checksums[number]):
             with contextlib.suppress(OSError):
                 (self._folder / "index.bin").unlink(missing_ok=True)
@@ -209,7 +212,9 @@ def _locked(folder: Path, progress: Reporter) -> Iterator[None]:
 
 def _unusable(folder: Path, error: OSError) -> RunError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return RunError(f"the disk is full: the image cache {folder} could not be written and was removed; {ADVICE}")
+        return RunError(
+            f"the disk is full: the image cache {folder} could not be written, and what was added was removed; {ADVICE}"
+        )
     return RunError(
         f"the image cache {folder} cannot be used ({error.strerror or error}); choose another folder with --cache, or "
         "decode the images whenever they are needed with --cache none, which is several times slower"
