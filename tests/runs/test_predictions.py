@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from nat2.data.dataset import Split
-from nat2.data.stream import StreamedPixels
+from nat2.data.stream import StoredImages, StreamedPixels
 from nat2.runs.predictions import (
     MISTAKES,
     PREDICTIONS,
@@ -122,7 +122,9 @@ def test_few_images_of_a_stream_are_decoded() -> None:
         return np.zeros((8, 8, 1), dtype=np.uint8)
 
     labels = torch.zeros(500, dtype=torch.long)
-    streamed = Split(StreamedPixels(decode, np.arange(500), 8, 1), labels, [str(number) for number in range(500)])
+    streamed = Split(
+        StreamedPixels(StoredImages(decode), np.arange(500), 8, 1), labels, [str(number) for number in range(500)]
+    )
     logits = torch.zeros(500, 2)
     logits[:, 1] = torch.arange(500) / 100
     worst = answers_on({"test": (logits, streamed)}, ("a", "b")).worst["test"]
