@@ -27,3 +27,7 @@ class RunError(Nat2Error):
 
 class SpaceError(Nat2Error):
     """A search space of the user's own breaks a law that searching relies on."""
+
+
+class DownloadError(Nat2Error):
+    """A file cannot be downloaded, or is not the one that was expected."""
