@@ -167,6 +167,26 @@ def test_dense_skips_begin_with_ofas_weights() -> None:
     assert equal(source, target)
 
 
+@pytest.mark.parametrize("form", ["ofa", "ofav2", "own"])
+@pytest.mark.parametrize("families", [("SE_B", "EE_D"), ("SE_B", "EE_B"), ("SE_P", "EE_DP")])
+def test_early_exits_take_body_and_last_exit_from_a_single_exit(families: tuple[str, str], form: str) -> None:
+    source, target = (random_network(FAMILIES[family], seed) for seed, family in enumerate(families))
+    if form == "ofa" and source.macro.parallel_blocks:
+        pytest.skip("OFA has no parallel blocks")
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    state = source.state_dict() if form == "own" else published_state(source, layout=form)  # type: ignore[arg-type]
+    notes = load_pretrained(target, state)
+    assert notes == ["exits 1, 2, 3, 4: absent (a network with a single exit); left as initialised"]
+    for name, tensor in target.state_dict().items():
+        new = name.startswith("exits.") and not name.startswith("exits.5.")
+        assert torch.equal(tensor, before[name] if new else source.state_dict()[name]), name
+
+
+def test_a_single_exit_takes_nothing_from_early_exits() -> None:
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load_pretrained(random_network(FAMILIES["SE_D"]), random_network(FAMILIES["EE_D"]).state_dict())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

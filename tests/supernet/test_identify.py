@@ -74,6 +74,28 @@ def test_dense_skips_are_the_likelier_except_in_ofas_layout() -> None:
     assert identify(published_state(ofa(0.35), layout="ofav2")).families == ("SE_D", "SE_B")  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("held", "wanted", "fits"),
+    [
+        ("SE_B", "EE_D", True),
+        ("SE_B", "EE_B", True),
+        ("SE_D", "EE_D", True),
+        ("SE_P", "EE_DP", True),
+        ("SE_D", "EE_B", False),  # its layers count on the skips
+        ("SE_B", "EE_P", False),
+        ("SE_P", "EE_D", False),
+        ("EE_D", "SE_D", False),
+        ("SE_B", "SE_D", False),
+    ],
+)
+def test_early_exits_may_begin_with_a_single_exit(held: str, wanted: str, fits: bool) -> None:
+    identity = identify(random_network(FAMILIES[held]).state_dict(), FAMILIES[held])
+    assert identity is not None
+    assert identity.flags(FAMILIES[wanted]) == ([] if fits else [f"--family {held}"])
+    narrow = Macro(classes=5, width=0.5)
+    assert ("--width 0.35" in identity.flags(narrow)) is True
+
+
 def test_a_single_network_is_no_super_network(tmp_path: Path) -> None:
     network = random_network(FAMILIES["SE_B"])
     space = SearchSpace.of(network.macro, (32,))

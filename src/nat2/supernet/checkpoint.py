@@ -84,7 +84,8 @@ def load_published(network: SuperNetwork | StaticNetwork, state: Mapping[str, Te
 
     Another number of input channels is adapted (the first convolution's weights are averaged over the channels, and
     scaled to the same sum), another number of classes leaves the classifiers as they are, and the weights of the
-    largest static network make a super-network whose kernel transforms are the identity.
+    largest static network make a super-network whose kernel transforms are the identity. A super-network with early
+    exits takes body and last exit from one with a single exit; its other exits keep their initial weights.
 
     Returns:
         What was adapted or is not from `state`, one line each.
@@ -92,12 +93,15 @@ def load_published(network: SuperNetwork | StaticNetwork, state: Mapping[str, Te
     Raises:
         CheckpointError: a tensor is missing, unknown, or of another shape; all of them are named, nothing is read.
     """
-    layouts: tuple[Layout, ...] = ("ofav2",)
-    if _single_exit(network) and not network.macro.parallel_blocks:  # dense skips have no weights of their own
-        layouts = ("ofav2", "ofa")
     plain = {one_spelling(name) for name in state}
-    layout = max(layouts, key=lambda each: sum(one_spelling(name) in plain for _, name in _names(network, each)))
-    names = dict(_names(network, layout))
+    single = _single_exit(network) or not any(name.startswith("exit_stages.") for name in plain)
+    layouts: tuple[Layout, ...] = ("ofav2",)
+    if single and not network.macro.parallel_blocks:  # dense skips have no weights
+        layouts = ("ofav2", "ofa")
+    names = max(
+        (dict(_names(network, layout, single=single)) for layout in layouts),
+        key=lambda each: sum(one_spelling(name) in plain for name in each.values()),
+    )
     ours_of = {one_spelling(name): ours for ours, name in names.items()}
     given: dict[str, Tensor] = {}
     problems = []
@@ -134,6 +138,10 @@ def load_pretrained(network: SuperNetwork, state: Mapping[str, Tensor]) -> list[
 def _fit(network: SuperNetwork | StaticNetwork, given: dict[str, Tensor]) -> list[str]:
     """Adapt what is allowed to differ in `given`, in place, and list what was adapted."""
     own, notes = network.state_dict(), []
+    given_exits = {name.split(".")[1] for name in given if name.startswith("exits.")}
+    if isinstance(network, SuperNetwork) and given_exits == {str(STAGES)} and (new := [*network.exits][:-1]):
+        given |= {name: own[name] for number in new for name in own if name.startswith(f"exits.{number}.")}
+        notes.append(f"exits {', '.join(new)}: absent (a network with a single exit); left as initialised")
     matrices = [name for name in own if ".matrix_" in name]
     if matrices and not any(name in given for name in matrices):
         given |= {name: torch.eye(len(own[name])) for name in matrices}
@@ -227,7 +235,11 @@ def _single_exit(network: SuperNetwork | StaticNetwork) -> bool:
     return len(network.exits) == 1
 
 
-def _names(network: SuperNetwork | StaticNetwork, layout: Layout) -> Iterable[tuple[str, str]]:
+def _names(
+    network: SuperNetwork | StaticNetwork, layout: Layout, *, single: bool | None = None
+) -> Iterable[tuple[str, str]]:
+    """Our names and the published ones; with `single`, those of a network that has the last exit alone."""
+    single = _single_exit(network) if single is None else single
     elastic = isinstance(network, SuperNetwork)
     depths = [MAX_DEPTH] * STAGES if isinstance(network, SuperNetwork) else network.arch.depths
     for name in network.state_dict():
@@ -242,7 +254,9 @@ def _names(network: SuperNetwork | StaticNetwork, layout: Layout) -> Iterable[tu
         elif room == "stem":
             published = ("head_stage." if layout == "ofav2" else "") + f"first_conv.{part}"
         elif room == "exits":
-            number = "exit_stage." if _single_exit(network) else f"exit_stages.{int(place[0]) - 1}."
+            if single and place[0] != [*network.exits][-1]:
+                continue
+            number = "exit_stage." if single else f"exit_stages.{int(place[0]) - 1}."
             published = (number if layout == "ofav2" else "") + _EXIT[part]
         else:
             stage, layer = int(place[0]), int(place[1])

@@ -89,9 +89,22 @@ class Identity:
         width = "channels of no width multiplier" if self.width is None else f"width {self.width}"
         return f"a super-network in {owner} layout: {' or '.join(self.families)}, {width}, {self.classes} classes"
 
+    def _fits(self, family: str) -> bool:
+        """Whether a family can take these weights: its own, or a body with a single exit for one with early exits.
+
+        Dense skips have no weights, so a body without them serves one with them; parallel blocks have.
+        """
+        if family in self.families:
+            return True
+        exits, _, body = family.partition("_")
+        return exits == "EE" and any(
+            each.startswith("SE_") and ("P" in each) == ("P" in body) and ("D" in body or "D" not in each[3:])
+            for each in self.families
+        )
+
     def flags(self, macro: Macro) -> list[str]:
         """The flags that would turn a macro-architecture into this one, apart from classes, channels and stride."""
-        needed = [] if macro.family in self.families else [f"--family {self.families[0]}"]
+        needed = [] if self._fits(macro.family) else [f"--family {self.families[0]}"]
         if self.width is not None and _channels(macro, self.doubled_exits, len(self.observed)) != self.observed:
             needed.append(f"--width {self.width}")
         return needed
