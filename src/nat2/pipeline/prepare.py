@@ -15,7 +15,7 @@ from nat2.errors import ConfigError
 from nat2.nas.feasible import check_budget
 from nat2.nas.predictors import check_predictor
 from nat2.pipeline.evaluation import exact_costs, quantities
-from nat2.pipeline.pretrained import settle
+from nat2.pipeline.pretrained import download, settle
 from nat2.processes import ALONE, Processes
 from nat2.progress import SILENT, Reporter
 from nat2.reports.curves import check_curves
@@ -49,6 +49,7 @@ def prepare(config: RunConfig, processes: Processes = ALONE, *, progress: Report
     if config.tensorboard:
         check_curves()
     check_predictor(config.search.predictor)
+    download(Choices.of(config), progress)
     source = open_source(config.data, config.reading)
     choices = Choices.of(config).with_weights(source.side)
     sides = choices.resolutions or resolutions_for(source.side, shipped=choices.pretrained == (DEFAULT.name,))

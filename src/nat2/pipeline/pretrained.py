@@ -11,14 +11,16 @@ import yaml
 
 from nat2.data.dataset import Dataset
 from nat2.errors import CheckpointError, ConfigError, Nat2Error
+from nat2.progress import Reporter
 from nat2.runs.config import DEFAULT_FAMILY, WEIGHTS_BY_NAME, RunConfig
 from nat2.runs.plan import Choices, RunPlan
 from nat2.shipped import SHIPPED
+from nat2.shipped.published import PUBLISHED
 from nat2.space.macro import STAGES, FamilyName, Macro
 from nat2.supernet import SuperNetwork
 from nat2.supernet.checkpoint import load_pretrained
 from nat2.supernet.identify import Identity, identify
-from nat2.supernet.weights import Checkpoint, open_checkpoint
+from nat2.supernet.weights import Checkpoint, fetch_published, open_checkpoint
 from nat2.validation import parts_of, user_path
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -48,7 +50,7 @@ def settle(choices: Choices, sides: Sequence[int]) -> Choices:
     paths, family, widths, stride = choices.pretrained, choices.family, choices.widths, choices.stem_stride
     if not paths:
         return dataclasses.replace(choices, family=family or DEFAULT_FAMILY)
-    if widths is not None and len(widths) == len(paths) and family and stride:
+    if _is_settled(choices):
         return choices
     if widths is not None and len(paths) not in (1, len(widths)):
         raise ConfigError(_needed_files(len(paths), len(widths)))
@@ -73,6 +75,23 @@ def settle(choices: Choices, sides: Sequence[int]) -> Choices:
     )
 
 
+def _is_settled(choices: Choices) -> bool:
+    """Whether nothing is left to be taken from the files."""
+    widths = choices.widths
+    return bool(widths and len(widths) == len(choices.pretrained) and choices.family and choices.stem_stride)
+
+
+def download(choices: Choices, progress: Reporter) -> None:
+    """Download published weights that `settle` will read.
+
+    Raises:
+        DownloadError: they cannot be downloaded.
+    """
+    for name in choices.pretrained:
+        if name in PUBLISHED and not _is_settled(choices):
+            fetch_published(name, progress=progress)
+
+
 def _needed_files(files: int, widths: int) -> str:
     return f"--pretrained needs one file per width; got {files} for {widths} widths"
 
@@ -84,16 +103,17 @@ def recalled(config: RunConfig, stored: Path) -> RunConfig:
         config: As given.
         stored: The run's own configuration, a YAML file.
     """
-    given = [part for part in parts_of(config.pretrained) if part not in WEIGHTS_BY_NAME]
-    paths = [user_path(path, "--pretrained") for path in given]
-    if all(path.exists() for path in paths):
+    given = parts_of(config.pretrained)
+    paths = [user_path(path, "--pretrained").resolve() for path in given if path not in WEIGHTS_BY_NAME]
+    published = [PUBLISHED[name] for name in given if name in PUBLISHED]
+    if all(path.exists() for path in (*paths, *(each.path for each in published))):
         return config
     try:
         held = yaml.safe_load(stored.read_text())
         begun = RunConfig(**{name: held[name] for name in ("family", "width", "stem_stride", "pretrained")})
     except (OSError, yaml.YAMLError, Nat2Error, KeyError, TypeError):  # reported when the folder is claimed
         return config
-    if {path.resolve() for path in paths} != {Path(path) for path in parts_of(begun.pretrained)}:
+    if {*paths, *(Path(each.name) for each in published)} != {Path(path) for path in parts_of(begun.pretrained)}:
         return config
     return dataclasses.replace(
         config,
@@ -224,6 +244,9 @@ def remarks(given: RunConfig, plan: RunPlan, dataset: Dataset) -> list[str]:
 
 def _described(checkpoint: Checkpoint, identity: Identity) -> str:
     shipped = SHIPPED.get(str(checkpoint.path))
+    published = PUBLISHED.get(str(checkpoint.path))
+    if published is not None:
+        return f"{checkpoint.path} ({published.url}) holds {identity}, trained on {published.trained_on}"
     if shipped is None:
         return f"{checkpoint.path} holds {identity}"
     return (

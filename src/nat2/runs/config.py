@@ -20,6 +20,7 @@ from nat2.nas.objectives import parse_objectives
 from nat2.nas.settings import SEARCH_PRESETS, SearchSettings
 from nat2.runs.yaml_config import in_words, plainly
 from nat2.shipped import SHIPPED
+from nat2.shipped.published import PUBLISHED
 from nat2.space.macro import FamilyName
 from nat2.training.settings import AdaptSettings, FinetuneSettings, Phase, ScheduleName, ShrinkSettings
 from nat2.validation import as_text, check_types, parts_of, user_path
@@ -28,7 +29,7 @@ Family = Literal["auto", FamilyName]
 Preset = Literal["quick", "nat2", "nat"]
 DEFAULT_FAMILY: FamilyName = "EE_D"
 ANY_WEIGHTS, NO_WEIGHTS = "auto", "none"
-WEIGHTS_BY_NAME = (ANY_WEIGHTS, NO_WEIGHTS, *SHIPPED)
+WEIGHTS_BY_NAME = (ANY_WEIGHTS, NO_WEIGHTS, *SHIPPED, *PUBLISHED)
 """Values of `pretrained` besides files."""
 
 
@@ -92,9 +93,9 @@ class RunConfig:
     size."""
     pretrained: str = "auto"
     """Initial weights: `auto` takes the super-network that comes with nat2 (`ee_d-w0.5`) where it fits images and
-    settings, `none` random weights; or files, one per width, separated by commas: a super-network of an earlier run, or
-    a checkpoint in the OFA or OFAv2 layout. Other classes and channels are adapted. Family, width and stem stride are
-    taken from the files unless they are given."""
+    settings, `none` random weights; `ofa-w1.0` and `ofa-w1.2` download those of Once-for-All; or files, one per width,
+    separated by commas: a super-network of an earlier run, or a checkpoint in the OFA or OFAv2 layout. Other classes
+    and channels are adapted. Family, width and stem stride are taken from the files unless they are given."""
     schedule: ScheduleName | Literal["auto"] = "auto"
     """Training of the super-network: sub-networks of all sizes from the start (`uniform`), progressive shrinking in a
     short form or as published for OFA or OFAv2, or, to go on from trained weights, NAT's warm-up or a short form of

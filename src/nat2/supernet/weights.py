@@ -16,9 +16,12 @@ import safetensors
 import torch
 from torch import Tensor
 
-from nat2.errors import CheckpointError, ConfigError
+from nat2.download import fetch
+from nat2.errors import CheckpointError, ConfigError, DownloadError
 from nat2.files import load_tensors
+from nat2.progress import SILENT, Reporter
 from nat2.shipped import SHIPPED
+from nat2.shipped.published import PUBLISHED, Published
 from nat2.space.macro import Macro
 from nat2.validation import user_path
 
@@ -102,13 +105,16 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     """Read a ``.safetensors`` file or a file that torch wrote (``.pth``), whose code never runs.
 
     Args:
-        path: The file, or the name of weights that come with nat2. The weights may be at the top level,
-            under ``state_dict`` or another usual entry, or as NAT2's authors store them, one set per width under
+        path: The file, or the name of shipped or published weights. The weights may be at the top level, under
+            ``state_dict`` or another usual entry, or as NAT2's authors store them, one set per width under
             ``model_w1.0_state_dict``. Prefixes that wrappers add to all names (``module.``, ``model.``) are removed.
 
     Raises:
         CheckpointError: the file is absent or damaged, holds more than tensors and plain data, or no weights.
+        DownloadError: published weights cannot be downloaded.
     """
+    if str(path) in PUBLISHED:
+        return dataclasses.replace(open_checkpoint(fetch_published(str(path))), path=Path(path))
     if str(path) in SHIPPED:
         shipped = SHIPPED[str(path)]
         shipped.verify()
@@ -135,6 +141,29 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         if weights:
             return Checkpoint(path, {None: _unwrapped(weights)}, entry)
     raise CheckpointError(f"{path} holds no weights: a dictionary of tensors, or one under `state_dict`, is needed")
+
+
+def fetch_published(name: str, *, progress: Reporter = SILENT) -> Path:
+    """The file of published weights in the cache, downloaded if need be.
+
+    Raises:
+        DownloadError: it cannot be downloaded, or is not what the name says.
+    """
+    published = PUBLISHED[name]
+    return fetch(published, lambda path: _check_published(published, path), progress=progress)
+
+
+def _check_published(published: Published, path: Path) -> None:
+    try:
+        stem = open_checkpoint(path).of(None).get("first_conv.conv.weight")
+    except CheckpointError as error:
+        raise DownloadError(f"{published.url} is not the checkpoint {published.name}: {error}") from error
+    channels = Macro(classes=2, width=published.width).stem_channels
+    if stem is None or len(stem) != channels:
+        raise DownloadError(
+            f"{published.url} is not the checkpoint {published.name}: it holds no super-network of Once-for-All of "
+            f"width {published.width}"
+        )
 
 
 def _head(path: Path) -> bytes:
