@@ -3,6 +3,7 @@
     nat2 train --config recipes/pretrain.yaml --out runs/pretrain
     nat2 train --config recipes/pretrain-more.yaml --pretrained runs/pretrain/supernet-w0.5.safetensors --out runs/more
     python benchmarks/ship.py runs/more --to src/nat2/shipped/ee_d-w0.5.safetensors
+    python benchmarks/networks.py runs/more      once the new checksum is in src/nat2/shipped/__init__.py
 
 Prints the checksum, and accuracies on the run's test images, which nothing has seen, as rows for the card.
 """

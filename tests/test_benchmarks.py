@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -166,3 +167,26 @@ def test_the_short_form_of_the_scale_benchmark_meets_its_targets(
     missed = [name for name, each in rows.items() if each["met"] is False]
     assert [name for name in missed if "per second" not in name and "start" not in name] == []
     assert rows["after a kill: images in the cache that were decoded again"]["detail"] != "0 of 3,000 images"
+
+
+def test_the_table_of_networks_has_the_best_of_each_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    networks = importlib.import_module("networks")
+    generator = np.random.default_rng(0)
+    costs = np.exp(generator.uniform(np.log(1e4), np.log(1e6), (300, 2))).astype(np.int64)
+    values, sides = generator.random(300), generator.integers(0, 2, 300)
+    best = networks.best_of_each_size(costs, values, sides, 1)
+    for side in (0, 1):
+        for column, low, high in networks.classes_of_size(costs):
+            inside = np.flatnonzero((sides == side) & (costs[:, column] > low) & (costs[:, column] <= high))
+            assert not len(inside) or inside[values[inside].argmax()] in best
+    assert len(best) <= 2 * (len(networks.PARAMS) + len(networks.MACS) + 2)
+
+
+def test_networks_that_smaller_ones_beat_clearly_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    networks = importlib.import_module("networks")
+    costs = np.array([[1, 1], [2, 2], [3, 3], [4, 1], [2, 2]])
+    values, sides = np.array([0.5, 0.46, 0.44, 0.6, 0.3]), np.array([0, 0, 0, 0, 1])
+    assert networks.front(costs, values, sides, 0.05) == [0, 1, 3, 4]
+    assert networks.front(costs, values, sides, 0.0) == [0, 3, 4]

@@ -66,7 +66,9 @@ def test_with_early_exits_body_and_last_exit_are_theirs() -> None:
     notes = begin_with(network, "ofa-w1.0")
     assert "exits 1, 2, 3, 4: absent (a network with a single exit); left as initialised" in notes
     held = open_checkpoint("ofa-w1.0").of(None)
-    assert torch.equal(network.stages[4][3].project.weight, held["blocks.20.conv.point_linear.conv.conv.weight"])
+    assert torch.equal(
+        network.state_dict()["stages.4.3.project.weight"], held["blocks.20.conv.point_linear.conv.conv.weight"]
+    )
 
 
 def test_both_widths_in_one_search() -> None:

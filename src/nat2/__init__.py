@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from nat2.nas.search import Limits, Search
     from nat2.nas.settings import SearchSettings
     from nat2.pipeline.api import finetune, run, search, search_run, train
+    from nat2.pipeline.create import create
     from nat2.pipeline.export import export
     from nat2.pipeline.profile import profile
     from nat2.reports.report import report
     from nat2.runs.config import RunConfig
+    from nat2.shipped.networks import list_networks
     from nat2.space.arch import Arch
     from nat2.space.named import NamedArch, NamedSpace, categorical, integer, ordered
     from nat2.space.searchable import IntegerSpace
@@ -43,10 +45,12 @@ _PUBLIC = {
     "SearchSettings": "nat2.nas.settings",
     "SearchSpace": "nat2.space.space",
     "categorical": "nat2.space.named",
+    "create": "nat2.pipeline.create",
     "export": "nat2.pipeline.export",
     "finetune": "nat2.pipeline.api",
     "integer": "nat2.space.named",
     "latency": "nat2.deploy.latency",
+    "list_networks": "nat2.shipped.networks",
     "load": "nat2.deploy.deployable",
     "objective": "nat2.nas.objectives",
     "ordered": "nat2.space.named",
@@ -72,10 +76,12 @@ __all__ = [
     "SearchSpace",
     "__version__",
     "categorical",
+    "create",
     "export",
     "finetune",
     "integer",
     "latency",
+    "list_networks",
     "load",
     "objective",
     "ordered",

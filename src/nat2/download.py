@@ -270,9 +270,10 @@ class _Transfer:
             raise _InterruptedError("the file on the server has changed, or another part of it was sent")
         if not partial:
             offset = 0
+            self.part.open("wb").close()  # first, so that the validators never belong to older bytes
             _validators_of(self.part).write_text(json.dumps(found), encoding="utf-8")
         self._begin(total, offset)
-        with self.part.open("ab" if partial else "wb") as file:
+        with self.part.open("ab") as file:
             self._copy(response, file, first=offset == 0)
         if total is not None and self._size() != total:
             if self._size() > total:

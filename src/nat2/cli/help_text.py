@@ -83,4 +83,19 @@ common. The table of references has the columns name and accuracy, and any of pa
 Classify images, and folders of them, with an exported network, and print the most probable classes or write them to
 files. Of a network with several exits the first may answer that is sure enough.
 """,
+    "networks": """examples:
+  nat2 networks                                  the trained networks, smallest first
+  nat2 networks --classes 2 --csv networks.csv   their costs with two classes, into a table
+
+List the trained networks that `nat2 create` can write: parameters, multiply-accumulates, and accuracy on Tiny ImageNet.
+""",
+    "create": """examples:
+  nat2 create --params 50k --resolution 48 --classes 10 --out net   the most accurate one within a budget
+  nat2 create --macs 2M --classes 2 --out net                       by multiply-accumulates
+  nat2 create NAME --classes 10 --out net                           one of those that `nat2 networks` lists
+  nat2 create --params 50k --classes 10 --random --out net          the same network with random weights
+
+Write a trained network with a new classifier, to be fine-tuned by a training loop of your own: nat2.load reads it in
+Python. It has been trained on Tiny ImageNet and needs no search.
+""",
 }

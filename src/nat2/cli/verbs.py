@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace
 
+from nat2.cli.networks import create_arguments, list_arguments, show_networks, write_network
 from nat2.errors import ConfigError, DataError
 from nat2.runs.config import RunConfig
 from nat2.validation import user_path
@@ -315,5 +316,12 @@ VERBS = {
     "report": Verb(_report, _report_arguments, "RUN [RUN ...] [options]", "draw the page of a run, or compare runs"),
     "predict": Verb(
         _predict, _predict_arguments, "NETWORK IMAGE [IMAGE ...] [options]", "classify images and folders of images"
+    ),
+    "networks": Verb(show_networks, list_arguments, "[options]", "trained networks that need no search"),
+    "create": Verb(
+        write_network,
+        create_arguments,
+        "[NAME] --classes N --out DIR [options]",
+        "one of them, for your classes",
     ),
 }

@@ -13,6 +13,7 @@ from nat2.space.boards import SHARE, board_named
 from nat2.validation import parts_of
 
 _BOUND = re.compile(r"([A-Za-z_]\w*)\s*(<=|>=|<|>|=)\s*(-?[0-9][0-9_.]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([A-Za-zµ%]*)")
+_COUNT = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE]\+?[0-9]{1,2})?) ?([kKMGB]?)")
 _FACTORS: dict[Unit, dict[str, float]] = {
     "": {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9},
     "share": {"": 1, "%": 0.01},
@@ -73,6 +74,23 @@ def board_bounds(device: str) -> tuple[Objective, ...]:
     board = board_named(device)
     sizes = {"flash": board.flash, "ram": board.ram}
     return tuple(replace(OBJECTIVES[name], high=SHARE * size) for name, size in sizes.items())
+
+
+def parse_count(name: str, value: int | str) -> int:
+    """A count as a whole number, or as people write it: ``50k``, ``1.5M``, ``50_000``.
+
+    Args:
+        name: What is counted, for the error.
+        value: A number, or a text with k, M or G.
+
+    Raises:
+        ConfigError: it is no count above 0.
+    """
+    match = _COUNT.fullmatch(value.strip()) if isinstance(value, str) else None
+    count = float(match[1].replace("_", "")) * _FACTORS[""][match[2]] if match else value
+    if isinstance(count, bool | str) or not 1 <= count < math.inf or count != int(count):
+        raise ConfigError(f"`{name}` must be a whole number above 0, such as 50000 or 50k; got {value!r}")
+    return int(count)
 
 
 def format_value(value: float, unit: Unit = "") -> str:
