@@ -153,7 +153,7 @@ def test_the_introduction_says_what_was_taken_and_what_does_not_fit(published: P
 @pytest.mark.parametrize(
     ("flags", "needed"),
     [
-        ({"family": "EE_D"}, "it needs --family SE_B"),
+        ({"family": "EE_DP"}, "it needs --family SE_B"),
         ({"width": 0.5}, "it needs --width 1.0"),
         ({"family": "SE_P", "width": 1.2}, "it needs --family SE_B and --width 1.0"),
         ({"width": "1.0,1.2"}, "it needs --width 1.0"),
