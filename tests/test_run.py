@@ -138,9 +138,10 @@ def test_the_run_folder_explains_itself(whole: tuple[Path, str]) -> None:
         assert 0 <= float(row["test_accuracy"]) <= 1
         files = {path.name for path in (out / "networks" / row["id"]).iterdir()}
         assert files == {
-            "arch.json", "model.onnx", "model.safetensors", "preprocessing.json", "result.json",
+            "arch.json", "mistakes.json", "model.onnx", "model.safetensors", "predictions.csv", "preprocessing.json",
+            "result.json",
         }  # fmt: skip
-        for name in files - {"result.json"}:
+        for name in files - {"mistakes.json", "predictions.csv", "result.json"}:  # what is not there to be deployed
             assert int(row[f"{name}_bytes"]) == (out / "networks" / row["id"] / name).stat().st_size
         assert row["id"] in output
     log = rows(out / "log.csv")
@@ -285,11 +286,15 @@ def test_parallel_blocks_and_two_widths_go_the_whole_way_and_survive_a_kill(
     assert_same_outcome(tmp_path / "killed", tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    ("cache", "said"), [("decoded", "decoded images: "), ("none", "are decoded whenever they are needed")]
+)
 def test_images_that_stay_on_disk_make_the_same_networks(
-    place: tuple[Path, Path], whole: tuple[Path, str], tmp_path: Path, finish: Said
+    place: tuple[Path, Path], whole: tuple[Path, str], tmp_path: Path, finish: Said, cache: str, said: str
 ) -> None:
-    output = finish(command(*place, tmp_path / "streamed", "--memory", "1e-6"))
-    assert "decoded when they are needed" in output
+    folder = cache if cache == "none" else str(tmp_path / cache)
+    output = finish(command(*place, tmp_path / "streamed", "--memory", "1e-6", "--cache", folder))
+    assert said in output
     assert (tmp_path / "streamed" / "pareto.csv").read_text() == (whole[0] / "pareto.csv").read_text()
 
 

@@ -78,5 +78,5 @@ def test_a_board_is_told_with_an_estimate_of_the_latency(data: Path) -> None:
     assert "unknown; no published throughput of RP2040" in str(
         profile_table(dataclasses.replace(found, board=board_named("rp2040")))[3]
     )
-    with pytest.raises(ConfigError, match=r"keeps --budget .*; the nearest has flash [\d.]+ kB, ram [\d.]+ kB"):
+    with pytest.raises(ConfigError, match=r"keeps the budget .*; the nearest has flash [\d.]+ kB, ram [\d.]+ kB"):
         profile(config(data, device="arduino-nano-33-ble", budget="ram<=2KiB"))

@@ -293,7 +293,7 @@ def test_there_is_no_other_verb(verb: str, empty_place: Path, capsys: pytest.Cap
 
 def understood(name: str, value: object) -> bool:
     """Whether a value of another type says what is meant: a number for a text, one for several, off for none."""
-    texts = ("data", "budget", "pretrained")
+    texts = ("data", "budget", "pretrained", "time", "cache", "device")
     several = ("kernels", "expands", "depths", "exits", "levels")
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return (

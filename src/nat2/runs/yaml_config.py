@@ -108,6 +108,9 @@ def _reason(error: Exception) -> str:
 
 def in_words(message: str) -> str:
     """A message of jsonargparse about a value, reworded like our own errors, without names of Python types."""
+    switch = re.fullmatch(r"Value not boolean: (.*)\.", message.strip(), re.DOTALL)
+    if switch:  # of the only one that may stand alone
+        return f"--balance must be true or false; got {switch[1]}"
     names = re.findall(r'Parser key "([^"]+)"', message)
     expected = re.findall(r"Expected an? (.+?)(?:\. Got value:|$)", message, re.MULTILINE)
     value = re.search(r"Given value: (.*)", message, re.DOTALL) or re.search(r"Got value: (.*)", message)
