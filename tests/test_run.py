@@ -82,7 +82,8 @@ def kill(zygote: Zygote) -> Kill:
     """Runs the program until a moment after it has printed a text."""
 
     def kill(arguments: list[str], text: str) -> None:
-        ended = zygote.run(*arguments, kill_at=text)
+        pause = {"pause": 0.0} if text == "exported" else {}  # after which a run soon ends
+        ended = zygote.run(*arguments, kill_at=text, **pause)
         assert ended.code == -signal.SIGKILL, ended
         assert text in ended.output
 

@@ -1,7 +1,8 @@
 """A process that has imported everything and runs command lines in copies of itself, which can be killed.
 
-It reads one JSON object per line: the ``arguments`` of the command line; ``kill_after`` so many seconds, or 0.3 seconds
-after the output holds ``kill_at``; the ``largest`` file that may be written, in bytes; ``jumping`` for clocks that do.
+It reads one JSON object per line: the ``arguments`` of the command line; ``kill_after`` so many seconds, or ``pause``
+(0.3) seconds after the output holds ``kill_at``; the ``largest`` file that may be written, in bytes; ``jumping`` for
+clocks that do.
 It answers with a line: exit code, output and errors. `Zygote` talks to it.
 """
 
@@ -114,7 +115,7 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
             ended = has_ended(pidfd, 0.02)
             while not ended and not (output.exists() and request["kill_at"] in output.read_text()):
                 ended = has_ended(pidfd, 0.02)
-            ended = ended or has_ended(pidfd, PAUSE)
+            ended = ended or has_ended(pidfd, request.get("pause", PAUSE))
         else:
             ended = has_ended(pidfd, request.get("kill_after"))
         os.close(pidfd)
