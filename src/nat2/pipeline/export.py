@@ -61,10 +61,9 @@ def export(
 
     Raises:
         RunError: it is no run, has no such network, or is still running; or the files cannot be written or downloaded.
-        ConfigError: there is no such target, or `to` lies inside the run.
+        ConfigError: there is no such target, its extra is not installed, or `to` lies inside the run.
         CheckpointError: a file is damaged.
         DataError: 8 bits or files for a device are asked for, and the images are gone.
-        ConfigError: there is no such target, or its extra is not installed.
     """
     run = user_path(run, "RUN")
     device = _device(target)
