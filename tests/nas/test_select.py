@@ -133,6 +133,12 @@ def test_bends_among_small_networks_do_not_crowd_out_the_others() -> None:
     assert {6, 7} <= set(spread_out(front, 3).tolist())
 
 
+def test_both_ends_of_the_front_are_among_those_spread_out() -> None:
+    front = np.array([[0.80, 12_000.0], [0.45, 40_000], [0.44, 77_000], [0.43, 90_000], [0.42, 170_000]])
+    assert spread_out(front, 2).tolist() == [0, 4]
+    assert spread_out(front, 3).tolist() == [0, 1, 4]
+
+
 def test_the_most_accurate_is_always_among_those_spread_out() -> None:
     front = np.array([[0.5, 10.0], [0.1, 20], [0.06, 50], [0.052, 60], [0.05, 900], [0.3, 12], [0.2, 15]])
     for count in range(1, 8):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import nat2
 from nat2.errors import ConfigError, RunError
 from nat2.pipeline import planning
+from nat2.pipeline.context import RunContext
 from nat2.pipeline.planning import account, preview, recall_lengths, scaled_phase
 from nat2.pipeline.prepare import prepare
 from nat2.pipeline.speed import Speed, stage_seconds
@@ -21,6 +22,7 @@ from nat2.processes import ALONE
 from nat2.runs.config import Preset, RunConfig, parse_time
 from nat2.runs.folder import RunFolder
 from nat2.runs.plan import RunPlan
+from nat2.runs.read import read_run
 from nat2.training.settings import OFAV2, SHORT, Phase
 from nat2.training.shrink import phases_for
 from tests.tiny import write_corners
@@ -109,6 +111,14 @@ def test_few_networks_are_returned_where_there_is_no_time_for_more(plans: dict[P
     chosen = RunConfig(networks=9)
     plan = replace(plans["quick"], config=replace(plans["quick"].config, networks=9))
     assert planning._lengthened(chosen, plan, IMAGES, SPEED, 120.0).networks == 9
+
+
+def test_an_adaptation_too_short_to_matter_is_left_out(plans: dict[Preset, RunPlan]) -> None:
+    assert not planning._lengthened(RunConfig(), plans["quick"], IMAGES, SPEED, 90.0).adapt.adapts
+    assert planning._lengthened(RunConfig(), plans["quick"], IMAGES, SPEED, 1800.0).adapt.adapts
+    given = RunConfig.of("quick", adapt={"steps": 3})
+    plan = replace(plans["quick"], config=replace(plans["quick"].config, adapt=given.adapt))
+    assert planning._lengthened(given, plan, IMAGES, SPEED, 90.0).adapt.steps == 3
 
 
 @given(factor=st.floats(0.01, 20))
@@ -210,6 +220,36 @@ def test_a_run_that_was_planned_goes_on_as_planned(begun: tuple[RunConfig, Path]
     for time, said in (("", "no --time"), ("50s", "--time 50s")):
         with pytest.raises(RunError, match=f"planned with --time 40s; got {said}"):
             nat2.train(replace(config, time=time), out=out, quiet=True)
+
+
+def test_the_finetuning_is_decided_again_by_the_time_that_is_left(
+    begun: tuple[RunConfig, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out = begun
+
+    def left(context: RunContext) -> float:
+        plan = context.folder.time_plan()
+        assert plan is not None
+        if context.config.finetune.most_macs is None:
+            return 8.0  # 400 steps of two networks would take 45 s: the smallest of the front have to do
+        return 20.0 if plan.settled else 12.0
+
+    monkeypatch.setattr(planning, "_seconds_of_steps", lambda context, networks, works: [0.05] * len(works))
+    monkeypatch.setattr(planning, "_left", left)
+    results = nat2.run(config, out=out, quiet=True)
+    recalled = recall_lengths(config, out / "config.yaml")
+    sizes = sorted({int(each["macs"]) for each in read_run(out).members()})
+    most = recalled.finetune.most_macs
+    assert most is not None
+    assert most < sizes[-1]
+    assert all(each.macs <= most for each in results)
+    first, second = (phase.steps for phase in recalled.finetune.phases(72))
+    assert first == round(0.6 * 76)  # two networks of 76 steps take 12 s
+    assert second == int((20.0 - 2.5 * len(results)) / (0.05 * len(results)))
+    with RunFolder(out) as folder:
+        plan = folder.time_plan()
+    assert plan is not None
+    assert (plan.settled, plan.extended) == (True, True)
 
 
 def test_a_time_in_which_no_run_ends_is_refused(begun: tuple[RunConfig, Path], tmp_path: Path) -> None:

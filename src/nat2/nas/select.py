@@ -189,10 +189,12 @@ def recommend(front: Objectives, count: int, *, noise: float = 0.0) -> Indices:
 
 
 def spread_out(front: Objectives, count: int, *, noise: float = 0.0) -> Indices:
-    """The rows to return of a front so that there is a good one for every size, ascending.
+    """The rows to return of a front so that there is one for every size, ascending.
 
-    First the best in the error, then one after the other the row that adds most to the hypervolume, with costs in
-    logarithms: from 10,000 to 20,000 parameters is as far as from 100,000 to 200,000. `recommend` prefers bends of the
+    First the best in the error, then one after the other the row that is farthest from all chosen ones, the other end
+    of the front to begin with. Objectives are scaled to their ranges, costs in logarithms: from 10,000 to 20,000
+    parameters is as far as from 100,000 to 200,000. What the rows add to the hypervolume does not count, because a
+    super-network's weights underrate small networks, which fine-tuning helps most. `recommend` prefers bends of the
     front, which lie close together among small networks.
 
     Args:
@@ -211,10 +213,9 @@ def spread_out(front: Objectives, count: int, *, noise: float = 0.0) -> Indices:
     scaled = (rows - rows.min(0)) / spans
     within = rows[:, 0] <= rows[:, 0].min() + noise
     chosen = [int(np.lexsort((rows[:, 0], scaled[:, 1:].sum(1), ~within))[0])]
-    measured = HV(ref_point=np.full(rows.shape[1], _BEYOND))
     while len(chosen) < count:
-        volumes = [-1.0 if row in chosen else float(measured(scaled[[*chosen, row]])) for row in range(len(rows))]
-        chosen.append(int(np.argmax(volumes)))
+        distances = np.linalg.norm(scaled[:, None] - scaled[None, chosen], axis=2).min(axis=1)
+        chosen.append(int(distances.argmax()))
     return np.sort(different[chosen])
 
 

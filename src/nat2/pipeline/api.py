@@ -21,7 +21,7 @@ from nat2.nas.search_result import SearchResult
 from nat2.pipeline.context import RunContext
 from nat2.pipeline.evaluation import latency_of_ends, try_objectives
 from nat2.pipeline.finetune import finetune_networks, remeasure, select_networks, works_for
-from nat2.pipeline.planning import account, corrected, left_open, plan_for, recall_lengths
+from nat2.pipeline.planning import account, affordable, corrected, extended, left_open, plan_for, recall_lengths
 from nat2.pipeline.prepare import prepare
 from nat2.pipeline.pretrained import recalled, remarks
 from nat2.pipeline.stages import (
@@ -275,6 +275,7 @@ def _stages(context: RunContext, networks: tuple[SuperNetwork, ...], order: _Ord
             context.processes.once(lambda: report_networks(context.folder, []))
             return outcome
         with context.clock.timed("fine-tune and export"):
+            context = affordable(context, trained, found)
             chosen = context.processes.once(lambda: select_networks(context, found))
             known = {evaluation.arch for evaluation in chosen}
             further = [arch for arch in wanted if arch not in known]
@@ -309,7 +310,13 @@ def finetune_and_report(
     asked = [context.evaluated(networks, arch) for arch in further]
     works = works_for(context, networks, (*chosen, *asked))
     context = corrected(context, networks, works)
-    results = finetune_networks(context, networks, works, asked=set(further))
+    results = finetune_networks(
+        context,
+        networks,
+        works,
+        asked=set(further),
+        extend=lambda context, works: extended(context, networks, works),
+    )
     if not results:
         raise ConfigError(
             "no network with all its exits keeps the budget; choose --finetune.variant both or --finetune.prune true"

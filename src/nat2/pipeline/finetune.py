@@ -53,22 +53,31 @@ ENSEMBLE = "-ee"
 
 
 def select_networks(context: RunContext, found: SearchResult[Arch]) -> list[Evaluation[Arch]]:
-    """The networks of the front to fine-tune."""
-    # Of networks that are otherwise equal, the faster.
-    candidates = sorted(found.front, key=lambda evaluation: evaluation["macs"])
-    values = minimised(candidates, context.objectives)
-    lowest = values[:, 0].min()
-    noise = standard_error(1 - lowest, len(context.evaluator.validation))
-    choose = spread_out if context.config.finetune.choice == "spread" else recommend
-    chosen = [candidates[index] for index in choose(values, context.config.networks, noise=noise)]
-    context.progress.say(f"fine-tune: {len(chosen)} of the {counted(len(candidates), 'network')} that no other beats")
+    """The networks of the front to fine-tune, smallest first; says how many there are."""
+    chosen = chosen_of(context, found)
+    context.progress.say(f"fine-tune: {len(chosen)} of the {counted(len(found.front), 'network')} that no other beats")
     if not found.feasible:
         bounds = [each for each in context.quantities if each.bounded]
-        nearest = ", ".join(f"{each.name} {format_value(candidates[0][each.name], each.unit)}" for each in bounds)
+        nearest = min(found.front, key=lambda evaluation: evaluation["macs"])
+        values = ", ".join(f"{each.name} {format_value(nearest[each.name], each.unit)}" for each in bounds)
         context.progress.say(
             f"no network that was evaluated keeps the budget ({', '.join(map(format_bound, bounds))}); the nearest are "
-            f"returned, the first with {nearest}"
+            f"returned, the first with {values}"
         )
+    return chosen
+
+
+def chosen_of(context: RunContext, found: SearchResult[Arch]) -> list[Evaluation[Arch]]:
+    """The networks of the front to fine-tune, smallest first."""
+    settings = context.config.finetune
+    # Of networks that are otherwise equal, the faster.
+    candidates = sorted(found.front, key=lambda evaluation: evaluation["macs"])
+    if settings.most_macs is not None:
+        candidates = [each for each in candidates if each["macs"] <= settings.most_macs] or candidates[:1]
+    values = minimised(candidates, context.objectives)
+    noise = standard_error(1 - values[:, 0].min(), len(context.evaluator.validation))
+    choose = spread_out if settings.choice == "spread" else recommend
+    chosen = [candidates[index] for index in choose(values, context.config.networks, noise=noise)]
     return sorted(chosen, key=lambda evaluation: (evaluation["params"], evaluation["macs"]))
 
 
@@ -120,6 +129,7 @@ def finetune_networks(
     works: Sequence[Work],
     *,
     asked: Set[Arch] = frozenset(),
+    extend: Callable[[RunContext, Sequence[Work]], RunContext] = lambda context, _: context,
 ) -> list[Result]:
     """Stage 3: fine-tune, test and export networks, each by one process.
 
@@ -131,17 +141,20 @@ def finetune_networks(
         networks: With the adapted weights.
         works: What to fine-tune, see `works_for`.
         asked: Those that the user named.
+        extend: Decides again how long the second phase is, once it is known who is trained further.
     """
     settings, config = context.config.finetune, context.config
     unit, first, rest = amounts(settings, len(context.dataset.train))
-    context.progress.stage("fine-tune", **{unit: (first + rest) * len(works)})
+    context.progress.stage("fine-tune", **{unit: (first or rest) * len(works)})
     widest, teacher = networks[context.space.largest.width], None
     if settings.kd_ratio and works:
         teacher = largest_as_teacher(widest, context.space, context.dataset.train, context.pipeline, config.shrink)
     if not settings.restart:
         beaten = _beaten(context, networks, works, teacher, asked)
-        context.progress.step(FoundDone(rest * len(beaten)))
         works = [work for work in works if work.id not in beaten]
+        context = extend(context, works)
+        unit, _, rest = amounts(context.config.finetune, len(context.dataset.train))
+        context.progress.stage("fine-tune", **{unit: rest * len(works)})
     here = set[str]()
 
     def finish(work: Work) -> tuple[Result | None, float | None]:

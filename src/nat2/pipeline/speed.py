@@ -30,8 +30,8 @@ from nat2.training.settings import FinetuneSettings
 from nat2.training.shrink import phases_for, shrink
 from nat2.training.teacher import largest_as_teacher
 
-_STEPS = 7  # of each kind of training are made; the first is slower and does not count
-_EVALUATIONS = 6
+_STEPS = 4  # of each kind of training are made; the first is slower and does not count
+_EVALUATIONS = 4
 _NETWORK_SECONDS, _PT2_SECONDS = 2.5, 3.0  # of a returned network: test, export, latency; and as a program of torch
 _GENERATION_SECONDS = 2.0  # prediction and evolution; see benchmarks/search.py
 _KEPT = 0.8  # of the networks to return are typically not beaten before their fine-tuning ends
@@ -114,7 +114,12 @@ def finetuning_seconds(settings: FinetuneSettings, images: int, steps: Sequence[
     else:
         first, second = settings.phases(images)
         made = first.steps + _KEPT * second.steps
-    return sum(made * each + _NETWORK_SECONDS + _PT2_SECONDS * pt2 for each in steps)
+    return sum(made * each + closing_seconds(pt2=pt2) for each in steps)
+
+
+def closing_seconds(*, pt2: bool = False) -> float:
+    """Of the test, export and latency of one network."""
+    return _NETWORK_SECONDS + _PT2_SECONDS * pt2
 
 
 def untrained(context: RunContext, number: int) -> SuperNetwork:

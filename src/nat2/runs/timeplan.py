@@ -27,6 +27,8 @@ class TimePlan:
     """Why these were chosen, if others than usual were."""
     settled: bool = False
     """Whether the length of the fine-tuning is final: it is decided again when it begins, by the time that is left."""
+    extended: bool = False
+    """Whether that of its second phase is final: it is decided again once it is known who is trained further."""
 
     @property
     def sentence(self) -> str:

@@ -274,6 +274,9 @@ class FinetuneSettings:
     choice: Choice = "spread"
     """Which networks of the front are returned: the most accurate, and those that together cover all sizes best
     (`spread`), or the best in each objective, and those of the highest trade-off (`trade-off`, published)."""
+    most_macs: int | None = None
+    """Multiply-accumulates beyond which networks of the front are not returned, unless there are no others; `--time`
+    leaves out those that are too large to learn enough in the time."""
     measured_at: float = 0.6
     """Share of the steps after which a network is measured on the validation images, from which on it learns from them
     too; networks that others beat stop there."""
@@ -317,7 +320,7 @@ class FinetuneSettings:
         check_length(self, "the fine-tuning")
         check_not_negative(self, "the fine-tuning", "kd_ratio", "weight_decay")
         check_at_least(self, "the fine-tuning", _PAIR, "batch_size")
-        check_positive(self, "the fine-tuning", "patience", "lr")
+        check_positive(self, "the fine-tuning", "patience", "lr", "most_macs")
         check_share(self, "the fine-tuning", "label_smoothing")
         if not 0 < self.measured_at <= 1:
             raise ConfigError(f"`measured_at` of the fine-tuning must be above 0 and at most 1; got {self.measured_at}")
