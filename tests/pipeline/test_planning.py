@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import nat2
 from nat2.errors import ConfigError, RunError
-from nat2.pipeline import planning
+from nat2.pipeline import planning, remaining
 from nat2.pipeline.context import RunContext
 from nat2.pipeline.planning import account, preview, recall_lengths, scaled_phase
 from nat2.pipeline.prepare import prepare
@@ -234,8 +234,8 @@ def test_the_finetuning_is_decided_again_by_the_time_that_is_left(
             return 8.0  # 400 steps of two networks would take 45 s: the smallest of the front have to do
         return 20.0 if plan.settled else 12.0
 
-    monkeypatch.setattr(planning, "_seconds_of_steps", lambda context, networks, works: [0.05] * len(works))
-    monkeypatch.setattr(planning, "_left", left)
+    monkeypatch.setattr(remaining, "_seconds_of_steps", lambda context, networks, works: [0.05] * len(works))
+    monkeypatch.setattr(remaining, "_left", left)
     results = nat2.run(config, out=out, quiet=True)
     recalled = recall_lengths(config, out / "config.yaml")
     sizes = sorted({int(each["macs"]) for each in read_run(out).members()})

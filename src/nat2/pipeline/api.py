@@ -20,10 +20,12 @@ from nat2.nas.objectives import Objective
 from nat2.nas.search_result import SearchResult
 from nat2.pipeline.context import RunContext
 from nat2.pipeline.evaluation import latency_of_ends, try_objectives
-from nat2.pipeline.finetune import finetune_networks, remeasure, select_networks, works_for
-from nat2.pipeline.planning import account, affordable, corrected, extended, left_open, plan_for, recall_lengths
+from nat2.pipeline.finetune import finetune_networks, select_networks, works_for
+from nat2.pipeline.planning import account, left_open, plan_for, recall_lengths
 from nat2.pipeline.prepare import prepare
 from nat2.pipeline.pretrained import recalled, remarks
+from nat2.pipeline.remaining import affordable, corrected, extended
+from nat2.pipeline.returned import remeasure
 from nat2.pipeline.stages import (
     adapted,
     new_supernet,

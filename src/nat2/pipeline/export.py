@@ -15,8 +15,8 @@ from nat2.deploy.targets import TargetOptions, target_named
 from nat2.errors import ConfigError, RunError
 from nat2.files import write_bytes, write_error, write_json
 from nat2.pipeline.context import RunContext
-from nat2.pipeline.finetune import quantised, remeasure
 from nat2.pipeline.prepare import prepare
+from nat2.pipeline.returned import quantised, remeasure
 from nat2.pipeline.stages import report_networks
 from nat2.processes import ALONE
 from nat2.progress import Progress

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -11,18 +10,14 @@ from pathlib import Path
 
 from nat2.data.dataset import Dataset
 from nat2.errors import ConfigError, RunError
-from nat2.nas.search_result import SearchResult
 from nat2.nas.settings import SearchSettings
 from nat2.pipeline.context import RunContext
-from nat2.pipeline.finetune import Work, chosen_of
 from nat2.pipeline.prepare import prepare
 from nat2.pipeline.speed import (
     Speed,
-    closing_seconds,
     finetuning_seconds,
     measure_speed,
     stage_seconds,
-    step_seconds,
     untrained,
 )
 from nat2.processes import Processes
@@ -31,8 +26,6 @@ from nat2.runs.config import RunConfig, parse_time, read_config
 from nat2.runs.folder import RunFolder
 from nat2.runs.plan import RunPlan, resolutions_for
 from nat2.runs.timeplan import StageEntry, TimePlan
-from nat2.space import Arch
-from nat2.supernet import SuperNetworks
 from nat2.training.length import Length, batch_size_for
 from nat2.training.settings import AdaptSettings, FinetuneSettings, Phase
 from nat2.wording import counted
@@ -41,13 +34,12 @@ _SHARES = {"train": 0.08, "search": 0.15, "fine-tune and export": 0.77}
 """How `quick` divides the time; the other presets keep the published proportions. See docs/training.md."""
 _FROM_RANDOM = {"train": 0.2, "search": 0.2, "fine-tune and export": 0.6}
 """The same with random weights."""
-_CLOSING = 4.0  # seconds: networks are compared, tables, plot and report are written
+CLOSING_SECONDS = 4.0
+"""Networks are compared, tables, plot and report are written."""
 _FEWEST_NETWORKS = 3
 _MOST_PASSES = 600  # of the fine-tuning over the images: more do not help
 _FEWEST_STEPS = 50  # of the fine-tuning
-_ENOUGH_STEPS = 600  # of the fine-tuning, for large networks to become better than small ones
 _FEWEST_ADAPTING = 20  # steps per generation: fewer change little, but have the whole archive evaluated again
-_LEAST_SHARE = 4  # of the planned steps of the fine-tuning one in so many is made, however late the run is
 _LARGER = (128, 96, 80)  # sides of images that are searched where they have them and the time allows
 _AMPLE = 1.5  # how many times as long as a run of default length the time has to be for that
 _LATE = 1.15  # how many times the given time the shortest possible run may take
@@ -87,11 +79,11 @@ def plan_for(
         plan, dataset = prepare(replace(given, resolutions=",".join(map(str, sides))), processes, progress=progress)
         speed = _speed(plan, dataset, processes)
     spent = processes.once(lambda: time.monotonic() - began)
-    left = total - spent - _CLOSING
+    left = total - spent - CLOSING_SECONDS
     config = _lengthened(given, plan, images, speed, left)
     plan = replace(plan, config=config)
     seconds = stage_seconds(plan, images, speed)
-    takes = spent + _CLOSING + sum(seconds.values())
+    takes = spent + CLOSING_SECONDS + sum(seconds.values())
     if takes > _LATE * total:
         raise ConfigError(
             f"--time must be at least {duration(takes / _LATE)} for {given.data} on this machine, in which the "
@@ -115,7 +107,7 @@ def preview(given: RunConfig, plan: RunPlan, images: int, speed: Speed, times: S
     """
     plans = [account(plan, images, stage_seconds(plan, images, speed))]
     for each in times:
-        config = _lengthened(given, plan, images, speed, parse_time(each) - _CLOSING)
+        config = _lengthened(given, plan, images, speed, parse_time(each) - CLOSING_SECONDS)
         longer = replace(plan, config=replace(config, time=each))
         plans.append(account(longer, images, stage_seconds(longer, images, speed)))
     return plans
@@ -191,123 +183,6 @@ def recall_lengths(config: RunConfig, stored: Path) -> RunConfig:
         finetune=finetune if open_.finetune else config.finetune,
         networks=begun.networks if open_.networks else config.networks,
     )
-
-
-def affordable(context: RunContext, networks: SuperNetworks, found: SearchResult[Arch]) -> RunContext:
-    """The same run without the networks that are too large to be fine-tuned in the time that is left.
-
-    In few steps small networks become better than large ones, which take most of the time besides. So the largest are
-    left out as long as those chosen would get less than 600 steps each.
-
-    Args:
-        context: Of the run.
-        networks: With the adapted weights.
-        found: Of the search.
-    """
-    planned, config = context.folder.time_plan(), context.config
-    settings = config.finetune
-    if planned is None or planned.settled or settings.restart or settings.most_macs is not None:
-        return context
-
-    def decide() -> int:
-        sizes = sorted({int(each["macs"]) for each in found.front}, reverse=True)
-        enough = min(_ENOUGH_STEPS, settings.length(len(context.dataset.train)).steps)
-        rate = 0.0
-        for place, most in enumerate(sizes):
-            chosen = chosen_of(_settled(context, replace(settings, most_macs=most)), found)
-            works = [Work(each, (each.arch.exit,)) for each in chosen]
-            macs = sum(work.evaluation["macs"] for work in works)
-            rate = rate or sum(_seconds_of_steps(context, networks, works)) / macs
-            left = _left(context) - len(works) * closing_seconds(pt2=config.pt2)
-            if left >= enough * rate * macs or len(sizes) - place <= config.networks:
-                break
-        return most
-
-    most = context.processes.once(decide)
-    return _settle(context, replace(settings, most_macs=most), planned)
-
-
-def corrected(context: RunContext, networks: SuperNetworks, works: Sequence[Work]) -> RunContext:
-    """The same run with the length of the fine-tuning by the time that is left before it, if it runs for a given time.
-
-    The networks are known now, and how long the stages before have taken.
-
-    Args:
-        context: Of the run.
-        networks: With the adapted weights.
-        works: The networks to fine-tune.
-    """
-    planned = context.folder.time_plan()
-    if planned is None or planned.settled or not works:
-        return context
-    config, images = context.config, len(context.dataset.train)
-
-    def decide() -> FinetuneSettings:
-        each = _seconds_of_steps(context, networks, works)
-        fewest = config.finetune.length(images).steps // _LEAST_SHARE
-        return _longest(config, images, each, _left(context), fewest=fewest)
-
-    settled = context.processes.once(decide)
-    planned_steps, steps = config.finetune.length(images).steps, settled.length(images).steps
-    if steps < planned_steps:
-        context.progress.say(f"fine-tune: {steps:,} steps instead of {planned_steps:,}, by the time that is left")
-    return _settle(context, settled, replace(planned, settled=True))
-
-
-def extended(context: RunContext, networks: SuperNetworks, works: Sequence[Work]) -> RunContext:
-    """The same run with the second phase of its fine-tuning as long as the time that is left before it.
-
-    Those that are not trained further have left some of it.
-
-    Args:
-        context: Of the run.
-        networks: With the adapted weights.
-        works: The networks that are trained further.
-    """
-    planned = context.folder.time_plan()
-    if planned is None or planned.extended or not works:
-        return context
-    settings, images = context.config.finetune, len(context.dataset.train)
-    first, second = (phase.steps for phase in settings.phases(images))
-
-    def decide() -> FinetuneSettings:
-        seconds = sum(_seconds_of_steps(context, networks, works))
-        left = _left(context) - len(works) * closing_seconds(pt2=context.config.pt2)
-        steps = min(max(second // _LEAST_SHARE, int(left / seconds)), _most_steps(settings, images) - first)
-        total = first + max(steps, 1)
-        return replace(settings, steps=total, measured_at=first / total)
-
-    settled = context.processes.once(decide)
-    steps = settled.phases(images)[1].steps
-    if steps > second:
-        context.progress.say(f"fine-tune: {steps:,} further steps instead of {second:,}, by the time that is left")
-    return _settle(context, settled, replace(planned, extended=True))
-
-
-def _settle(context: RunContext, settings: FinetuneSettings, time_plan: TimePlan) -> RunContext:
-    """The run with a fine-tuning that was decided by its time, written down."""
-    context = _settled(context, settings)
-    context.processes.once(lambda: context.folder.settle(context.config, time_plan))
-    return context
-
-
-def _settled(context: RunContext, settings: FinetuneSettings) -> RunContext:
-    plan = replace(context.plan, config=replace(context.config, finetune=settings))
-    return dataclasses.replace(context, plan=plan)
-
-
-def _left(context: RunContext) -> float:
-    """Seconds from now until the run begins to close."""
-    return context.config.seconds - context.clock.spent() - _CLOSING
-
-
-def _seconds_of_steps(context: RunContext, networks: SuperNetworks, works: Sequence[Work]) -> list[float]:
-    """Of a step of each network's fine-tuning, as far as the processes share the networks."""
-    shared = min(context.processes.size, len(works))
-    return [
-        step_seconds(context, networks[work.evaluation.arch.width], work.evaluation.arch, work.exits) / shared
-        for work in works
-    ]
 
 
 def _speed(plan: RunPlan, dataset: Dataset, processes: Processes) -> Speed:
@@ -440,13 +315,13 @@ def _finetuning(config: RunConfig, images: int, speed: Speed, left: float, *, ne
     fewest = min(_FEWEST_NETWORKS, config.networks) if networks_open else config.networks
     usual = config.finetune.length(images).steps
     for networks in range(config.networks, fewest - 1, -1):
-        settings = _longest(config, images, speed.finetuning * networks, left)
+        settings = longest_finetuning(config, images, speed.finetuning * networks, left)
         if settings.length(images).steps >= usual / 2:
             break
     return replace(config, networks=networks, finetune=settings)
 
 
-def _longest(
+def longest_finetuning(
     config: RunConfig, images: int, step_seconds: Sequence[float], left: float, *, fewest: int = 0
 ) -> FinetuneSettings:
     """The longest fine-tuning that ends in the time that is left, given the seconds of a step of each network."""
@@ -458,7 +333,7 @@ def _longest(
         return replace(settings, epochs=None, steps=steps)
 
     low = max(fewest, _FEWEST_STEPS)
-    high = _most_steps(settings, images)
+    high = most_steps(settings, images)
     while low < high:
         middle = (low + high + 1) // 2
         needed = sum(finetuning_seconds(of(middle), images, [each], pt2=config.pt2) for each in step_seconds)
@@ -466,6 +341,7 @@ def _longest(
     return of(low)
 
 
-def _most_steps(settings: FinetuneSettings, images: int) -> int:
+def most_steps(settings: FinetuneSettings, images: int) -> int:
+    """Steps of a network's fine-tuning beyond which it learns nothing more."""
     length = settings.length(images)
     return max(4 * length.steps, _MOST_PASSES * length.epoch)

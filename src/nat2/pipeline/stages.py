@@ -16,9 +16,9 @@ from nat2.nas.nat import run_search
 from nat2.nas.search_result import SearchResult
 from nat2.nas.task import Task
 from nat2.pipeline.context import RunContext
-from nat2.pipeline.finetune import ENSEMBLE
 from nat2.pipeline.learning import nothing_predicted, nothing_trained
 from nat2.pipeline.pretrained import begin_with
+from nat2.pipeline.returned import ENSEMBLE
 from nat2.processes import Processes
 from nat2.reports.curves import write_curves
 from nat2.reports.page import write_page
