@@ -1,13 +1,14 @@
 """NAT2 against NAT, its predecessor, in the same time; and what each of NAT2's published ingredients brings.
 
     python benchmarks/nat2_against_nat.py --images FOLDER --time 30m --json nat2_against_nat.json
-    python benchmarks/nat2_against_nat.py --images FOLDER --quick             one set and seed, runs of 2 minutes
+    python benchmarks/nat2_against_nat.py --images FOLDER --quick             one set and seed, three runs of 8 minutes
 
 Presets `nat2` and `nat` with their lengths in the published proportions, scaled to the given time (`nat2 run --time`),
-and `quick` as a third. Compared are the fronts on the test images: hypervolume with one reference for all (error 1, the
-largest cost among all networks, costs in logarithms), the best accuracy, and the cost at which a front reaches the best
-accuracy that all of them reach. Then NAT2 with one ingredient after the other replaced by NAT's. FOLDER: see
-`benchmarks/worth.py`. What is done is kept under `--keep` and not repeated.
+and `quick` as a third; all from random weights, at the images' own 24 to 32 pixels, with at most four networks
+returned. Compared are the fronts on the test images: hypervolume with one reference for all (error 1, the largest cost
+among all networks, costs in logarithms), the best accuracy, and the cost at which a front reaches the best accuracy
+that all of them reach. Then NAT2 with one ingredient after the other replaced by NAT's (not with `--quick`). FOLDER:
+see `benchmarks/worth.py`. What is done is kept under `--keep` and not repeated.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ WITHOUT: dict[str, dict[str, Any]] = {
     "post-processing": {"finetune": {"variant": "single"}},
 }
 """What NAT does instead, of each of NAT2's ingredients."""
-WIDTH = 0.5  # of all super-networks: the published 1.0 learns nothing in minutes
+SMALL = {"width": 0.5, "resolutions": "24,28,32", "networks": 4, "pretrained": "none"}
+"""Of all runs: in minutes the published sizes learn nothing, and NAT's family has no trained weights."""
 Points = list[tuple[float, float]]  # cost and test accuracy of a run's networks
 
 
@@ -83,8 +85,7 @@ def front(bench: Bench, case: Case, preset: Preset, kind: str = "", **changes: A
         if data is None:
             raise SystemExit(f"{case.data}: its images ({FILES[case.data][0]}) are not in {bench.images}")
         settings: dict[str, Any] = {"data": data, "seed": case.seed, "time": bench.time, "objectives": case.objectives}
-        if preset != "quick":
-            settings["width"] = WIDTH
+        settings |= SMALL
         began = time.process_time()
         with tempfile.TemporaryDirectory() as scratch:
             found = nat2.run(RunConfig.of(preset, **settings, **changes), out=Path(scratch) / "run", quiet=True)
@@ -129,6 +130,15 @@ def rows_of(at: str, fronts: dict[str, Points]) -> list[Row]:
     ]
 
 
+def ingredients(bench: Bench, case: Case) -> list[Row]:
+    """NAT2, and what it is without each of its ingredients."""
+    fronts = {"nat2": front(bench, case, "nat2")}
+    for ingredient, changes in WITHOUT.items():
+        kind = f"without-{ingredient.replace(' ', '-')}"
+        fronts[f"nat2 without its {ingredient}"] = front(bench, case, "nat2", kind, **changes)
+    return rows_of(f"{case}, one ingredient replaced", fronts)
+
+
 def main() -> None:
     """Measure, print, write."""
     options = parser(str(__doc__).partition("\n")[0])
@@ -136,11 +146,11 @@ def main() -> None:
     options.add_argument("--time", default="30m", help="of each run")
     options.add_argument("--seeds", type=int, default=2)
     options.add_argument("--keep", type=Path, default=Path("runs/nat2_against_nat"), help="folder of what is done")
-    options.add_argument("--quick", action="store_true", help="one set, objective and seed; runs of 2 minutes")
+    options.add_argument("--quick", action="store_true", help="one set, objective and seed; runs of 8 minutes")
     given = options.parse_args()
     keep_freed_memory()
     torch.set_num_threads(1)  # processor time is compared
-    length, seeds = ("2m", 1) if given.quick else (given.time, given.seeds)
+    length, seeds = ("8m", 1) if given.quick else (given.time, given.seeds)
     sets, kinds = (SETS[:1], OBJECTIVES[:1]) if given.quick else (SETS, OBJECTIVES)
     title = f"NAT2 against NAT, {length} each"
     rows: list[Row] = []
@@ -153,12 +163,8 @@ def main() -> None:
             gains.append(volumes["nat2"][0] - volumes["nat"][0])
             rows += rows_of(str(case), fronts)
             show(f"{title}: {case}", rows_of(str(case), fronts), None)
-        case = Case(sets[0], kinds[0], 0)
-        fronts = {"nat2": front(bench, case, "nat2")}
-        for ingredient, changes in WITHOUT.items():
-            kind = f"without-{ingredient.replace(' ', '-')}"
-            fronts[f"nat2 without its {ingredient}"] = front(bench, case, "nat2", kind, **changes)
-        rows += rows_of(f"{case}, one ingredient replaced", fronts)
+        if not given.quick:
+            rows += ingredients(bench, Case(sets[0], kinds[0], 0))
     name, detail = "mean: hypervolume of nat2 minus that of nat", f"{len(gains)} pairs"
     rows.append(Row(name, statistics.mean(gains), 0.0, "higher", detail=detail))
     show(title, rows, given.json)

@@ -1,0 +1,159 @@
+"""How a network is best fine-tuned in a few hundred steps: what was tried besides the defaults, one change at a time.
+
+    python benchmarks/finetuning.py --images FOLDER --json finetuning.json
+
+The same architecture (`benchmarks/handmade.py`), beginning with the weights that come with nat2, trained on the same
+images for the same number of steps, tested on the same images; beside each, the gain over the defaults and the seconds.
+FOLDER: see `benchmarks/worth.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from handmade import SIZES
+from table import Row, parser, show
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from worth import FILES, OWN, source
+
+from nat2.allocator import keep_freed_memory
+from nat2.data.dataset import Dataset
+from nat2.data.transform import Pipeline, ResizedImages
+from nat2.pipeline.prepare import prepare
+from nat2.pipeline.pretrained import begin_with
+from nat2.runs.config import RunConfig
+from nat2.runs.plan import RunPlan
+from nat2.seeds import torch_generator
+from nat2.shipped import DEFAULT
+from nat2.space import Arch
+from nat2.supernet import StaticNetwork, SuperNetwork, calibrate, extract
+from nat2.supernet.static import channels_last
+from nat2.training.lesson import Lesson, answers_of, measure, optimizer_of
+from nat2.training.optimise import Schedule
+from nat2.training.settings import FinetuneSettings
+
+_WARMUP = 0.05  # of the steps
+_AVERAGED = 0.9  # of the average is kept after every part
+_PART = 10  # steps
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs from the defaults."""
+
+    finetune: dict[str, Any] = field(default_factory=dict)
+    augmentation: dict[str, Any] = field(default_factory=dict)
+    averaged: bool = False
+    """The weights that are tested are an exponential moving average."""
+    smaller: float = 0.0
+    """Share of the steps, from the first, at three quarters of the resolution."""
+
+
+VARIANTS = {
+    "defaults": Variant(),
+    "weights averaged": Variant(averaged=True),
+    "learning rate 0.005": Variant({"lr": 0.005}),
+    "learning rate 0.02": Variant({"lr": 0.02}),
+    "SGD, 0.08": Variant({"optimizer": "sgd", "lr": 0.08, "weight_decay": 3e-5}),
+    "no label smoothing": Variant({"label_smoothing": 0.0}),
+    "weight decay 0.05": Variant({"weight_decay": 0.05}),
+    "crops of half the area": Variant(augmentation={"crop_scale": 0.5}),
+    "hardly any augmentation": Variant(augmentation={"crop_scale": 1.0}),
+    "two thirds of the steps at smaller size": Variant(smaller=2 / 3),
+}
+
+
+def trained(plan: RunPlan, dataset: Dataset, size: str, variant: Variant, steps: int) -> float:
+    """Share of the test images that a network classifies rightly after so many steps."""
+    (macro,), resolution, seed = plan.macros, plan.space.resolutions[-1], plan.config.seed
+    stages, depth, layer = SIZES[size]
+    arch = Arch(resolution=resolution, width=macro.width, stages=((layer,) * depth,) * stages)
+    augmentation = replace(plan.config.augmentation, **variant.augmentation)
+    pipeline = Pipeline(dataset.mean, dataset.std, augmentation, center=plan.config.center or 1.0)
+    images = dataset.train.joined(dataset.val)
+    network = SuperNetwork(macro, generator=torch_generator(seed, "finetuning", size)).eval()
+    begin_with(network, DEFAULT.name)
+    some = ResizedImages(images.part(torch.linspace(0, len(images) - 1, 256).long()), pipeline)
+    static = channels_last(extract(network, arch, calibrate(network, arch, some.batches(resolution))))
+    static.requires_grad_(True)
+    settings = replace(FinetuneSettings(), **variant.finetune).settled(len(images))
+    lesson = Lesson.of(pipeline, settings, seed, len(images), None)
+    schedule = Schedule(lesson.rate, steps, round(_WARMUP * steps), 0.1 * lesson.rate)
+    optimizer = optimizer_of(static, settings)
+    average = AveragedModel(static, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGED), use_buffers=True)  # type: ignore[no-untyped-call]
+    small = replace(arch, resolution=plan.space.resolutions[0])
+    for part in range(steps // _PART):
+        static.arch = small if part * _PART < variant.smaller * steps else arch
+        made = range(part * _PART, (part + 1) * _PART)
+        lesson.train(static, optimizer, images, schedule, steps=made, part=part)
+        average.update_parameters(static)
+    tested = averaged(static, average.module) if variant.averaged else static
+    test = ResizedImages(dataset.test, pipeline)
+    return measure(answers_of(tested, test), test.labels, settings)[1]
+
+
+def averaged(network: StaticNetwork, average: nn.Module) -> StaticNetwork:
+    """A copy with the averaged weights and statistics."""
+    result = copy.deepcopy(network)
+    result.load_state_dict(average.state_dict())
+    return result
+
+
+def measured(work: Callable[[], float]) -> tuple[float, float]:
+    """What it returns, and its processor seconds."""
+    began = time.process_time()
+    result = work()
+    return result, time.process_time() - began
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options = parser(str(__doc__).partition("\n")[0])
+    options.add_argument("--images", type=Path, help="folder of the sets")
+    options.add_argument("--sets", nargs="+", choices=(*FILES, *OWN), default=["EuroSAT", "CIFAR-10", "Fashion-MNIST"])
+    options.add_argument("--size", choices=SIZES, default="small")
+    options.add_argument("--steps", type=int, default=300)
+    options.add_argument("--seeds", type=int, default=2)
+    given = options.parse_args()
+    keep_freed_memory()
+    torch.set_num_threads(1)  # processor time is compared
+    title = f"Fine-tuning the {given.size} network for {given.steps} steps"
+    rows: list[Row] = []
+    gains: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    for name in given.sets:
+        with tempfile.TemporaryDirectory() as scratch:
+            data = source(name, given.images, Path(scratch))
+            if data is None:
+                print(f"{name}: its images are not in {given.images}", flush=True)
+                continue
+            for seed in range(given.seeds):
+                plan, dataset = prepare(RunConfig(data=data, seed=seed))
+                usual = 0.0
+                for changed, variant in VARIANTS.items():
+                    reached, seconds = measured(
+                        lambda at=variant: trained(plan, dataset, given.size, at, given.steps)  # type: ignore[misc]  # noqa: B023
+                    )
+                    usual = usual or reached
+                    gains[changed].append(100 * (reached - usual))
+                    detail = f"{seconds:.0f} s, {gains[changed][-1]:+.1f} points"
+                    rows.append(Row(f"{name}, seed {seed}: {changed}", 100 * reached, unit="%", detail=detail))
+                    print(f"{rows[-1].name} {rows[-1].value:.1f} %; {detail}", flush=True)
+    for changed, values in gains.items():
+        if len(values) > 1 and changed != "defaults":
+            error = statistics.stdev(values) / len(values) ** 0.5
+            detail = f"standard error {error:.1f}, {len(values)} pairs"
+            rows.append(Row(f"mean gain: {changed}", statistics.mean(values), unit="points", detail=detail))
+    show(title, rows, given.json)
+
+
+if __name__ == "__main__":
+    main()
