@@ -12,6 +12,7 @@ from pymoo.indicators.hv import HV
 
 from nat2.nas import select
 from nat2.nas.select import (
+    continued,
     front_of,
     gaining_subset,
     hypervolume,
@@ -52,6 +53,24 @@ def test_survivors_are_different_and_none_is_beaten_by_the_front_left_out(
         assert front <= set(kept.tolist())
     else:
         assert set(kept.tolist()) <= front
+
+
+def test_few_go_on_alone_only_where_the_others_are_clearly_worse() -> None:
+    rows = np.array([[0.112, 12.0], [0.115, 40.0], [0.12, 50.0], [0.118, 70.0], [0.30, 90.0]])
+    assert continued(rows, least=3, noise=0.016).tolist() == [0, 1, 3]
+    assert continued(rows, least=9, noise=0.016).tolist() == [0, 1, 2, 3]
+    assert continued(rows, least=3, noise=0.0).tolist() == [0]
+    front = np.array([[0.3, 1.0], [0.2, 2.0], [0.1, 3.0], [0.1, 4.0]])
+    assert continued(front, least=3, noise=0.016).tolist() == [0, 1, 2]
+
+
+@given(st.integers(1, 20), st.integers(1, 3), st.integers(0, 2**32 - 1))
+def test_what_no_other_beats_always_goes_on(count: int, dimensions: int, seed: int) -> None:
+    rows = points(count, dimensions, seed)
+    kept = continued(rows, least=3, noise=0.05).tolist()
+    assert set(non_dominated(rows).tolist()) <= set(kept)
+    assert kept == sorted(set(kept))
+    assert set(continued(rows, least=1, noise=0.05).tolist()) <= set(kept)
 
 
 def test_survival_of_one_objective_keeps_the_lowest() -> None:

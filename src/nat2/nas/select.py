@@ -31,6 +31,24 @@ def front_of(objectives: Objectives, violated: Violated) -> Indices:
     return kept[non_dominated(objectives[kept])]
 
 
+def continued(objectives: Objectives, *, least: int, noise: float) -> Indices:
+    """Indices of the rows to go on with after a measurement, ascending: those that no other beats.
+
+    Where these are fewer than `least`, the next best are added that others do not beat by more than the noise.
+
+    Args:
+        objectives: The measured error first, shape (n, objectives).
+        least: How many go on if the noise allows.
+        noise: Standard error of an error.
+    """
+    error, costs = objectives[:, 0], objectives[:, 1:]
+    cheaper = (costs[None] <= costs[:, None]).all(axis=2)
+    behind = error - np.where(cheaper, error[None], np.inf).min(axis=1)
+    kept = [int(row) for row in non_dominated(objectives)]
+    others = [int(row) for row in np.argsort(behind, kind="stable") if row not in kept and behind[row] <= noise]
+    return np.sort(np.array(kept + others[: max(0, least - len(kept))], dtype=np.int64))
+
+
 def survive(objectives: Objectives, count: int, *, violated: Violated | None = None, seed: int = 42) -> Indices:
     """Indices of the `count` best rows by environmental selection, ascending (NAT2, archive update).
 

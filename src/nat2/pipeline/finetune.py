@@ -8,9 +8,9 @@ from functools import lru_cache
 
 from nat2.nas.archive import Evaluation
 from nat2.nas.budget import format_bound, format_value
-from nat2.nas.front import front, minimised
+from nat2.nas.front import minimised
 from nat2.nas.search_result import SearchResult
-from nat2.nas.select import recommend, spread_out
+from nat2.nas.select import continued, recommend, spread_out
 from nat2.pipeline.context import RunContext
 from nat2.pipeline.evaluation import BYTES
 from nat2.pipeline.pretrained import begin_with
@@ -34,6 +34,7 @@ from nat2.wording import counted
 
 _OF_EXITS = ("error", "params", "macs", "memory", "latency")
 """What is known of a network with several exits; a bound on anything else excludes those."""
+_FEWEST = 3  # networks are trained further, unless others beat them by more than the standard error
 _WORTH = 0.25  # of the way from chance to no error at all, which inherited weights have to have made
 
 
@@ -104,7 +105,8 @@ def finetune_networks(
     """Stage 3: fine-tune, test and export networks, each by one process.
 
     Unless they are trained twice (`restart`), all are measured after the first phase of their fine-tuning; those that
-    others beat there are not trained further, and not returned, unless the user named them.
+    others beat there are not trained further, and not returned, unless the user named them or fewer than three would be
+    left and the difference is within the standard error.
 
     Args:
         context: What the stages share.
@@ -194,9 +196,12 @@ def _beaten(
         if len(work.exits) == 1 and work.evaluation.arch not in asked:
             values = {**work.evaluation.values, "error": 1 - accuracy}
             compared[work.id] = dataclasses.replace(work.evaluation, values=values)
+    if not compared:
+        return set()
     ids = list(compared)
-    kept = front(list(compared.values()), context.objectives, ()) if ids else []
-    beaten = set(ids) - {ids[number] for number in kept}
+    measurements = minimised(list(compared.values()), context.objectives)
+    noise = standard_error(1 - measurements[:, 0].min(), len(context.dataset.val))
+    beaten = set(ids) - {ids[number] for number in continued(measurements, least=_FEWEST, noise=noise)}
     if beaten:
         context.progress.say(
             f"fine-tune: {counted(len(beaten), 'network')} of {len(ids)} not trained further: others are as accurate "
