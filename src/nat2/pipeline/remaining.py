@@ -18,14 +18,14 @@ from nat2.supernet import SuperNetworks
 from nat2.training.settings import FinetuneSettings
 
 _LEAST_SHARE = 4  # of the planned steps of the fine-tuning one in so many is made, however late the run is
-_ENOUGH_STEPS = 600  # of the fine-tuning, for large networks to become better than small ones
+_ENOUGH_STEPS = 400  # of the fine-tuning, for large networks to become better than small ones
 
 
 def affordable(context: RunContext, networks: SuperNetworks, found: SearchResult[Arch]) -> RunContext:
     """The same run without the networks that are too large to be fine-tuned in the time that is left.
 
     In few steps small networks become better than large ones, which take most of the time besides. So the largest are
-    left out as long as those chosen would get less than 600 steps each.
+    left out as long as those chosen would get less than 400 steps each.
 
     Args:
         context: Of the run.
