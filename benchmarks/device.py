@@ -20,7 +20,7 @@ from table import Row, parser, show
 
 from nat2.deploy.deployable import Deployable
 from nat2.deploy.export import write_onnx
-from nat2.deploy.operators import read_operators
+from nat2.deploy.operators import read_model, read_operators
 from nat2.deploy.ranges import activation_ranges
 from nat2.deploy.tflite import tflite
 from nat2.deploy.tflite_runtime import run_tflite
@@ -44,8 +44,8 @@ def measured(macro: Macro, arch: Arch) -> tuple[int, int]:
     images = torch.rand(2, channels, arch.resolution, arch.resolution)
     with TemporaryDirectory() as temporary:
         write_onnx(model, Path(temporary))
-        source = Path(temporary) / "model.onnx"
-        content = tflite(read_operators(source), "int8", activation_ranges(source, [images]))
+        exported = read_model(Path(temporary) / "model.onnx")
+        content = tflite(read_operators(exported), "int8", activation_ranges(exported, [images]))
     return len(content), run_tflite("micro", content, images.permute(0, 2, 3, 1).contiguous().numpy()).arena
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from nat2.deploy.arena import Lifetime, layout, lifetimes, most_at_once, top
 from nat2.deploy.deployable import Deployable
 from nat2.deploy.export import write_onnx
-from nat2.deploy.operators import OperatorGraph, read_operators
-from nat2.deploy.ranges import activation_ranges
+from nat2.deploy.operators import OperatorGraph, read_model, read_operators
+from nat2.deploy.ranges import activation_ranges, in_integers
 from nat2.deploy.tflite import Scale, scales_of, tflite
 from nat2.deploy.tflite_process import as_bytes
 from nat2.deploy.tflite_runtime import run_tflite
@@ -36,7 +36,7 @@ MICRO = importlib.util.find_spec("tflite_micro") is not None
 def exported(model: Deployable, folder: Path) -> tuple[Path, OperatorGraph]:
     folder.mkdir(parents=True, exist_ok=True)
     write_onnx(model, folder, classes=[f"class {n}" for n in range(model.network.macro.classes)])
-    return folder / "model.onnx", read_operators(folder / "model.onnx")
+    return folder / "model.onnx", read_operators(read_model(folder / "model.onnx"))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_the_closed_form_is_that_of_the_file(
     exact, bound = most_at_once(living), device_part(macro, arch).peak
     assert exact <= bound <= (1.05 * exact if macro.parallel_blocks else exact)
     images = torch.rand(2, macro.channels, resolution, resolution)
-    content = tflite(graph, "int8", activation_ranges(source, [images]))
+    content = tflite(graph, "int8", activation_ranges(read_model(source), [images]))
     assert device_cost(macro, arch).flash == pytest.approx(len(content), rel=0.03)
 
 
@@ -113,7 +113,7 @@ def test_integers_are_not_spent_on_what_a_hard_swish_makes_zero(
     network: tuple[Deployable, Path, OperatorGraph],
 ) -> None:
     model, source, graph = network
-    ranges = dict(activation_ranges(source, [images_for(model, 8)]))
+    ranges = dict(activation_ranges(read_model(source), [images_for(model, 8)]))
     (name,) = {each.inputs[0] for each in graph.operators if each.output == "stem.conv.hardswish"}
     ranges[name] = (-40.0, 6.0)
     assert scales_of(graph, ranges)[name] == Scale.of(-3.0, 6.0)
@@ -121,12 +121,12 @@ def test_integers_are_not_spent_on_what_a_hard_swish_makes_zero(
 
 def test_the_same_network_gives_the_same_file(network: tuple[Deployable, Path, OperatorGraph]) -> None:
     model, source, graph = network
-    ranges = activation_ranges(source, [images_for(model, 8)])
+    ranges = activation_ranges(read_model(source), [images_for(model, 8)])
     contents = {
         name: tflite(graph, name, ranges if name == "int8" else None) for name in ("int8", "float16", "float32")
     }
     assert all(content[4:8] == b"TFL3" for content in contents.values())
-    assert contents["int8"] == tflite(read_operators(source), "int8", ranges)
+    assert contents["int8"] == tflite(read_operators(read_model(source)), "int8", ranges)
     assert len(contents["int8"]) < len(contents["float16"]) < len(contents["float32"])
     with pytest.raises(ValueError, match="ranges"):
         tflite(graph, "int8")
@@ -141,20 +141,32 @@ def test_a_damaged_file_is_refused(tmp_path: Path, network: tuple[Deployable, Pa
     broken = tmp_path / "model.onnx"
     broken.write_bytes(b"no network")
     with pytest.raises(CheckpointError, match="export the network again"):
-        read_operators(broken)
-    with pytest.raises(CheckpointError, match="export the network again"):
-        activation_ranges(broken, [])
+        read_model(broken)
     model = onnx.load(network[1])
     model.graph.node[0].op_type = "Div"
     onnx.save(model, broken)
     with pytest.raises(CheckpointError, match="operator Div is not one"):
-        read_operators(broken)
+        read_operators(read_model(broken))
+
+
+def test_integers_cover_what_the_logits_need(network: tuple[Deployable, Path, OperatorGraph]) -> None:
+    """Everything that is rounded has a range, at most as wide as the values, and biases make up for it."""
+    model, source, graph = network
+    images = images_for(model, 32)
+    adjusted, ranges = in_integers(source, torch.split(images, 16))
+    widest = activation_ranges(read_model(source), [images])
+    assert ranges.keys() == widest.keys()
+    assert any(ranges[name] != widest[name] for name in ranges)
+    content = tflite(read_operators(adjusted), "int8", ranges)
+    assert len(content) == pytest.approx(len(tflite(graph, "int8", widest)), rel=0.01)
+    trained, _ = in_integers(source, [images], training=[images, images], steps=2)
+    assert trained.SerializeToString() != adjusted.SerializeToString()
 
 
 def test_activations_have_to_be_finite(network: tuple[Deployable, Path, OperatorGraph]) -> None:
     model, source, _ = network
     with pytest.raises(Nat2Error, match="not finite"):
-        activation_ranges(source, [images_for(model, 2) * torch.inf])
+        activation_ranges(read_model(source), [images_for(model, 2) * torch.inf])
 
 
 def settled(macro: Macro, arch: Arch) -> Deployable:
@@ -192,7 +204,7 @@ def test_litert_answers_as_torch_does(macro: Macro, tmp_path: Path) -> None:
         for precision, tolerance in (("float32", 1e-4), ("float16", 0.05)):
             found = run_tflite("litert", tflite(graph, precision), images).logits  # type: ignore[arg-type]
             assert np.abs(found - expected).max() <= tolerance * largest
-        ranges = activation_ranges(source, [images_for(model, 16)])
+        ranges = activation_ranges(read_model(source), [images_for(model, 16)])
         found = run_tflite("litert", tflite(graph, "int8", ranges), images).logits
         assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.85
 
@@ -204,7 +216,7 @@ def test_the_interpreter_for_microcontrollers_takes_what_the_closed_form_says(
     model = settled(GREY, Arch.from_key(KEY))
     source, graph = exported(model, tmp_path)
     images, expected = logits_of(model, 16)
-    content = tflite(graph, "int8", activation_ranges(source, [images_for(model, 16)]))
+    content = tflite(graph, "int8", activation_ranges(read_model(source), [images_for(model, 16)]))
     found = run_tflite("micro", content, images)
     assert np.corrcoef(found.logits.ravel(), expected.ravel())[0, 1] > 0.85
     said = device_cost(GREY, Arch.from_key(KEY))

@@ -41,6 +41,12 @@ def graph(fresh: RoundedGraph) -> RoundedGraph:
     return calibrated
 
 
+def weight_of(graph: RoundedGraph, name: str) -> torch.Tensor:
+    weight = graph.weight(name)
+    assert weight is not None
+    return weight
+
+
 def off(graph: RoundedGraph) -> float:
     """Squared error of the logits in 8 bits."""
     with torch.no_grad():
@@ -63,6 +69,7 @@ def test_the_file_answers_as_the_simulation(steps: int, tmp_path: Path) -> None:
     quantise(source, target, iter(BATCHES), training=iter(BATCHES), steps=steps)
     simulated = RoundedGraph(onnx_model(SHALLOW).graph)
     simulated.calibrate(BATCHES)
+    simulated.refine(IMAGES)
     simulated.spare(IMAGES)
     simulated.correct_biases(IMAGES)
     simulated.tune(BATCHES, steps=steps)
@@ -128,6 +135,44 @@ def test_channels_keep_their_means(graph: RoundedGraph) -> None:
         before, after = ((each(IMAGES).mean(0) - expected).abs().max() for each in (graph, corrected))
     assert after < 1e-3
     assert after < 0.1 * before
+
+
+def test_a_loud_channel_does_not_take_the_levels_from_the_others(fresh: RoundedGraph) -> None:
+    graph = copy.deepcopy(fresh)
+    stem, *convolutions = (node for node in graph.nodes if node.op_type == "Conv")
+    maps = {"stem.conv.hardswish", "stem.block.residual"}
+    readers = [node for node in convolutions if node.input[0] in maps]
+    assert {node.input[0] for node in readers} == maps
+    with torch.no_grad():
+        for name in stem.input[1:]:
+            weight_of(graph, name)[0] *= 40
+        for node in readers:  # what it says counts as much as before
+            weight = weight_of(graph, node.input[1])
+            (weight[0] if weight.shape[1] == 1 else weight[:, 0]).div_(40)
+    graph.calibrate(BATCHES)
+    before, error = dict(graph.spans), off(graph)
+    graph.refine(IMAGES)
+    assert off(graph) < 0.8 * error
+    assert all(before[name].low <= span.low and span.high <= before[name].high for name, span in graph.spans.items())
+    for node in graph.nodes:
+        if node.op_type in ("MaxPool", "Flatten"):
+            assert graph.spans[node.output[0]] == graph.spans[node.input[0]]
+
+
+def test_refined_ranges_are_never_worse(graph: RoundedGraph) -> None:
+    error = off(graph)
+    graph.refine(IMAGES)
+    assert off(graph) <= error
+
+
+def test_a_model_takes_the_weights_as_they_are_now(graph: RoundedGraph) -> None:
+    model = onnx_model(MODEL)
+    graph.correct_biases(IMAGES)
+    graph.store(model)
+    with torch.no_grad():
+        expected = graph.exact(IMAGES)
+    torch.testing.assert_close(answer(open_session(model.SerializeToString()), IMAGES), expected, rtol=1e-3, atol=1e-4)
+    assert (expected - MODEL(IMAGES)).abs().max() > 1e-3
 
 
 def test_what_rounding_harms_most_stays_in_floating_point(graph: RoundedGraph, monkeypatch: pytest.MonkeyPatch) -> None:

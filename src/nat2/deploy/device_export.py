@@ -14,8 +14,8 @@ from torch import Tensor
 
 from nat2.deploy.export import answer, open_session
 from nat2.deploy.microcontroller import DeviceNumbers, copy_preprocessing, write_source
-from nat2.deploy.operators import read_operators
-from nat2.deploy.ranges import activation_ranges
+from nat2.deploy.operators import read_model, read_operators
+from nat2.deploy.ranges import in_integers
 from nat2.deploy.tflite import tflite
 from nat2.deploy.tflite_runtime import Runtime, check_runtime, run_tflite
 from nat2.errors import Nat2Error
@@ -72,7 +72,15 @@ def check_device(name: DeviceName) -> None:
     check_runtime(DEVICES[name])
 
 
-def write_for_device(name: DeviceName, network: Path, calibration: Iterable[Tensor], test: TestImages) -> list[str]:
+def write_for_device(
+    name: DeviceName,
+    network: Path,
+    calibration: Iterable[Tensor],
+    test: TestImages,
+    *,
+    training: Iterable[Tensor] = (),
+    steps: int = 0,
+) -> list[str]:
     """Write files for a device into a folder of its name inside that of an exported network.
 
     Args:
@@ -80,6 +88,8 @@ def write_for_device(name: DeviceName, network: Path, calibration: Iterable[Tens
         network: Folder of the exported network.
         calibration: Training images (N, channels, R, R) of values 0..1, for the ranges of activations.
         test: By which the files are measured.
+        training: Such images in batches, at least as many as there are steps.
+        steps: Gradient steps in which the weights learn to make up for the rounding to 8 bits.
 
     Returns:
         What was measured, a sentence for each file.
@@ -90,7 +100,8 @@ def write_for_device(name: DeviceName, network: Path, calibration: Iterable[Tens
         Nat2Error: a file does not compute what the network does.
     """
     source, folder = network / "model.onnx", network / name
-    graph, ranges = read_operators(source), activation_ranges(source, calibration)
+    model, ranges = in_integers(source, calibration, training=training, steps=steps)
+    graph = read_operators(model)
     in_8_bits = tflite(graph, "int8", ranges)
     found = run_tflite(DEVICES[name], in_8_bits, test.images)
     numbers = DeviceNumbers(
@@ -108,7 +119,7 @@ def write_for_device(name: DeviceName, network: Path, calibration: Iterable[Tens
         write_source(folder, in_8_bits, graph, numbers)
         told = [_told("model.tflite", numbers)]
     else:
-        halved = _checked_float16(tflite(graph, "float16"), test)
+        halved = _checked_float16(tflite(read_operators(read_model(source)), "float16"), test)
         write_bytes(folder / "model-int8.tflite", in_8_bits)
         write_bytes(folder / "model-float16.tflite", halved[0])
         told = [_told("model-int8.tflite", numbers), f"model-float16.tflite: {len(halved[0]):,} bytes, {halved[1]}"]

@@ -100,23 +100,35 @@ class OperatorGraph:
         )
 
 
-def read_operators(source: Path) -> OperatorGraph:
-    """The operators of an exported network.
+def read_model(source: Path) -> onnx.ModelProto:
+    """An exported network, checked.
 
     Args:
         source: Its ``model.onnx``.
 
     Raises:
-        CheckpointError: the file cannot be read, or holds operators that exported networks do not have.
+        CheckpointError: the file cannot be read.
     """
     try:
         model = onnx.load(source)
         onnx.checker.check_model(model)
+    except Exception as error:  # whatever onnx raises for a damaged file
+        raise CheckpointError(f"{source} cannot be read ({error}); export the network again") from error
+    return model
+
+
+def read_operators(model: onnx.ModelProto) -> OperatorGraph:
+    """The operators of an exported network.
+
+    Raises:
+        CheckpointError: the model holds operators that exported networks do not have.
+    """
+    try:
         return _Reader(model).graph()
     except CheckpointError:
         raise
-    except Exception as error:  # whatever onnx raises for a damaged file
-        raise CheckpointError(f"{source} cannot be read ({error}); export the network again") from error
+    except Exception as error:  # whatever a foreign graph lacks
+        raise CheckpointError(f"this is no network of nat2 ({error}); export it again") from error
 
 
 class _Reader:

@@ -14,13 +14,15 @@ from torch import Tensor
 
 from nat2.deploy.export import answer, open_session
 from nat2.deploy.onnx_graph import INPUT, OUTPUT, set_header
+from nat2.deploy.operators import read_model
 from nat2.deploy.rounded import LARGEST, WEIGHTED, RoundedGraph, axis_of, scales_of
 from nat2.errors import CheckpointError, Nat2Error
 from nat2.files import write_bytes
 
 IR_VERSION = 7
 OPSET = 13  # the first whose QuantizeLinear has a scale for each channel
-_JUDGED_BY = 256  # images by which it is decided what rounding does
+JUDGED_BY = 128
+"""Images by which it is decided what rounding does."""
 
 
 def quantise(
@@ -43,7 +45,8 @@ def quantise(
     model = _at_opset_13(source)
     graph = RoundedGraph(model.graph)
     graph.calibrate(batches)
-    some = torch.cat(batches)[:_JUDGED_BY]
+    some = torch.cat(batches)[:JUDGED_BY]
+    graph.refine(some)
     graph.spare(some)
     graph.correct_biases(some)
     graph.tune(training, steps=steps)
@@ -149,11 +152,7 @@ def _at_opset_13(source: Path) -> onnx.ModelProto:
 
     The operators of our networks are the same in both opsets.
     """
-    try:
-        model = onnx.load(source)
-        onnx.checker.check_model(model)
-    except Exception as error:  # whatever onnx makes of a damaged file
-        raise CheckpointError(f"{source} cannot be read ({error}); export the network again") from error
+    model = read_model(source)
     if any(imported.version > OPSET for imported in model.opset_import):
         raise CheckpointError(f"{source} was written by an older version of nat2; export the network again")
     del model.opset_import[:]

@@ -16,7 +16,7 @@ from nat2.errors import ConfigError, RunError
 from nat2.files import write_bytes, write_error, write_json
 from nat2.pipeline.context import RunContext
 from nat2.pipeline.prepare import prepare
-from nat2.pipeline.returned import quantised, remeasure
+from nat2.pipeline.returned import quantised, remeasure, training_images
 from nat2.pipeline.stages import report_networks
 from nat2.processes import ALONE
 from nat2.progress import Progress
@@ -49,7 +49,8 @@ def export(
         to: A folder that gets a folder for each; by default they are written where the run keeps them.
         int8: Make ``model-int8.onnx`` too; its ranges are learnt from the run's training images, which must still be
             where they were.
-        int8_steps: Gradient steps in which the weights of ``model-int8.onnx`` learn to make up for the rounding.
+        int8_steps: Gradient steps in which the weights of ``model-int8.onnx``, and of the 8-bit file for a device,
+            learn to make up for the rounding.
         target: Also write what a target needs, into a folder of its name: ``browser``, ``server`` or ``gpu``, or
             ``microcontroller`` or ``phone``, whose files are calibrated on the run's training images and measured on
             its test images.
@@ -84,8 +85,11 @@ def export(
     goal = target_named(target) if target and device is None else None
     if goal is not None:
         goal.check(options)
-    if int8_steps < 0 or (int8_steps and not int8):
-        raise ConfigError(f"--int8_steps must be at least 0, and belongs to --int8; got {int8_steps}")
+    if int8_steps < 0 or (int8_steps and not (int8 or device)):
+        raise ConfigError(
+            f"--int8_steps must be at least 0, and belongs to --int8, --for microcontroller or --for phone; got "
+            f"{int8_steps}"
+        )
     for result in chosen:
         describe(run / "networks" / result.id)
     with Progress(quiet=quiet) as progress, RunFolder(run, shared=to is not None) as folder:
@@ -146,12 +150,13 @@ def _device(target: str) -> DeviceName | None:
     return device
 
 
-def _for_device(context: RunContext, device: DeviceName, target: Path, resolution: int) -> None:
+def _for_device(context: RunContext, device: DeviceName, target: Path, resolution: int, *, steps: int) -> None:
     """Write an exported network's files for a device, and say what was measured."""
     pipeline, test = context.pipeline, context.dataset.test
     images = TestImages.of(target / "model.onnx", pipeline.shipped(test, resolution), test.labels)
     calibration = pipeline.shipped(context.calibration, resolution)
-    for sentence in write_for_device(device, target, calibration, images):
+    training = training_images(context, resolution, steps)
+    for sentence in write_for_device(device, target, calibration, images, training=training, steps=steps):
         context.progress.say(f"{target.name} for {device}: {sentence}")
 
 
@@ -188,7 +193,7 @@ def _write(
     if not (target / "model-int8.onnx").exists():
         result = dataclasses.replace(result, int8_test_accuracy=None)
     if device is not None and images is not None:
-        _for_device(images, device, target, Arch.from_key(result.arch).resolution)
+        _for_device(images, device, target, Arch.from_key(result.arch).resolution, steps=steps)
     result = dataclasses.replace(result, files=file_sizes(target))
     write_json(target / "result.json", dataclasses.asdict(result))
     return target

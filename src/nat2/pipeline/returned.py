@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,6 +125,13 @@ def _with_answers(context: RunContext, result: Result, logits: Mapping[str, Tens
     return result.with_answers(val, test)
 
 
+def training_images(context: RunContext, resolution: int, steps: int) -> Iterator[Tensor]:
+    """Batches of training images for so many steps of a quantisation-aware fine-tuning."""
+    pipeline, train = context.pipeline, context.dataset.train
+    order = shuffled_batches(len(train), _INT8_BATCH, torch_generator(context.config.seed, "int8"), steps=steps)
+    return (pipeline.prepared(pixels, resolution).cpu() for pixels, _ in train.batches(order))
+
+
 def quantised(context: RunContext, folder: Path, resolution: int, *, steps: int = 0) -> float:
     """Write ``model-int8.onnx`` beside an exported network's ``model.onnx``; its accuracy on the test images.
 
@@ -134,13 +141,12 @@ def quantised(context: RunContext, folder: Path, resolution: int, *, steps: int 
         resolution: Side of its inputs.
         steps: Gradient steps of quantisation-aware fine-tuning on the training images.
     """
-    pipeline, train, test = context.pipeline, context.dataset.train, context.dataset.test
-    order = shuffled_batches(len(train), _INT8_BATCH, torch_generator(context.config.seed, "int8"), steps=steps)
+    pipeline, test = context.pipeline, context.dataset.test
     quantise(
         folder / "model.onnx",
         folder / "model-int8.onnx",
         pipeline.shipped(context.calibration, resolution),
-        training=(pipeline.prepared(pixels, resolution).cpu() for pixels, _ in train.batches(order)),
+        training=training_images(context, resolution, steps),
         steps=steps,
     )
     return accuracy_of(folder / "model-int8.onnx", pipeline.shipped(test, resolution), test.labels)
