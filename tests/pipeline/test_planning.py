@@ -107,7 +107,7 @@ def test_what_the_user_gives_is_kept(plans: dict[Preset, RunPlan]) -> None:
 
 def test_few_networks_are_returned_where_there_is_no_time_for_more(plans: dict[Preset, RunPlan]) -> None:
     made = planning._lengthened(RunConfig(), plans["quick"], IMAGES, SPEED, 120.0)
-    assert made.networks == 4
+    assert made.networks == 3
     chosen = RunConfig(networks=9)
     plan = replace(plans["quick"], config=replace(plans["quick"].config, networks=9))
     assert planning._lengthened(chosen, plan, IMAGES, SPEED, 120.0).networks == 9

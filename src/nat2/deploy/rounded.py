@@ -221,7 +221,7 @@ class RoundedGraph(nn.Module):
             values = self.weights[_key(each.name)].detach().cpu().numpy()
             each.CopyFrom(numpy_helper.from_array(values, each.name))
 
-    def tune(self, batches: Iterable[Tensor], *, steps: int, rate: float = 3e-4) -> None:
+    def tune(self, batches: Iterable[Tensor], *, steps: int, rate: float = 1e-3) -> None:
         """Train the weights to answer in 8 bits as they do now in floating point (distillation, straight-through).
 
         Args:

@@ -36,7 +36,7 @@ _FROM_RANDOM = {"train": 0.2, "search": 0.2, "fine-tune and export": 0.6}
 """The same with random weights."""
 CLOSING_SECONDS = 4.0
 """Networks are compared, tables, plot and report are written."""
-_FEWEST_NETWORKS = 4
+_FEWEST_NETWORKS = 3
 _MOST_PASSES = 600  # of the fine-tuning over the images: more do not help
 _FEWEST_STEPS = 50  # of the fine-tuning
 _FEWEST_ADAPTING = 20  # steps per generation: fewer change little, but have the whole archive evaluated again
