@@ -51,7 +51,10 @@ def _export_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--int8", action="store_true", help="write an ONNX file in 8-bit integers too")
     parser.add_argument(
-        "--int8_steps", type=int, default=0, help="gradient steps that make up for the rounding to 8 bits, e.g. 200"
+        "--int8_steps",
+        type=int,
+        help="gradient steps that make up for the rounding to 8 bits; by default 200 for a microcontroller or a phone, "
+        "and none for --int8",
     )
     parser.add_argument(
         "--for",

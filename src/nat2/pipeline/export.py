@@ -27,6 +27,7 @@ from nat2.runs.results import Result
 from nat2.space import Arch
 from nat2.validation import user_path
 
+_STEPS_IN_INTEGERS = 200  # of fine-tuning, by default, where everything is computed in 8 bits
 _COPIED = ("arch.json", "preprocessing.json", "model.safetensors")
 
 
@@ -36,7 +37,7 @@ def export(
     *,
     to: Path | str | None = None,
     int8: bool = False,
-    int8_steps: int = 0,
+    int8_steps: int | None = None,
     target: str = "",
     onnxruntime_web: Path | str = "",
     quiet: bool = False,
@@ -50,7 +51,8 @@ def export(
         int8: Make ``model-int8.onnx`` too; its ranges are learnt from the run's training images, which must still be
             where they were.
         int8_steps: Gradient steps in which the weights of ``model-int8.onnx``, and of the 8-bit file for a device,
-            learn to make up for the rounding.
+            learn to make up for the rounding; by default 200 for a device, which computes everything in 8 bits, and
+            none otherwise.
         target: Also write what a target needs, into a folder of its name: ``browser``, ``server`` or ``gpu``, or
             ``microcontroller`` or ``phone``, whose files are calibrated on the run's training images and measured on
             its test images.
@@ -85,7 +87,7 @@ def export(
     goal = target_named(target) if target and device is None else None
     if goal is not None:
         goal.check(options)
-    if int8_steps < 0 or (int8_steps and not (int8 or device)):
+    if int8_steps is not None and (int8_steps < 0 or (int8_steps and not (int8 or device))):
         raise ConfigError(
             f"--int8_steps must be at least 0, and belongs to --int8, --for microcontroller or --for phone; got "
             f"{int8_steps}"
@@ -168,7 +170,7 @@ def _write(
     *,
     device: DeviceName | None = None,
     images: RunContext | None = None,
-    steps: int = 0,
+    steps: int | None = None,
 ) -> Path:
     result, source = result.measured_on(folder.images()), folder.network(result.id)
     if target.resolve() != source.resolve():
@@ -178,7 +180,7 @@ def _write(
     write_onnx(model, target, classes=describe(source)["classes"])
     write_program(model, target)
     if context is not None:
-        accuracy = quantised(context, target, Arch.from_key(result.arch).resolution, steps=steps)
+        accuracy = quantised(context, target, Arch.from_key(result.arch).resolution, steps=steps or 0)
         result = dataclasses.replace(result, int8_test_accuracy=accuracy)
         in_8_bits = Accuracy(accuracy, result.test_images)
         context.progress.say(
@@ -193,7 +195,8 @@ def _write(
     if not (target / "model-int8.onnx").exists():
         result = dataclasses.replace(result, int8_test_accuracy=None)
     if device is not None and images is not None:
-        _for_device(images, device, target, Arch.from_key(result.arch).resolution, steps=steps)
+        learning = _STEPS_IN_INTEGERS if steps is None else steps
+        _for_device(images, device, target, Arch.from_key(result.arch).resolution, steps=learning)
     result = dataclasses.replace(result, files=file_sizes(target))
     write_json(target / "result.json", dataclasses.asdict(result))
     return target
