@@ -49,7 +49,7 @@ def test_every_setting_has_a_sentence_of_help(capsys: pytest.CaptureFixture[str]
         (["--objectives", "params"], "must include error"),
         (["--objectives", "error,nowhere.py:joules"], "there is no file nowhere.py"),
         (["--budget", "params=3"], "bounds like params<=200k"),
-        (["--budget", "speed<=3"], "can bound error, params"),
+        (["--budget", "speed<=3"], "can bound error, int8_error, params"),
         (["--budget", "params<=3ms"], "takes a number for params"),
         (["--budget", "params<=2k"], "the nearest has params"),
         (["--budget", "params>=20k,params<=10k"], "widen the budget"),

@@ -17,6 +17,17 @@ def test_the_error_comes_first(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "order"),
+    [
+        ("flash,int8_error", ["int8_error", "flash"]),
+        ("flash,int8_error,error", ["error", "flash", "int8_error"]),
+    ],
+)
+def test_the_error_in_8_bits_may_take_its_place(text: str, order: list[str]) -> None:
+    assert [objective.name for objective in parse_objectives(text)] == order
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("error,size", "'size'"),

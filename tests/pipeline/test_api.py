@@ -280,3 +280,16 @@ def test_a_device_that_cannot_be_written_for_is_refused_first(
     with pytest.raises(ConfigError, match=r"pip install 'nat2\[phone\]'"):
         export(staged[0], to=tmp_path / "deploy", target="phone")
     assert not (tmp_path / "deploy").exists()
+
+
+def test_networks_are_ranked_by_what_8_bits_leave_of_them(data: Path) -> None:
+    settings = config(data, objectives="int8_error,flash", finetune={"steps": 6, "batch_size": 32})
+    out = data.parent / "in-8-bits"
+    results = nat2.run(settings, out=out, quiet=True)
+    with (out / "pareto.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["id"] for row in rows} == {each.id for each in results}
+    for each in results:
+        assert each.int8_test_accuracy is not None
+        assert {"int8_error", "flash"} <= each.others.keys()
+        assert (out / "networks" / each.id / "model-int8.onnx").exists()

@@ -17,14 +17,14 @@ from nat2.data.transform import Pipeline, ResizedImages
 from nat2.deploy.latency import Latency
 from nat2.errors import ConfigError
 from nat2.nas.feasible import exact
-from nat2.nas.objectives import Objective
+from nat2.nas.objectives import OBJECTIVES, Objective
 from nat2.pipeline import evaluation as module
 from nat2.pipeline.evaluation import Evaluator, exact_costs, latency_of_ends, quantities, try_objectives
 from nat2.processes import ALONE
 from nat2.runs.config import RunConfig
 from nat2.space import Macro, SearchSpace, cost
 from nat2.space.device import device_cost
-from nat2.supernet import StaticNetwork, SuperNetwork, SuperNetworks
+from nat2.supernet import StaticNetwork, SuperNetwork, SuperNetworks, extract
 from nat2.supernet.static import channels_last
 
 MACRO = Macro(classes=4, channels=1, width=0.25, stem_stride=1)
@@ -55,6 +55,24 @@ def test_costs_are_recorded_whether_they_are_optimised_or_not() -> None:
     objectives, recorded = quantities(RunConfig(objectives="error,macs"))
     assert names(objectives) == ["error", "macs"]
     assert names(recorded) == ["params", "memory"]
+
+
+def test_the_error_is_recorded_beside_that_in_8_bits() -> None:
+    objectives, recorded = quantities(RunConfig(objectives="flash,int8_error"))
+    assert names(objectives) == ["int8_error", "flash"]
+    assert names(recorded) == ["error", "params", "macs", "memory"]
+    _, recorded = quantities(RunConfig(budget="int8_error<=5%"))
+    assert [(each.name, each.high) for each in recorded if each.bounded] == [("int8_error", 0.05)]
+
+
+def test_the_error_in_8_bits_is_measured_when_it_counts(networks: SuperNetworks, evaluator: Evaluator) -> None:
+    small = Evaluator(evaluator.calibration.part(0.1), evaluator.validation.part(0.1), ALONE)
+    both = small.evaluate(networks, [*OBJECTIVES.values()])(SPACE.smallest)
+    assert both.keys() == {"error", "int8_error"}
+    assert small.evaluate(networks, [OBJECTIVES["error"]])(SPACE.smallest) == {"error": both["error"]}
+    network = networks[MACRO.width]
+    extracted = extract(network, SPACE.smallest, small.statistics(network, SPACE.smallest))
+    assert both["int8_error"] == small.int8_error(extracted)
 
 
 def test_a_bounded_latency_is_measured_without_being_an_objective() -> None:

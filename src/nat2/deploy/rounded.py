@@ -30,7 +30,8 @@ _SHARES = 25  # ends that are tried for each end of a range
 _LEAST = 0.3  # of the largest value, the nearest end that is tried
 _HARM = 1e-3  # of the squared logits, above which a tensor is not rounded
 _SLIGHT = 1e-4  # of the squared logits, above which a range is chosen by the logits
-_NARROWED = (0.85, 0.7, 0.55, 0.4, 0.3, 0.2)  # of an end of a range, the ends that are tried for it
+_REFINED = 12  # ranges at most; the worst few do most of the harm
+_NARROWED = (0.75, 0.5, 0.35, 0.2)  # of an end of a range, the ends that are tried for it
 _FLAT = 3.0  # beyond +-3 a hard sigmoid is constant
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 _SHARING = ("MaxPool", "Flatten")  # whose results are among their inputs
@@ -154,7 +155,8 @@ class RoundedGraph(nn.Module):
         expected = self.exact(images)
         harm = {node.output[0]: self._harm(images, expected, node.output[0]) for node, _ in self.points()}
         error = self._error(images, expected)
-        for name in sorted((name for name in harm if harm[name] > _SLIGHT), key=lambda name: -harm[name]):
+        worst = sorted((name for name in harm if harm[name] > _SLIGHT), key=lambda name: -harm[name])
+        for name in worst[:_REFINED]:
             for low, high in ((0.0, 1.0), (1.0, 0.0)):  # the upper end, then the lower one
                 whole = best = self.spans[name]
                 for share in _NARROWED:

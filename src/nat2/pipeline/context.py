@@ -121,11 +121,13 @@ class RunContext:
         )
 
     def evaluated(self, networks: SuperNetworks, arch: Arch) -> Evaluation[Arch]:
-        """What the search would record of a network with the present weights; measured objectives aside."""
+        """What the search would record of a network with the present weights; the user's and measured objectives
+        aside."""
         known = [each for each in self.quantities if each.cost == "exact"]
         (values,) = exact(known, self.costs, self.space.encode(arch)[None])
         computed = {each.name: float(value) for each, value in zip(known, values, strict=True)}
-        return Evaluation(arch, {"error": self.evaluator.error(networks[arch.width], arch), **computed})
+        known = [each for each in self.quantities if each.function is None]
+        return Evaluation(arch, {**self.evaluator.evaluate(networks, known)(arch), **computed})
 
     @property
     def quantities(self) -> tuple[Objective, ...]:

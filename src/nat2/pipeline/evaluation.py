@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from nat2.data.transform import ResizedImages
+from nat2.deploy.integers import error_in_integers
 from nat2.deploy.latency import Latency, measure_latency
 from nat2.errors import ConfigError, Nat2Error
 from nat2.nas.budget import board_bounds, format_bound, parse_budget
@@ -34,6 +35,7 @@ from nat2.training.optimise import accuracy
 
 BYTES = 4  # of a float32
 _LEAST = 64  # images that batch-norm statistics need
+_LEAST_IN_8_BITS = 32  # images by which the ranges of integers are chosen
 SPREAD = Objective(name="latency_spread", cost="measured", unit="ms")
 """Between the quartiles of the latency."""
 
@@ -47,8 +49,8 @@ def quantities(config: RunConfig) -> tuple[tuple[Objective, ...], tuple[Objectiv
     objectives = parse_objectives(config.objectives)
     given = (*board_bounds(config.device), *parse_budget(config.budget, objectives))
     bounds = {each.name: each for each in given}  # of two with the same name the user's
-    recorded = [OBJECTIVES[name] for name in ("params", "macs", "memory")]
-    recorded += [bound for bound in bounds.values() if bound.cost == "measured" or bound.name in DeviceCost._fields]
+    recorded = [OBJECTIVES[name] for name in ("error", "params", "macs", "memory")]
+    recorded += [bound for bound in bounds.values() if bound.cost != "exact" or bound.name in DeviceCost._fields]
     recorded += [SPREAD] if "latency" in {each.name for each in (*objectives, *recorded)} else []
     optimised = {each.name for each in objectives}
     unique = {each.name: each for each in recorded if each.name not in optimised}
@@ -113,20 +115,29 @@ class Evaluator:
         answer = partial(network, arch=arch, normalize=normalize)
         return 1 - accuracy(answer, images.batches(arch.resolution), images.labels)
 
+    def int8_error(self, network: StaticNetwork, *, share: float = 1.0) -> float:
+        """Share of misclassified validation images in 8-bit integers alone, of all or of a part of them."""
+        images, resolution = self.validation.part(share), network.arch.resolution
+        calibration = torch.cat([*self.calibration.part(1e-9, least=_LEAST_IN_8_BITS).batches(resolution)])
+        return error_in_integers(network, calibration, images.batches(resolution), images.labels)
+
     def evaluate(self, networks: SuperNetworks, objectives: Sequence[Objective]) -> Callable[..., dict[str, float]]:
-        """The evaluation that a search asks for: the error, and the user's predicted objectives.
+        """The evaluation that a search asks for: the error, that in 8 bits if it counts, and the user's predicted
+        objectives.
 
         It works with the weights that the super-networks have when it is called.
         """
         functions = {each.name: each.function for each in objectives if each.cost == "predicted" and each.function}
+        in_8_bits = "int8_error" in {each.name for each in objectives}
 
         @torch.no_grad()
         def evaluate(arch: Arch, *, share: float = 1.0) -> dict[str, float]:
             network = networks[arch.width]
             statistics = self.statistics(network, arch, share=share)
             values = {"error": self.error(network, arch, share=share, normalize=normalize_by(statistics))}
-            if functions:
+            if functions or in_8_bits:
                 extracted = extract(network, arch, statistics)
+                values |= {"int8_error": self.int8_error(extracted, share=share)} if in_8_bits else {}
                 values |= {name: float(function(extracted)) for name, function in functions.items()}
             return values
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from nat2.nas.archive import Evaluation
 from nat2.nas.budget import format_bound, format_value
 from nat2.nas.front import minimised
+from nat2.nas.objectives import ERRORS
 from nat2.nas.search_result import SearchResult
 from nat2.nas.select import continued, recommend, spread_out
 from nat2.pipeline.context import RunContext
@@ -194,7 +195,7 @@ def _beaten(
         if work.id not in here:
             context.progress.step(FoundDone(first))
         if len(work.exits) == 1 and work.evaluation.arch not in asked:
-            values = {**work.evaluation.values, "error": 1 - accuracy}
+            values = {**work.evaluation.values, **dict.fromkeys(ERRORS, 1 - accuracy)}
             compared[work.id] = dataclasses.replace(work.evaluation, values=values)
     if not compared:
         return set()

@@ -79,7 +79,7 @@ def plan_for(
         plan, dataset = prepare(replace(given, resolutions=",".join(map(str, sides))), processes, progress=progress)
         speed = _speed(plan, dataset, processes)
     spent = processes.once(lambda: time.monotonic() - began)
-    left = total - spent - CLOSING_SECONDS
+    left = max(0.0, total - spent - CLOSING_SECONDS)
     config = _lengthened(given, plan, images, speed, left)
     plan = replace(plan, config=config)
     seconds = stage_seconds(plan, images, speed)
@@ -107,7 +107,7 @@ def preview(given: RunConfig, plan: RunPlan, images: int, speed: Speed, times: S
     """
     plans = [account(plan, images, stage_seconds(plan, images, speed))]
     for each in times:
-        config = _lengthened(given, plan, images, speed, parse_time(each) - CLOSING_SECONDS)
+        config = _lengthened(given, plan, images, speed, max(0.0, parse_time(each) - CLOSING_SECONDS))
         longer = replace(plan, config=replace(config, time=each))
         plans.append(account(longer, images, stage_seconds(longer, images, speed)))
     return plans

@@ -108,7 +108,7 @@ def measure_and_export(
         weights=finetuned.weights,
         pt2=context.config.pt2,
     )
-    if context.config.int8:
+    if context.config.int8 or "int8_error" in context.columns:
         result = dataclasses.replace(result, int8_test_accuracy=quantised(context, folder, static.arch.resolution))
     result = dataclasses.replace(result, files=file_sizes(folder))
     context.folder.keep(result)

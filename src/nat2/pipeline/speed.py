@@ -185,7 +185,7 @@ def _evaluation_seconds(context: RunContext, networks: Sequence[SuperNetwork]) -
         for images in (context.evaluator.calibration, context.evaluator.validation):
             list(images.batches(resolution))
     measurements = context.evaluator.measurements(by_width, context.quantities)
-    evaluate = context.evaluator.evaluate(by_width, context.objectives)
+    evaluate = context.evaluator.evaluate(by_width, context.quantities)
     evaluating, measuring = [], []
     for arch in archs:
         began = time.perf_counter()

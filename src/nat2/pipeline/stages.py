@@ -159,7 +159,7 @@ def search_networks(context: RunContext, networks: SuperNetworks, archive: Archi
     processes.once(lambda: _note_latency(context, archive))
     evaluator = context.evaluator
     functions = SearchFunctions(
-        evaluator.evaluate(networks, context.objectives),
+        evaluator.evaluate(networks, context.quantities),
         exact=context.costs,
         measured=evaluator.measurements(networks, context.quantities),
         adapt=adaptation.advance if adapts else None,

@@ -42,8 +42,9 @@ class RunConfig:
     y_train, ...), CIFAR-10, CIFAR-100 or Tiny ImageNet as downloaded, `hub:NAME` for one of the Hugging Face hub, or
     `digits`: scikit-learn's 1,797 images."""
     objectives: str = "error,params"
-    """What to minimise, separated by commas: error, params, macs, memory (peak of the activations), flash and ram (on a
-    microcontroller), latency (on this machine), and functions of your own like `energy.py:joules`."""
+    """What to minimise, separated by commas: error, int8_error (in 8-bit integers), params, macs, memory (peak of the
+    activations), flash and ram (on a microcontroller), latency (on this machine), and functions of your own like
+    `energy.py:joules`."""
     budget: str = ""
     """Bounds that the search keeps to, separated by commas: `params<=200k,latency<=3ms`."""
     device: str = ""
