@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,8 +23,9 @@ from pymoo.operators.crossover.pntx import TwoPointCrossover
 from pymoo.operators.mutation.pm import PolynomialMutation
 from rich.progress import track
 from threadpoolctl import threadpool_limits
-from worlds import Values, World
+from worlds import Box, Values, World
 
+from nat2.files import write_atomic
 from nat2.nas.archive import Archive
 from nat2.nas.functions import SearchFunctions
 from nat2.nas.nat import run_search
@@ -65,7 +68,7 @@ class Nat:
     def __call__(self, recorder: Recorder, cost: str, seed: int, evaluations: int) -> None:
         space, objectives = recorder.world.space, recorder.world.objectives(cost)
         functions = SearchFunctions[Any](
-            lambda arch: float(recorder(space.encode(arch)[None])[0]), exact={cost: recorder.world.costs[cost]}
+            lambda arch: float(recorder(space.encode(arch)[None])[0]), exact=recorder.world.exact(cost)
         )
         archive: Archive[Any] = Archive(None, [each.name for each in objectives], key=space.key, parse=space.parse)
         for until, settings in self.phases:
@@ -86,13 +89,12 @@ class _Direct(Problem):  # type: ignore[misc]
     """The search problem itself, without a predictor."""
 
     def __init__(self, recorder: Recorder, cost: str) -> None:
-        space = recorder.world.space
-        super().__init__(n_var=len(space.lower), n_obj=2, xl=space.lower, xu=space.upper, vtype=int)
-        self._recorder, self._cost = recorder, recorder.world.costs[cost]
+        space, self._recorder, self._costs = recorder.world.space, recorder, recorder.world.exact(cost).values()
+        super().__init__(n_var=len(space.lower), n_obj=1 + len(self._costs), xl=space.lower, xu=space.upper, vtype=int)
 
     def _evaluate(self, x: Any, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         genomes = np.asarray(x, dtype=np.int64)
-        out["F"] = np.stack([self._recorder(genomes), self._cost(genomes)], axis=1)
+        out["F"] = np.stack([self._recorder(genomes), *(cost(genomes) for cost in self._costs)], axis=1)
 
 
 class _Rounding(Repair):  # type: ignore[misc]
@@ -128,15 +130,15 @@ def random_search(recorder: Recorder, cost: str, seed: int, evaluations: int) ->
 
 
 def optuna_search(sampler: str) -> Callable[[Recorder, str, int, int], None]:
-    """A sampler of Optuna, which sees the exact cost as a second value of each evaluation."""
+    """A sampler of Optuna, which sees the exact costs as further values of each evaluation."""
 
     def run(recorder: Recorder, cost: str, seed: int, evaluations: int) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        space, measure = recorder.world.space, recorder.world.costs[cost]
+        space, costs = recorder.world.space, recorder.world.exact(cost).values()
         study = optuna.create_study(
-            directions=["minimize", "minimize"], sampler=getattr(optuna.samplers, sampler)(seed=seed)
+            directions=["minimize"] * (1 + len(costs)), sampler=getattr(optuna.samplers, sampler)(seed=seed)
         )
         for _ in range(20 * evaluations):  # what is proposed again counts once
             if len(recorder.seen) >= evaluations:
@@ -145,7 +147,7 @@ def optuna_search(sampler: str) -> Callable[[Recorder, str, int, int], None]:
             ends = enumerate(zip(space.lower.tolist(), space.upper.tolist(), strict=True))
             genome = [trial.suggest_int(f"gene {gene}", low, high) for gene, (low, high) in ends]
             genomes = space.canonical(np.array([genome]))
-            study.tell(trial, [float(recorder(genomes)[0]), float(measure(genomes)[0])])
+            study.tell(trial, [float(recorder(genomes)[0]), *(float(each(genomes)[0]) for each in costs)])
 
     return run
 
@@ -193,20 +195,29 @@ def ofa_contenders(evaluations: int) -> dict[str, Contender]:
     return {name: Contender(run, evaluations) for name, run in runs.items()}
 
 
-def formula_contenders(evaluations: int) -> dict[str, Contender]:
+SLOW = ("GPSampler",)
+"""Contenders that take minutes, on fewer seeds."""
+
+
+def rivals(evaluations: int) -> dict[str, Contender]:
     """Our search as it is, and its rivals; those of Optuna where it is installed."""
-    runs: dict[str, Callable[[Recorder, str, int, int], None]] = {"default": of("default"), "NSGA-II": nsga2}
+    runs: dict[str, Callable[[Recorder, str, int, int], None]] = {
+        "default": of("default"), "random": random_search, "NSGA-II": nsga2,
+    }  # fmt: skip
     if find_spec("optuna") is not None:
         runs |= {"TPE": optuna_search("TPESampler"), "GPSampler": optuna_search("GPSampler")}
-    return {name: Contender(run, evaluations) for name, run in (runs | {"random": random_search}).items()}
+    return {name: Contender(run, evaluations) for name, run in runs.items()}
 
 
 WORLDS = {
-    "cells": (worlds.cells, formula_contenders),
-    "chain": (worlds.chain, formula_contenders),
+    "cells": (worlds.cells, rivals),
+    "chain": (worlds.chain, rivals),
+    "NAS-Bench-Macro": (worlds.nas_bench_macro, rivals),
+    "Once-For-All": (worlds.ofa, rivals),
     "macro": (worlds.nas_bench_macro, macro_contenders),
     "ofa": (worlds.ofa, ofa_contenders),
 }
+"""Each with its contenders: the first four with their defaults, the others in sizes that suit the space."""
 
 
 @dataclass(frozen=True)
@@ -219,18 +230,56 @@ class Race:
     name: str
     seed: int
     evaluations: int
+    keep: Path | None = None
+    """Folder for what came of it."""
 
     @property
     def contender(self) -> Contender:
         return WORLDS[self.world][1](self.evaluations)[self.name]
 
 
-def raced(race: Race) -> Values:
-    """True error and cost of the networks in the order they were evaluated."""
+@dataclass(frozen=True)
+class Course:
+    """What came of a race."""
+
+    values: Values
+    """True error and costs of the networks in the order they were evaluated."""
+    seconds: float
+    """Processor time of the whole search."""
+
+
+def raced(race: Race) -> Course:
+    """Make a search, or read what it made before from the folder to keep it in."""
+    kept = None if race.keep is None else race.keep / f"{race.world}-{race.cost}-{race.name}-{race.seed}.npz"
+    if kept is not None and kept.exists():
+        with np.load(kept) as there:
+            if len(there["values"]) >= race.evaluations:
+                return Course(there["values"], float(there["seconds"]))
     world = WORLDS[race.world][0](race.data)
     recorder = Recorder(world, race.seed)
+    began = time.process_time()
     race.contender.run(recorder, race.cost, race.seed, race.contender.evaluations)
-    return world.values(recorder.genomes, race.cost)
+    course = Course(world.values(recorder.genomes, race.cost), time.process_time() - began)
+    if kept is not None:
+        write_atomic(kept, partial(_save, **vars(course)))
+    return course
+
+
+def box_of(world: str, cost: str, given: Any) -> Box:
+    """Between which values a hypervolume is measured; kept like the races, because finding it takes a minute."""
+    kept = None if given.keep is None else given.keep / f"{world}-{cost}-box.npz"
+    if kept is not None and kept.exists():
+        with np.load(kept) as there:
+            return Box(there["origin"], there["reference"], there["front"])
+    box = WORLDS[world][0](given.data).box(cost)
+    if kept is not None:
+        write_atomic(kept, partial(_save, **vars(box)))
+    return box
+
+
+def _save(path: Path, **arrays: Any) -> None:
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 def one_thread() -> None:
@@ -252,8 +301,15 @@ def spread(work: Callable[[T], R], tasks: Sequence[T], jobs: int) -> list[R]:
         return list(watched(pool.map(work, tasks)))
 
 
-def races(world: str, given: Any, costs: Sequence[str], seeds: range, evaluations: int) -> dict[Race, Values]:
-    """All searches of a world: every contender, cost and seed."""
-    names = WORLDS[world][1](evaluations)
-    every = [Race(world, given.data, cost, name, s, evaluations) for cost in costs for name in names for s in seeds]
+def races(world: str, given: Any, costs: Sequence[str], seeds: range, evaluations: int) -> dict[Race, Course]:
+    """All searches of a world: every contender, cost and seed; the slow ones last, and on their own seeds."""
+    names = [name for name in WORLDS[world][1](evaluations) if not given.rivals or name in given.rivals]
+    most = {name: min(evaluations, given.slow_evaluations) if name in SLOW else evaluations for name in names}
+    every = [
+        Race(world, given.data, cost, name, seed, most[name], given.keep)
+        for name in names
+        for seed in seeds
+        for cost in costs
+        if name not in SLOW or seed < given.slow_seeds
+    ]
     return dict(zip(every, spread(raced, every, given.jobs), strict=True))

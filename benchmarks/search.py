@@ -2,11 +2,14 @@
 
     python benchmarks/search.py macro         all 6,561 networks of NAS-Bench-Macro
     python benchmarks/search.py ofa           Once-For-All MobileNetV3, by published surrogates
-    python benchmarks/search.py formula       two spaces by formula, against Optuna's TPE and GPSampler too
+    python benchmarks/search.py formula       spaces by formula, against Optuna's TPE and GPSampler too
+    python benchmarks/search.py race          the same, and the spaces of the first two
     python benchmarks/search.py predictors    ranking of held-out networks
+    python benchmarks/search.py auto          the predictor `auto` beside its members, on nine tables
     python benchmarks/search.py cost          seconds per generation
 
-All but the last write a plot to ``--out``; those that need published data read it from ``--data``.
+All but the last write a plot to ``--out``; those that need published data read it from ``--data``. With ``--keep`` each
+search is kept in a file of that folder, and read from there when the command is repeated.
 """
 
 from __future__ import annotations
@@ -14,17 +17,18 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import worlds
+from drawing import COLOURS, draw_curves, figure, grid, markdown
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from races import Race, one_thread, races, spread
+from races import Course, Race, box_of, one_thread, races, spread
 from scipy.stats import kendalltau
 from table import Row, parser, show
 from worlds import Box, Known, Values, World
@@ -39,61 +43,17 @@ from nat2.seeds import numpy_generator
 from nat2.space import CostTable, Macro, SearchSpace
 from nat2.space.space import FeatureKind
 
-COLOURS = {
-    "default": "#0b6e4f", "nat2": "#c8553d", "nat2 small": "#e6a23c", "nat": "#3d6bb3", "NSGA-II": "#7a5195",
-    "random": "#8a949e", "TPE": "#5aa9a3", "GPSampler": "#2b2b2b",
-}  # fmt: skip
 NAMES = {"size": "size", "macs": "MACs", "params": "parameters", "latency": "latency"}
 UNITS = {"macs": (1e-6, "multiply-accumulates (M)"), "latency": (1, "latency on a Note10 (ms)")}
 
 
-def curves(done: dict[Race, Values], cost: str, box: Box) -> dict[str, list[Values]]:
+def curves(done: dict[Race, Course], cost: str, box: Box) -> dict[str, list[Values]]:
     """Hypervolume against evaluations, one curve per contender and seed."""
     found: dict[str, list[Values]] = {}
-    for race, values in done.items():
+    for race, course in done.items():
         if race.cost == cost:
-            found.setdefault(race.name, []).append(box.shares(values))
+            found.setdefault(race.name, []).append(box.shares(course.values))
     return found
-
-
-# -- output
-
-
-def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a Markdown table for the documentation."""
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
-    print("\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n")
-
-
-def figure(columns: int, rows: int = 1, height: float = 4.2) -> tuple[Figure, NDArray[Any]]:
-    """An empty figure, shape of the axes (rows, columns)."""
-    drawn = Figure(figsize=(5.6 * columns, height * rows), dpi=150, layout="constrained")
-    return drawn, drawn.subplots(rows, columns, squeeze=False)
-
-
-def grid(axes: Axes, title: str, x: str, y: str) -> None:
-    """Titles, labels with units, and a grid."""
-    axes.set_title(title, fontsize=11)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.grid(visible=True, which="major", color="#e4e8ec", linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def draw_curves(axes: Axes, found: dict[str, list[Values]], first: int) -> None:
-    """Median and quartiles of curves, from a number of evaluations on."""
-    for name, several in found.items():
-        length = min(map(len, several))
-        low, middle, high = 100 * np.quantile([curve[:length] for curve in several], (0.25, 0.5, 0.75), axis=0)
-        x = np.arange(1, length + 1)
-        shown = x >= first
-        axes.plot(x[shown], middle[shown], color=COLOURS[name], label=name, linewidth=1.8)
-        axes.fill_between(x[shown], low[shown], high[shown], color=COLOURS[name], alpha=0.18, linewidth=0)
-    axes.set_xscale("log")
-    longest = max(len(curve) for several in found.values() for curve in several)
-    ticks = [tick for tick in (20, 50, 100, 200, 400, 1000, 3000) if first <= tick <= longest]
-    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axes.minorticks_off()
 
 
 # -- NAS-Bench-Macro
@@ -166,9 +126,9 @@ def ofa(given: Any) -> list[Row]:
         axes, mark = panels[1, column], min(1000, evaluations)
         known = box.front[np.argsort(box.front[:, 1])]
         axes.plot(known[:, 1] * scale, 100 * known[:, 0], color="black", linewidth=0.9, label="best known")
-        for race, values in done.items():
+        for race, course in done.items():
             if race.cost == cost and race.seed == 0:
-                front = values[:mark][non_dominated(values[:mark])]
+                front = course.values[:mark][non_dominated(course.values[:mark])]
                 front = front[np.argsort(front[:, 1])]
                 style = {"color": COLOURS[race.name], "label": race.name}
                 axes.plot(front[:, 1] * scale, 100 * front[:, 0], "o-", ms=2.5, linewidth=0.9, **style)
@@ -194,29 +154,66 @@ def _agreement(world: World, data: Path, cost: str) -> Row:
     return Row(f"{cost} of {len(pairs)} published networks, largest difference", 100 * max(pairs), 1.0, unit="%")
 
 
-# -- by formula
+# -- all rivals on all spaces
+
+BY_FORMULA = {"cells": ("size", "size+time"), "chain": ("size", "size+time")}
+SPACES = BY_FORMULA | {
+    "NAS-Bench-Macro": ("params", "macs", "params+macs"),
+    "Once-For-All": ("macs", "latency", "macs+latency"),
+}
+MARKS = (20, 50, 100, 200)
 
 
-def formula(given: Any) -> list[Row]:
-    """Hypervolume from 20 evaluations on, in two spaces by formula."""
+def race(given: Any, spaces: Mapping[str, tuple[str, ...]] = SPACES) -> list[Row]:
+    """Hypervolume from 20 evaluations on, with two and with three objectives."""
     evaluations = given.evaluations or 200
-    marks = [mark for mark in (20, 50, 100, 200) if mark <= evaluations]
-    rows, lines = [], []
-    drawn, panels = figure(2)
-    for axes, (name, make) in zip(panels[0], {"cells": worlds.cells, "chain": worlds.chain}.items(), strict=True):
-        done = races(name, given, ("size",), range(given.seeds), evaluations)
-        found = curves(done, "size", make(given.data).box("size"))
-        for contender, several in found.items():
-            shares = [statistics.median(float(c[min(mark, len(c)) - 1]) for c in several) for mark in marks]
-            for mark, share in zip(marks, shares, strict=True):
-                rows.append(Row(f"{name}, {contender}: share of the hypervolume after {mark}, median", share))
-            lines.append([f"{name}, {contender}", *(f"{100 * share:.1f} %" for share in shares)])
-        draw_curves(axes, found, 20)
-        grid(axes, f"{name}: error and size", "networks evaluated", "share of the hypervolume (%)")
+    marks = [mark for mark in MARKS if mark <= evaluations]
+    shares: dict[str, dict[str, Values]] = {}
+    seconds: list[float] = []
+    drawn, panels = figure(3, math.ceil(sum(map(len, spaces.values())) / 3))
+    axes = iter(panels.flat)
+    for name, costs in spaces.items():
+        done = races(name, given, costs, range(given.seeds), evaluations)
+        seconds += [course.seconds / len(course.values) for each, course in done.items() if each.name == "default"]
+        for cost in costs:
+            title = f"{name}, {cost.replace('+', ' and ')}"
+            found = curves(done, cost, box_of(name, cost, given))
+            shares[title] = {
+                each: np.mean([[_at(curve, mark) for mark in marks] for curve in several], axis=0)
+                for each, several in found.items()
+            }
+            panel = next(axes)
+            draw_curves(panel, found, 20)
+            grid(panel, title, "networks evaluated", "share of the hypervolume (%)")
     panels[0, 0].legend(loc="lower right", frameon=False)
-    drawn.savefig(given.out / "search-formula.png")
+    drawn.savefig(given.out / f"search-{given.part}.png")
+    lines = [
+        [f"{title}: {each}", *(f"{100 * value:.1f} %" for value in values)]
+        for title, contenders in shares.items()
+        for each, values in contenders.items()
+    ]
     markdown(("", *(f"after {mark}" for mark in marks)), lines)
-    return rows
+    return [*_standing(shares, marks), Row("processor time per evaluation", statistics.median(seconds), 0.06, unit="s")]
+
+
+def _at(curve: Values, mark: int) -> float:
+    """What a curve has reached; not a number if it ends before."""
+    return float(curve[mark - 1]) if mark <= len(curve) else math.nan
+
+
+def _standing(shares: Mapping[str, Mapping[str, Values]], marks: Sequence[int]) -> Iterator[Row]:
+    """The means, and by how much the best rival is ahead of ours, on each space and in the mean over spaces."""
+    contenders = set.intersection(*(set(each) for each in shares.values()))
+    mean = {name: np.mean([each[name] for each in shares.values()], axis=0) for name in contenders}
+    for title, found in {**shares, "mean over spaces": mean}.items():
+        for place, mark in enumerate(marks):
+            for name in sorted(found):
+                yield Row(f"{title}, {name}: share of the hypervolume after {mark}", float(found[name][place]))
+            rivals = [values[place] for name, values in found.items() if name != "default"]
+            if rivals and "default" in found:
+                target = 0.01 if found is not mean else 0.0
+                ahead = float(np.nanmax(rivals) - found["default"][place])
+                yield Row(f"{title}: best rival ahead after {mark}", ahead, target if mark >= 50 else None)
 
 
 # -- predictors
@@ -224,6 +221,12 @@ def formula(given: Any) -> list[Row]:
 SIZES = (50, 100, 200, 300)
 SLOW = ("catboost", "rbfs", "e2epp")
 TABLES = {"ImageNet": worlds.imagenet_networks, "NAS-Bench-Macro": worlds.macro_networks}
+MORE_TABLES = TABLES | {
+    "cells": partial(worlds.drawn_networks, worlds.cells, "size"),
+    "chain": partial(worlds.drawn_networks, worlds.chain, "size"),
+    "Once-For-All's predictor": partial(worlds.drawn_networks, worlds.ofa, "macs"),
+    **{f"latency, {name}": partial(worlds.latency_networks, name) for name in worlds.LATENCIES},
+}
 ALL: tuple[PredictorName, ...] = get_args(PredictorName)
 
 
@@ -251,7 +254,7 @@ def features(known: Known, kind: FeatureKind, learned: NDArray[np.int64]) -> Val
 
 def tried(trial: Trial) -> tuple[float, float]:
     """Kendall's tau on at most 2,000 held-out networks, and its mean within one resolution."""
-    known = TABLES[trial.table](trial.data)
+    known = MORE_TABLES[trial.table](trial.data)
     errors = known.errors[trial.split % len(known.errors)]
     order = numpy_generator(trial.split, "split").permutation(len(errors))
     learned, out = order[: trial.n], order[trial.n :][:2000]
@@ -310,6 +313,29 @@ def predictors(given: Any) -> list[Row]:
     drawn.savefig(given.out / "search-predictors.png")
     rows.append(Row("auto: largest difference to the best single predictor", behind, 0.01))
     return rows + _study(given.data)
+
+
+def auto(given: Any) -> list[Row]:
+    """By how much the best member of ``auto`` ranks better than ``auto``, on tables with 50, 100 and 200 networks."""
+    names: tuple[PredictorName, ...] = ("auto", *AUTO)
+    cells = [(table, n) for table in MORE_TABLES for n in (50, 100, 200)]
+    trials = [
+        Trial(table, given.data, name, "structure", n, split)
+        for table, n in cells
+        for name in names
+        for split in range(given.seeds)
+    ]
+    found = dict(zip(trials, spread(tried, trials, given.jobs), strict=True))
+    rows, lines = [], []
+    for table, n in cells:
+        taus = {
+            name: statistics.mean(tau for t, (tau, _) in found.items() if (t.table, t.name, t.n) == (table, name, n))
+            for name in names
+        }
+        lines.append([f"{table}, {n} networks", *(f"{taus[name]:.3f}" for name in names)])
+        rows.append(Row(f"{table}, {n} networks: best member ahead", max(taus[m] for m in AUTO) - taus["auto"], 0.02))
+    markdown(("Kendall's tau", *names), lines)
+    return rows
 
 
 def _draw_predictor(axes: Axes, name: PredictorName, taus: Sequence[float]) -> None:
@@ -384,7 +410,10 @@ def cost(given: Any) -> list[Row]:
     return rows
 
 
-PARTS = {"macro": macro, "ofa": ofa, "formula": formula, "predictors": predictors, "cost": cost}
+PARTS: dict[str, Callable[[Any], list[Row]]] = {
+    "macro": macro, "ofa": ofa, "formula": partial(race, spaces=BY_FORMULA), "race": race, "predictors": predictors,
+    "auto": auto, "cost": cost,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -395,7 +424,11 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, default=root / "docs", help="folder for the plots")
     arguments.add_argument("--seeds", type=int, default=10, help="searches or splits, from seed 0 on")
     arguments.add_argument("--jobs", type=int, default=1, help="processes")
-    arguments.add_argument("--evaluations", type=int, help="by default 400 in macro, 1,000 in ofa, 200 in formula")
+    arguments.add_argument("--evaluations", type=int, help="by default 400 in macro, 1,000 in ofa, else 200")
+    arguments.add_argument("--rivals", nargs="+", metavar="NAME", help="contenders to race; by default all")
+    arguments.add_argument("--slow-seeds", type=int, default=3, help="seeds of contenders that take minutes")
+    arguments.add_argument("--slow-evaluations", type=int, default=100, help="and their evaluations, at most")
+    arguments.add_argument("--keep", type=Path, metavar="FOLDER", help="keep each search in a file of this folder")
     arguments.add_argument("--long", action="store_true", help="ofa: up to 3,750 evaluations, and nat2 as published")
     arguments.add_argument(
         "--quick",

@@ -37,7 +37,7 @@ class Box:
     origin: Values
     reference: Values
     front: Values
-    """The best known trade-offs, shape (n, 2); all the hypervolume there is."""
+    """The best known trade-offs, shape (n, objectives); all the hypervolume there is."""
 
     def share(self, values: Values) -> float:
         """Hypervolume of networks as a share of the best known front's."""
@@ -45,7 +45,7 @@ class Box:
 
     def shares(self, values: Values) -> Values:
         """The same of the first network, the first two, and so on, shape (n,)."""
-        front, volume = np.empty((0, 2)), 0.0
+        front, volume = np.empty((0, values.shape[1])), 0.0
         volumes = np.empty(len(values))
         for number, row in enumerate(values):
             if not (front <= row).all(axis=1).any():
@@ -70,15 +70,19 @@ class World:
     measured: Callable[[Genomes, int], Values]
     """The error that a search with a seed sees."""
     box: Callable[[str], Box]
-    """Between which values the hypervolume in error and a cost is measured."""
+    """Between which values the hypervolume in error and costs is measured; names of several are joined by a plus."""
 
-    def objectives(self, cost: str) -> tuple[Objective, Objective]:
+    def exact(self, cost: str) -> dict[str, Measure]:
+        """The functions of some costs, by name."""
+        return {name: self.costs[name] for name in cost.split("+")}
+
+    def objectives(self, cost: str) -> tuple[Objective, ...]:
         """What a search optimises."""
-        return Objective(name="error"), Objective(name=cost, cost="exact")
+        return Objective(name="error"), *(Objective(name=name, cost="exact") for name in self.exact(cost))
 
     def values(self, genomes: Genomes, cost: str) -> Values:
-        """True error and cost, shape (n, 2)."""
-        return np.stack([self.error(genomes), self.costs[cost](genomes)], axis=1)
+        """True error and costs, shape (n, objectives)."""
+        return np.stack([self.error(genomes), *(each(genomes) for each in self.exact(cost).values())], axis=1)
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def nas_bench_macro(data: Path) -> World:
     mean = errors.mean(axis=1)
 
     def box(cost: str) -> Box:
-        values = np.stack([mean, table[cost]], axis=1)
+        values = np.stack([mean, *(table[name] for name in cost.split("+"))], axis=1)
         return Box(values.min(0), values.max(0), values[non_dominated(values)])
 
     def column(name: str) -> Measure:
@@ -160,9 +164,20 @@ def cells(data: Path) -> World:
         summed: Values = 0.1 + price[genomes] @ np.array([1.0, 1.0, 2.0, 1.5, 1.5, 2.0])
         return summed
 
-    values = np.stack([error(genomes), size(genomes)], axis=1)
-    box = Box(values.min(0), values.max(0), values[non_dominated(values)])
-    return World(IntegerSpace((5,) * 6), {"size": size}, error, _noisy(error, 0.004), lambda cost: box)
+    def time(genomes: Genomes) -> Values:
+        """As long as the slowest path."""
+        t = np.array([0.0, 0.05, 0.6, 0.5, 1.0])[genomes]
+        slowest: Values = 0.2 + np.max([t[:, 0] + t[:, 3], t[:, 1] + t[:, 4], t[:, 2], t[:, 5] + 0.5 * t[:, 0]], axis=0)
+        return slowest
+
+    costs: dict[str, Measure] = {"size": size, "time": time}
+
+    @cache
+    def box(cost: str) -> Box:
+        values = np.stack([error(genomes), *(costs[name](genomes) for name in cost.split("+"))], axis=1)
+        return Box(values.min(0), values.max(0), values[non_dominated(values)])
+
+    return World(IntegerSpace((5,) * 6), costs, error, _noisy(error, 0.004), box)
 
 
 @cache
@@ -186,13 +201,20 @@ def chain(data: Path) -> World:
         summed: Values = 1 + price[places, genomes].sum(axis=1)
         return summed
 
-    space = IntegerSpace((4,) * genes)
+    slow = np.array([0.0, 2.0, 1.0, 3.0]) * numpy_generator(1, "chain").uniform(0.2, 2.0, genes)[:, None]
+
+    def time(genomes: Genomes) -> Values:
+        """A layer has to wait where it differs from the one before."""
+        summed: Values = 1 + slow[places, genomes].sum(axis=1) + 0.5 * (np.diff(genomes, axis=1) != 0).sum(axis=1)
+        return summed
+
+    space, costs = IntegerSpace((4,) * genes), {"size": size, "time": time}
 
     @cache
     def box(cost: str) -> Box:
-        return _best_known(space, error, size)
+        return _best_known(space, error, [costs[name] for name in cost.split("+")])
 
-    return World(space, {"size": size}, error, _noisy(error, 0.004), box)
+    return World(space, costs, error, _noisy(error, 0.004), box)
 
 
 def _noisy(error: Measure, deviation: float) -> Callable[[Genomes, int], Values]:
@@ -226,7 +248,7 @@ def ofa(data: Path) -> World:
 
     @cache
     def box(cost: str) -> Box:
-        return _best_known(space, error, costs[cost])
+        return _best_known(space, error, [costs[name] for name in cost.split("+")])
 
     return World(space, costs, error, lambda genomes, seed: error(genomes), box)
 
@@ -298,22 +320,32 @@ def _block(shape: LayerShape, layer: Layer, size: int, out_size: int) -> str:
     )
 
 
-def _best_known(space: Searchable[Any], error: Measure, cost: Measure, *, generations: int = 400) -> Box:
+def _best_known(space: Searchable[Any], error: Measure, costs: Sequence[Measure], *, generations: int = 400) -> Box:
     """The front of a long evolution on the surrogates themselves, and the box that all searches are measured in.
 
-    The box reaches from the lowest error of that front and the smallest network's cost to the smallest network's error
-    and the largest network's cost.
+    The box reaches from the lowest error of that front and the smallest network's costs to the smallest network's error
+    and the largest network's costs.
     """
+    front = np.empty((0, 1 + len(costs)))
 
     def values(genomes: Genomes) -> Values:
-        return np.stack([error(genomes), cost(genomes)], axis=1)
+        nonlocal front
+        found = np.stack([error(genomes), *(cost(genomes) for cost in costs)], axis=1)
+        if len(costs) > 1:  # a front of two dimensions is larger than a population
+            front = np.unique(np.concatenate([front, found]), axis=0)
+            front = front[non_dominated(front)]
+        return found
 
     ends = np.stack([space.lower, space.upper])
     start = np.concatenate([ends, space.sample(198, numpy_generator(0, "best known"))])
-    last = evolve(space, values, n_objectives=2, population=200, generations=generations, start=start, seed=0)
+    last = evolve(
+        space, values, n_objectives=1 + len(costs), population=200, generations=generations, start=start, seed=0
+    )
     found, (smallest, largest) = values(last), values(ends)
-    origin = np.array([found[:, 0].min(), smallest[1]])
-    return Box(origin, np.array([smallest[0], largest[1]]), found[non_dominated(found)])
+    if len(costs) == 1:
+        front = found[non_dominated(found)]
+    origin = np.array([found[:, 0].min(), *smallest[1:]])
+    return Box(origin, np.array([smallest[0], *largest[1:]]), front)
 
 
 @dataclass(frozen=True)
@@ -345,6 +377,47 @@ def published(data: Path) -> list[Published]:
     return found
 
 
+# -- tables to fit predictors to
+
+DRAWN = 3000
+
+
+@cache
+def drawn_networks(make: Callable[[Path], World], cost: str, data: Path) -> Known:
+    """Networks drawn from a world, with the errors that three searches would see and one cost."""
+    world = make(data)
+    genomes = np.unique(world.space.sample(DRAWN, numpy_generator(0, "table")), axis=0)
+    errors = [world.measured(genomes, seed) for seed in range(3)]
+    return Known(world.space, genomes, errors, world.costs[cost](genomes)[:, None], genomes[:, 0])
+
+
+LATENCIES = ("2080ti_1", "2080ti_64", "titan_rtx_32", "v100_64")
+"""Devices and batch sizes of `latency_networks`."""
+
+
+@cache
+def latency_networks(name: str, data: Path) -> Known:
+    """Sub-networks of OFAMobileNetV3 with a latency measured on a GPU in place of the error."""
+    macro = Macro(classes=1000, early_exits=False, dense_skips=False)
+    space = SearchSpace.of(macro, tuple(range(128, 225, 4)))
+    with (data / "ofa_mbv3_latency_help" / "ofa_latency.csv").open() as file:
+        rows = list(csv.DictReader(file))[:DRAWN]
+    genomes = space.encode_all([_arch(row, int(row["r"]), macro.width) for row in rows])
+    measured = np.array([float(row[f"{name}_ms"]) for row in rows])
+    costs = CostTable(space, {macro.width: macro})(genomes).astype(np.float64)
+    return Known(space, genomes, [measured], costs, genomes[:, 0])
+
+
+def _arch(row: Mapping[str, str], resolution: int, width: float) -> Arch:
+    """The architecture of a row with kernels, expand ratios and depths."""
+    kernels, expands, depths = ([int(part) for part in row[name].split()] for name in ("ks", "e", "d"))
+    stages = tuple(
+        tuple(Layer(kernels[i], expands[i]) for i in range(MAX_DEPTH * s, MAX_DEPTH * s + depth))
+        for s, depth in enumerate(depths)
+    )
+    return Arch(resolution, width, stages)
+
+
 # -- Once-For-All MobileNetV3 on ImageNet
 
 
@@ -355,12 +428,7 @@ def imagenet_networks(data: Path) -> Known:
     archs, errors = [], []
     with (data / "ofa_mbv3_moofa_tables" / "ofa_mbv3_imagenet.csv").open() as file:
         for row in csv.DictReader(file):
-            kernels, expands, depths = ([int(part) for part in row[name].split()] for name in ("ks", "e", "d"))
-            stages = tuple(
-                tuple(Layer(kernels[i], expands[i]) for i in range(MAX_DEPTH * s, MAX_DEPTH * s + depth))
-                for s, depth in enumerate(depths)
-            )
-            archs.append(Arch(int(row["image_size"]), macro.width, stages))
+            archs.append(_arch(row, int(row["image_size"]), macro.width))
             errors.append(1 - float(row["top1"]))
     genomes = space.encode_all(archs)
     costs = CostTable(space, {macro.width: macro})(genomes).astype(np.float64)
