@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,8 @@ def test_an_ensemble_is_the_mean_of_experts_each_of_which_has_not_seen_a_part(mo
     assert left_out[0] != [0, 1, 2, 3]  # the order of the archive does not decide
     means = [targets[lesson.astype(int)].mean() for lesson in lessons]
     assert found.predict(features[:2]).tolist() == [pytest.approx(np.mean(means))] * 2
+    for mean, part in zip(means, left_out, strict=True):
+        assert found.left_out[part].tolist() == [pytest.approx(mean)] * 4
     errors = [mean - targets[part] for mean, part in zip(means, left_out, strict=True)]
     assert found.rmse == pytest.approx(np.sqrt(np.mean(np.square(errors))))
     lessons.clear()
@@ -169,41 +172,53 @@ def test_an_ensemble_is_the_mean_of_experts_each_of_which_has_not_seen_a_part(mo
     assert [len(lesson) for lesson in lessons] == [19] * 20  # at most as many as there are networks
 
 
-@pytest.mark.parametrize(
-    ("taus", "chosen"),
-    [
-        ((0.9, 0.5, 0.3, 0.1), "lgb"),
-        ((0.9, 0.86, 0.84, 0.1), "lgb+gp-rbf"),
-        ((0.1, 0.86, 0.3, 0.9), "svr+gp-rbf"),
-        ((0.5, 0.5, 0.5, 0.5), "lgb+gp-rbf+bayesian+svr"),
-    ],
-)
-def test_auto_averages_those_that_rank_as_well_as_the_best(
-    monkeypatch: pytest.MonkeyPatch, taus: tuple[float, ...], chosen: str
-) -> None:
-    answers = dict(zip(predictors.AUTO, taus, strict=True))
+def of_members(monkeypatch: pytest.MonkeyPatch, left_out: Mapping[Any, np.ndarray], targets: np.ndarray) -> Ensemble:
+    """``auto`` of predictors whose predictions of held-out networks are given; of others they predict the same."""
 
     def made(name: PredictorName, *rest: object) -> Ensemble:
-        return Ensemble(name, lambda queries: np.full(len(queries), answers[name]), answers[name], 1 - answers[name])
+        return predictors._judged(name, lambda queries: left_out[name][: len(queries)], left_out[name], targets)
 
     monkeypatch.setattr(predictors, "_ensemble", made)
-    found = fit_ensemble("auto", np.eye(6), np.arange(6.0), seed=0)
-    mean = np.mean([answers[name] for name in chosen.split("+")])  # type: ignore[index]
-    assert (found.name, found.tau) == (chosen, max(taus))
-    assert found.rmse == pytest.approx(1 - mean)
-    assert found.predict(np.eye(6)[:2]).tolist() == [pytest.approx(mean)] * 2
+    return fit_ensemble("auto", np.eye(len(targets)), targets, seed=0)
 
 
-def test_how_well_a_predictor_ranks_is_judged_by_parts_if_they_are_large_enough() -> None:
-    measured = np.arange(120.0)
-    parts = [np.arange(60), np.arange(60, 120)]
-    predicted = np.concatenate([measured[:60] + 1000, -measured[60:]])  # right in one half, reversed in the other
-    assert predictors._ranking(predicted, measured, parts) == pytest.approx(0 - 1)  # mean minus deviation
-    assert predictors._ranking(measured, measured, parts) == pytest.approx(1)
-    few = predictors._ranking(predicted[30:90], measured[30:90], [np.arange(30), np.arange(30, 60)])
-    tau = quality(predicted[30:90], measured[30:90]).tau
-    assert few == pytest.approx(tau)
-    assert predictors._ranking(np.zeros(120), measured, parts) == 0  # nothing is ranked
+def test_auto_is_one_predictor_where_the_others_are_far_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator, targets = np.random.default_rng(0), np.arange(40.0)
+    left_out = {name: generator.normal(size=40) for name in predictors.AUTO} | {"bayesian": targets**2}
+    found = of_members(monkeypatch, left_out, targets)
+    assert found.name == "bayesian"
+    assert found.tau == pytest.approx(1)
+    np.testing.assert_allclose(found.predict(np.eye(40)), targets**2)
+    assert found.rmse == pytest.approx(np.sqrt(np.mean((targets**2 - targets) ** 2)))
+
+
+def test_auto_averages_predictors_that_see_different_things(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is wrong about something else: a mean of all ranks better than any of them, and counts the best most."""
+    generator, targets = np.random.default_rng(0), np.arange(100.0)
+    scales = dict(zip(predictors.AUTO, (14.0, 8.0, 14.0, 14.0), strict=True))
+    left_out = {name: targets + generator.normal(0, scale, 100) for name, scale in scales.items()}
+    found = of_members(monkeypatch, left_out, targets)
+    assert set(found.name.split("+")) == {*predictors.AUTO}
+    assert found.name.startswith("gp-rbf+")
+    assert found.tau > max(float(quality(each, targets).tau or 0) for each in left_out.values())
+    np.testing.assert_allclose(found.predict(np.eye(100)), found.left_out)
+    weights = np.linalg.lstsq(np.stack([*left_out.values()], axis=1), found.left_out)[0]
+    assert weights.sum() == pytest.approx(1)
+    assert weights.argmax() == 1
+
+
+def test_chance_does_not_choose_among_equal_predictors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With few networks none gets all the weight, whatever happens to rank best."""
+    for seed in range(5):
+        generator, targets = np.random.default_rng(seed), np.arange(20.0)
+        left_out = {name: targets + generator.normal(0, 2, 20) for name in predictors.AUTO}
+        assert len(of_members(monkeypatch, left_out, targets).name.split("+")) == len(predictors.AUTO)
+
+
+def test_nothing_ranked_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    left_out = {name: np.zeros(6) for name in predictors.AUTO}
+    found = of_members(monkeypatch, left_out, np.arange(6.0))
+    assert (found.tau, found.predict(np.eye(6)).tolist()) == (0.0, [0.0] * 6)
 
 
 @pytest.mark.parametrize("name", ["rbf", "bayesian", "gp", "gp-rbf"])

@@ -42,8 +42,8 @@ Tune = Callable[[Values, Values, int], Fit]
 
 FOLDS = 10
 _FEWEST = 4
-_POOLED = 100  # with fewer networks a tenth of them is too little to rank
-_NEAR = 0.05  # of the best: a difference that cross-validation cannot resolve
+_FAR = 0.2  # behind the best in rank correlation: too far to contribute to a mean
+_ADDED = 8  # members of the mean of several predictors, beyond the first of each
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,12 @@ class Ensemble:
     name: str
     """Name of the predictor; of several, joined by a plus."""
     predict: Predictor
+    left_out: Values
+    """Predictions of the networks learned from, each by experts that have not seen it, shape (n,)."""
     tau: float
-    """Kendall's rank correlation on the held-out folds: mean over the folds minus standard deviation."""
+    """Kendall's rank correlation of these predictions with the targets."""
     rmse: float
-    """Root mean square error on the held-out folds."""
+    """Their root mean square error."""
 
 
 def check_predictor(name: PredictorName) -> None:
@@ -72,8 +74,7 @@ def check_predictor(name: PredictorName) -> None:
 def fit_ensemble(name: PredictorName, features: Values, targets: Values, *, seed: int, folds: int = FOLDS) -> Ensemble:
     """Fit a predictor as the mean of experts on all but one fold each (NAT2: 10 experts on 90 % each).
 
-    ``auto`` fits the fast ones, ranks them by Kendall's tau on the held-out folds, mean minus standard deviation
-    (MSuNAS, adaptive switching), and averages those that are practically as good as the best.
+    ``auto`` fits the fast ones, and predicts their weighted mean that ranks held-out networks best.
 
     Args:
         name: Name of the predictor.
@@ -84,28 +85,60 @@ def fit_ensemble(name: PredictorName, features: Values, targets: Values, *, seed
     """
     if len(targets) < _FEWEST:
         mean = float(targets.mean())
-        return Ensemble("mean", lambda queries: np.full(len(queries), mean), 0.0, float(targets.std()))
+        predicted = np.full(len(targets), mean)
+        return Ensemble("mean", lambda queries: np.full(len(queries), mean), predicted, 0.0, float(targets.std()))
     if name != "auto":
         return _ensemble(name, features, targets, seed, folds)
     tried = [_ensemble(each, features, targets, seed, folds) for each in AUTO]
-    tried.sort(key=lambda ensemble: -ensemble.tau)
-    best = [ensemble for ensemble in tried if ensemble.tau >= tried[0].tau - _NEAR]
+    weights = _weights(np.stack([each.left_out for each in tried]), targets)
+    order = [int(place) for place in np.argsort(-weights, kind="stable") if weights[place] > 0]
 
     def predict(queries: Values) -> Values:
-        mean: Values = np.mean([ensemble.predict(queries) for ensemble in best], axis=0)
+        mean: Values = np.sum([weights[place] * tried[place].predict(queries) for place in order], axis=0)
         return mean
 
-    rmse = float(np.mean([ensemble.rmse for ensemble in best]))
-    return Ensemble("+".join(ensemble.name for ensemble in best), predict, best[0].tau, rmse)
+    left_out: Values = np.sum([weights[place] * tried[place].left_out for place in order], axis=0)
+    return _judged("+".join(tried[place].name for place in order), predict, left_out, targets)
+
+
+def _weights(predicted: Values, measured: Values) -> Values:
+    """Weights of predictors such that their mean ranks networks well, shape (predictors,), with a sum of 1.
+
+    Ensemble selection with replacement (Caruana et al., 2004): the predictor whose addition raises Kendall's tau of the
+    mean most is added, several times over. The mean begins with one of each, without those that are far behind the
+    best, which keeps chance from deciding while networks are few.
+
+    Args:
+        predicted: Predictions of networks that were held out, shape (predictors, n).
+        measured: Shape (n,).
+    """
+    taus = np.array([_tau(each, measured) for each in predicted])
+    best_first = np.argsort(-taus, kind="stable")
+    ones = np.eye(len(predicted))[best_first[taus[best_first] >= taus.max() - _FAR]]
+    members = ones.sum(axis=0)
+    for _ in range(_ADDED):
+        members += max(ones, key=lambda one: _tau((members + one) @ predicted, measured))
+    weights: Values = members / members.sum()
+    return weights
+
+
+def _tau(predicted: Values, measured: Values) -> float:
+    """Kendall's tau; 0 where nothing is ranked."""
+    return float(np.nan_to_num(scipy.stats.kendalltau(predicted, measured).statistic))
+
+
+def _judged(name: str, predict: Predictor, left_out: Values, targets: Values) -> Ensemble:
+    rmse = float(np.sqrt(np.mean((left_out - targets) ** 2)))
+    return Ensemble(name, predict, left_out, _tau(left_out, targets), rmse)
 
 
 def _ensemble(name: PredictorName, features: Values, targets: Values, seed: int, folds: int) -> Ensemble:
     centre, spread = float(targets.mean()), float(targets.std()) or 1.0
     scaled = (targets - centre) / spread
-    parts = list(KFold(min(folds, len(targets)), shuffle=True, random_state=seed % 2**32).split(features))
     experts, left_out = [], np.empty(len(targets))
     with _quiet():
         fit = PREDICTORS[name](features, scaled, derive(seed, "tune") % 2**31)
+        parts = KFold(min(folds, len(targets)), shuffle=True, random_state=seed % 2**32).split(features)
         for number, (kept, out) in enumerate(parts):
             expert = fit(features[kept], scaled[kept], derive(seed, number) % 2**31)
             experts.append(expert)
@@ -116,16 +149,7 @@ def _ensemble(name: PredictorName, features: Values, targets: Values, seed: int,
     def predict(queries: Values) -> Values:
         return mean(queries) * spread + centre
 
-    rmse = spread * float(np.sqrt(np.mean((left_out - scaled) ** 2)))
-    return Ensemble(name, predict, _ranking(left_out, scaled, [out for _, out in parts]), rmse)
-
-
-def _ranking(predicted: Values, measured: Values, parts: Sequence[NDArray[np.int64]]) -> float:
-    """Kendall's tau on held-out folds, mean minus standard deviation; on all networks at once if they are few."""
-    if len(measured) < _POOLED:
-        parts = [np.arange(len(measured))]
-    taus = [quality(predicted[part], measured[part]).tau or 0.0 for part in parts]
-    return float(np.mean(taus) - np.std(taus))
+    return _judged(name, predict, left_out * spread + centre, targets)
 
 
 @contextmanager
