@@ -115,6 +115,7 @@ def test_mutation_reaches_what_no_parent_has() -> None:
 def test_two_objectives_need_no_reference_directions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nat2.nas.evolve.reference_directions", lambda *arguments: 1 / 0)
     assert len(evolved(few(), n_objectives=2)[0]) > 4
+    assert len(evolved(few(), n_objectives=3, diversity="crowding")[0]) > 4
     with pytest.raises(ZeroDivisionError):
         evolved(few(), n_objectives=3)
 

@@ -14,7 +14,7 @@ from nat2.nas.archive import Archive, Evaluation, EvaluationRecord
 from nat2.nas.functions import ExactCost, SearchFunctions
 from nat2.nas.generation import Quality
 from nat2.nas.objectives import Objective
-from nat2.nas.propose import Model, candidates, choose, prediction_quality, propose, training_set
+from nat2.nas.propose import Model, candidates, choose, foremost, prediction_quality, propose, training_set
 from nat2.nas.settings import SearchSettings
 from nat2.nas.task import Task
 from nat2.space import Arch, Genomes, IntegerSpace, SearchSpace
@@ -241,6 +241,38 @@ def test_candidates_are_new_and_how_they_were_found_is_told() -> None:
     assert (len(none), nothing, facts.duplicate) == (0, {}, 1.0)
     free = candidates(task_of(candidates=5, population=30, inner_generations=6), linear(), 1, lambda arch: False)[2]
     assert (free.bounded, free.feasible, free.duplicate) == (False, 1.0, 0.0)
+
+
+def test_of_three_objectives_candidates_come_from_all_that_was_visited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A last population of eight cannot hold twenty candidates; what the evolution visited can."""
+    monkeypatch.setattr("nat2.nas.propose.widen", lambda *arguments: 1 / 0)
+    objectives = (LOSS, SIZE, Objective(name="first", cost="exact"))
+    sizes: dict[str, Any] = {"candidates": 20, "population": 8, "inner_generations": 20, "patience": 0}
+    members = [member(each.arch, each["loss"], first=each.arch[0]) for each in linear()]
+    known = {each.arch for each in members}
+
+    def found(**changes: Any) -> Genomes:
+        task = task_of(objectives, exact=EXACT | {"first": lambda genomes: genomes[:, 0]}, **sizes, **changes)
+        return candidates(task, members, 1, lambda arch: arch in known)[0]
+
+    chosen = found()
+    assert len(decoded(chosen)) == 20
+    assert not decoded(chosen) & known
+    with pytest.raises(ZeroDivisionError):
+        found(diversity="directions")
+
+
+def test_the_foremost_are_predicted_fronts_within_the_budget() -> None:
+    losses = {(0, 0): 0.9, (0, 1): 0.5, (1, 1): 0.6, (2, 2): 0.1, (2, 3): 0.2}
+    model: Any = Foretold(losses)
+    genomes = np.array([*losses, *losses], dtype=np.int64)  # each twice
+    task = task_of()
+    assert decoded(foremost(task, genomes, model, 1)) == {(0, 0), (0, 1), (2, 2)}
+    assert decoded(foremost(task, genomes, model, 4)) == {*losses}
+    small = task_of([LOSS, Objective(name="size", cost="exact", high=2)])
+    assert decoded(foremost(small, genomes, model, 1)) == {(0, 0), (0, 1)}
+    least = foremost(small, genomes, model, 4)
+    assert (len(least), decoded(least)) == (4, {(0, 0), (0, 1), (1, 1), (2, 2)})
 
 
 def test_the_predictor_learns_from_the_archive_and_the_best_of_the_rest() -> None:

@@ -13,6 +13,7 @@ from pymoo.indicators.hv import HV
 from nat2.nas import select
 from nat2.nas.select import (
     continued,
+    first_fronts,
     front_of,
     gaining_subset,
     hypervolume,
@@ -38,6 +39,15 @@ def test_the_front_is_what_nothing_beats(count: int, dimensions: int, seed: int)
     rows = points(count, dimensions, seed)
     expected = [index for index, beaten in enumerate(dominated(rows)) if not beaten]
     assert non_dominated(rows).tolist() == expected
+
+
+@given(st.integers(0, 40), st.integers(1, 50), st.integers(1, 3), st.integers(0, 2**32 - 1))
+def test_fronts_are_taken_whole_until_there_are_enough(count: int, wanted: int, dimensions: int, seed: int) -> None:
+    rows, expected = points(count, dimensions, seed), set[int]()
+    while len(expected) < wanted and len(expected) < count:
+        left = sorted({*range(count)} - expected)
+        expected |= {left[index] for index in non_dominated(rows[left])}
+    assert first_fronts(rows, wanted).tolist() == sorted(expected)
 
 
 @given(st.integers(2, 40), st.integers(1, 3), st.integers(0, 2**32 - 1))

@@ -19,6 +19,7 @@ from pymoo.operators.mutation.pm import PolynomialMutation
 from pymoo.optimize import minimize
 from pymoo.util.ref_dirs import get_reference_directions
 
+from nat2.nas.settings import Diversity
 from nat2.space.searchable import A, Searchable
 from nat2.space.space import Genomes
 
@@ -98,10 +99,12 @@ def evolve(
     seed: int,
     violated: Callable[[Genomes], Objectives] | None = None,
     patience: int = 0,
+    diversity: Diversity = "directions",
 ) -> Genomes:
     """Minimise cheap objectives over a space; return the last population, canonical and without duplicates.
 
-    One objective is minimised by a genetic algorithm, two by NSGA-II, more by NSGA-III (NAT, auxiliary problem).
+    One objective is minimised by a genetic algorithm, two by NSGA-II, more by NSGA-III (NAT, auxiliary problem), or by
+    NSGA-II too.
 
     Args:
         space: The search space.
@@ -114,6 +117,7 @@ def evolve(
         violated: Canonical genomes to how much they violate bounds, shape (n,), 0 for nothing; of two networks the one
             that violates less is better, whatever its objectives.
         patience: Stop after this many generations in a row that did not change the front; 0: never.
+        diversity: Of more than two objectives: along reference directions, or by crowding distance.
     """
     operators = {
         "pop_size": population,
@@ -125,7 +129,7 @@ def evolve(
     }
     if n_objectives == 1:
         algorithm = GA(**operators)
-    elif n_objectives == 2:
+    elif n_objectives == 2 or diversity == "crowding":
         algorithm = NSGA2(**operators)
     else:
         algorithm = NSGA3(reference_directions(n_objectives, population), **operators)

@@ -14,8 +14,8 @@ from nat2.nas.archive import Evaluation
 from nat2.nas.evolve import evolve
 from nat2.nas.generation import Proposal, Quality
 from nat2.nas.objectives import violation
-from nat2.nas.predictors import Predictor, Values, fit_ensemble, quality
-from nat2.nas.select import gaining_subset, spread_subset, survive
+from nat2.nas.predictors import Values, fit_ensemble, quality
+from nat2.nas.select import first_fronts, gaining_subset, spread_subset, survive
 from nat2.nas.task import Task
 from nat2.nas.unseen import widen
 from nat2.seeds import derive, numpy_generator
@@ -40,19 +40,18 @@ class Model(Generic[A]):
             self._logs = values.min(axis=0) > 0
             costs = self._logarithms(values)
             self._centre, self._spread = costs.mean(axis=0), np.maximum(costs.std(axis=0), 1e-9)
-        features = self._features(genomes)
-        self.choices: dict[str, str] = {}
-        self.doubts: dict[str, float] = {}
-        self._predictors: dict[str, Predictor] = {}
-        for each in task.modelled:
-            ensemble = fit_ensemble(
+        self._seen = self._features(genomes)
+        self._ensembles = {
+            each.name: fit_ensemble(
                 task.settings.predictor,
-                features,
+                self._seen,
                 np.array([member[each.name] for member in members], dtype=np.float64),
                 seed=derive(task.seed, "predictor", number, each.name),
             )
-            self.choices[each.name], self._predictors[each.name] = ensemble.name, ensemble.predict
-            self.doubts[each.name] = ensemble.rmse
+            for each in task.modelled
+        }
+        self.choices = {name: ensemble.name for name, ensemble in self._ensembles.items()}
+        self.doubts = {name: ensemble.rmse for name, ensemble in self._ensembles.items()}
 
     def __call__(self, genomes: Genomes) -> Table:
         """Canonical genomes, shape (n, genes), to their exact and predicted quantities; infinite for invalid ones."""
@@ -60,7 +59,7 @@ class Model(Generic[A]):
         valid = np.isfinite(list(exact.values())).all(axis=0) if exact else np.ones(len(genomes), dtype=bool)
         if valid.all():
             return exact | self._predicted(genomes)
-        predicted = self._predicted(genomes[valid]) if valid.any() else dict.fromkeys(self._predictors, np.zeros(0))
+        predicted = self._predicted(genomes[valid]) if valid.any() else dict.fromkeys(self._ensembles, np.zeros(0))
         table = {name: np.full(len(genomes), np.inf) for name in (*exact, *predicted)}
         for name, column in ({name: values[valid] for name, values in exact.items()} | predicted).items():
             table[name][valid] = column
@@ -68,7 +67,7 @@ class Model(Generic[A]):
 
     def _predicted(self, genomes: Genomes) -> Table:
         features = self._features(genomes)
-        return {name: predict(features) for name, predict in self._predictors.items()}
+        return {name: ensemble.predict(features) for name, ensemble in self._ensembles.items()}
 
     def _features(self, genomes: Genomes) -> Values:
         """Inputs of the predictors; ``structure`` includes the logarithms of exact quantities and their squares."""
@@ -118,8 +117,27 @@ def propose(
         start=np.concatenate(start),
         seed=derive(task.seed, "evolve", number),
         patience=settings.patience,
+        diversity=settings.diversity,
         violated=(lambda genomes: np.minimum(violations(task, model(genomes)), _INVALID)) if task.bounded else None,
     )
+
+
+def foremost(task: Task[A], genomes: Genomes, model: Model[A], count: int) -> Genomes:
+    """Valid ones among canonical genomes, predicted front after front, until there are at least `count`.
+
+    Those that are predicted to break the budget are only among them if fewer than `count` keep it. A population holds a
+    small part of a front of more than two objectives; what an evolution visited holds much more of it.
+    """
+    genomes = np.unique(genomes, axis=0)
+    genomes = genomes[task.valid(genomes)]
+    table = model(genomes)
+    if task.bounded:
+        violated = violations(task, table)
+        kept = np.flatnonzero(violated <= 0)
+        if len(kept) < count:
+            return genomes[np.sort(np.argsort(violated, kind="stable")[:count])]
+        genomes, table = genomes[kept], {name: column[kept] for name, column in table.items()}
+    return genomes[first_fronts(task.minimised(table), count)]
 
 
 def violations(task: Task[A], table: Table) -> NDArray[np.float64]:
@@ -177,7 +195,8 @@ def candidates(
         known: Whether an architecture has been evaluated already.
         count: How many; by default `candidates` of the settings.
     """
-    count = task.settings.candidates if count is None else count
+    settings = task.settings
+    count = settings.candidates if count is None else count
     clock = [time.monotonic()]
     with threadpool_limits(1, "blas"):  # for matrices this small threads cost more than they save
         model = Model(task, members, number)
@@ -186,9 +205,12 @@ def candidates(
         pool = propose(task, members, model, number, visited=visited)
         clock.append(time.monotonic())
         pool = pool[task.valid(pool)]
-        new = np.array([not known(task.space.decode(genome)) for genome in pool], dtype=bool)
+        new = _new(task, pool, known)
         feasible = float((violations(task, model(pool)) <= 0).mean()) if task.bounded and len(pool) else 1.0
         unseen = pool[new]
+        if len(task.objectives) > 2 and settings.diversity == "crowding":
+            unseen = foremost(task, np.concatenate([pool, *visited]), model, settings.population + len(members))
+            unseen = unseen[_new(task, unseen, known)]
         if len(unseen) < count:
             unseen = widen(task, members, np.concatenate([pool, *visited]), number, known, count)
         chosen = choose(task, members, unseen, model, count)
@@ -207,6 +229,10 @@ def candidates(
         select_seconds=select_seconds,
     )
     return chosen, predicted, proposal
+
+
+def _new(task: Task[A], genomes: Genomes, known: Callable[[A], bool]) -> NDArray[np.bool_]:
+    return np.array([not known(task.space.decode(genome)) for genome in genomes], dtype=bool)
 
 
 def training_set(task: Task[A], members: list[Evaluation[A]], weights: int) -> list[Evaluation[A]]:

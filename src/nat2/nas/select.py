@@ -25,6 +25,12 @@ def non_dominated(objectives: Objectives) -> Indices:
     return np.sort(np.asarray(front, dtype=np.int64))
 
 
+def first_fronts(objectives: Objectives, count: int) -> Indices:
+    """Indices of the non-dominated rows, of those that only these dominate, and so on until there are `count`."""
+    fronts = NonDominatedSorting().do(objectives, n_stop_if_ranked=count) if len(objectives) else [[]]
+    return np.sort(np.concatenate(fronts).astype(np.int64))
+
+
 def front_of(objectives: Objectives, violated: Violated) -> Indices:
     """Indices of the non-dominated rows among those that keep all bounds; if none does, of those that violate least."""
     kept = np.flatnonzero(violated <= violated.min())

@@ -18,6 +18,7 @@ Preprocess = Literal["none", "oversample", "halving"]
 Update = Literal["replace", "append"]
 Start = Literal["front", "random"]
 Selection = Literal["gain", "spread"]
+Diversity = Literal["crowding", "directions"]
 _MOST = 10**6  # networks at a time
 _HALVING = 3  # growth of the share of the images from one rung to the next
 
@@ -70,6 +71,10 @@ class SearchSettings:
     """Networks in the inner evolution."""
     inner_generations: int = 20
     """Generations of the inner evolution, at most."""
+    diversity: Diversity = "crowding"
+    """How the inner evolution spreads over more than two objectives: by crowding distance (NSGA-II), and candidates are
+    chosen among all networks that it visited; or along reference directions (NSGA-III), and they are chosen from its
+    last population (NAT, NAT2)."""
     patience: int = 5
     """Generations in a row without a change of the predicted front after which the inner evolution ends; 0: it never
     ends early (NAT, NAT2)."""
@@ -139,13 +144,13 @@ SEARCH_PRESETS: dict[SearchPreset, dict[str, Any]] = {
         "archive": 300, "sampling": "balanced", "preprocess": "oversample", "oversample": 10, "update": "replace",
         "predictor": "lgb", "features": "integer", "learn_from": 0, "start": "random", "selection": "spread",
         "generations": 30, "candidates": 25, "top": 150, "population": 100, "inner_generations": 20, "patience": 0,
-        "drawn": 0,
+        "drawn": 0, "diversity": "directions",
     },
     "nat": {
         "archive": 100, "sampling": "uniform", "preprocess": "none", "oversample": 1, "update": "append",
         "predictor": "lgb", "features": "one-hot", "learn_from": 0, "start": "random", "selection": "spread",
         "generations": 30, "candidates": 8, "top": 150, "population": 100, "inner_generations": 20, "patience": 0,
-        "drawn": 0,
+        "drawn": 0, "diversity": "directions",
     },
 }  # fmt: skip
 """The policies and sizes of NAT2 and of NAT; ``default`` are ours, in sizes for small machines."""
