@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nat2.deploy.latency import latency
     from nat2.deploy.predict import predict
     from nat2.nas.functions import SearchFunctions
-    from nat2.nas.objectives import Objective, objective
+    from nat2.nas.objectives import Objective, ShareNoise, objective
     from nat2.nas.search import Limits, Search
     from nat2.nas.settings import SearchSettings
     from nat2.pipeline.api import finetune, run, search, search_run, train
@@ -44,6 +44,7 @@ _PUBLIC = {
     "SearchFunctions": "nat2.nas.functions",
     "SearchSettings": "nat2.nas.settings",
     "SearchSpace": "nat2.space.space",
+    "ShareNoise": "nat2.nas.objectives",
     "categorical": "nat2.space.named",
     "create": "nat2.pipeline.create",
     "export": "nat2.pipeline.export",
@@ -74,6 +75,7 @@ __all__ = [
     "SearchFunctions",
     "SearchSettings",
     "SearchSpace",
+    "ShareNoise",
     "__version__",
     "categorical",
     "create",

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Literal, SupportsFloat, TypeVar, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nat2.errors import ConfigError
 from nat2.validation import parts_of
 
 Values = NDArray[np.float64]
+StandardError = Callable[[Values], ArrayLike]
+"""Takes values, shape (n,); gives the standard error of each, shape (n,)."""
 Direction = Literal["min", "max"]
 CostClass = Literal["exact", "predicted", "measured"]
 Unit = Literal["", "share", "bytes", "ms"]
@@ -33,6 +35,32 @@ RESERVED = (
     "val_images", "test_images", "val_chance", "test_chance", "val_standard_error", "test_standard_error",
 )  # fmt: skip
 """Columns of the archive and of pareto.csv that no objective can be called."""
+
+
+@dataclass(frozen=True)
+class ShareNoise:
+    """Standard error of a share, e.g. of errors among some images: ``sqrt(p (1 - p) / n)``.
+
+    Half an image is added to each side (Agresti and Coull), because a share of 0 is not known without error either.
+    """
+
+    count: int
+    """Of how many images, at least 1."""
+
+    def __post_init__(self) -> None:
+        """Check the count.
+
+        Raises:
+            ConfigError: it is less than 1.
+        """
+        if self.count < 1:
+            raise ConfigError(f"a share is one of at least 1 image; got {self.count}")
+
+    def __call__(self, shares: Values) -> Values:
+        """Standard errors of shares (0..1), shape (n,)."""
+        p = (np.clip(shares, 0, 1) * self.count + 0.5) / (self.count + 1)
+        errors: Values = np.sqrt(p * (1 - p) / (self.count + 1))
+        return errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +80,10 @@ class Objective:
     """Upper bound that the search keeps to."""
     unit: Unit = ""
     """A count, a share (0..1), bytes or milliseconds."""
+    noise: float | StandardError = 0.0
+    """Standard error of a value that would be another one if it were measured again, e.g. on other images or with
+    another seed: a number, or a function of the values such as `ShareNoise`. What is only lucky is then not taken for
+    good. 0: values are taken as they are."""
     function: UserFunction | None = None
     """The function that ``--objectives`` names, see `objective`; None for built-in objectives, and in a search of your
     own, whose functions are passed separately (`SearchFunctions`)."""
@@ -73,6 +105,13 @@ class Objective:
                 raise ConfigError(f"`{name}` of {self.name} must be one of {shown}; got {getattr(self, name)!r}")
         if not all(isinstance(bound, int | float) for bound in (self.low, self.high)):
             raise ConfigError(f"the bounds of {self.name} must be numbers; got {self.low!r} and {self.high!r}")
+        if not callable(self.noise) and not (isinstance(self.noise, int | float) and 0 <= self.noise < math.inf):
+            raise ConfigError(
+                f"`noise` of {self.name} must be a standard error of at least 0, or a function that "
+                f"gives it; got {self.noise!r}"
+            )
+        if self.noise and self.cost == "exact":
+            raise ConfigError(f"{self.name} is exact and has no noise; declare it as predicted or measured")
         if not self.low <= self.high:
             raise ConfigError(f"no {self.name} is at least {self.low:g} and at most {self.high:g}; widen the budget")
 
@@ -80,6 +119,22 @@ class Objective:
     def bounded(self) -> bool:
         """Whether it has a bound."""
         return self.low > -math.inf or self.high < math.inf
+
+    def standard_errors(self, values: Values) -> Values:
+        """Standard errors of values, shape (n,).
+
+        Raises:
+            ConfigError: the function of `noise` gives something else.
+        """
+        if not callable(self.noise):
+            return np.full(len(values), float(self.noise))
+        errors = np.asarray(self.noise(values), dtype=np.float64)
+        if errors.shape != values.shape or not ((errors >= 0) & (errors < math.inf)).all():
+            raise ConfigError(
+                f"`noise` of {self.name} must give a finite standard error of at least 0 for each of {len(values)} "
+                f"values; got {errors}"
+            )
+        return errors
 
     def minimised(self, values: Values) -> Values:
         """The values with their sign such that less is better."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Generic
 
 import numpy as np
@@ -12,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from nat2.nas.archive import Evaluation
 from nat2.nas.evolve import evolve
+from nat2.nas.expect import expected
 from nat2.nas.generation import Proposal, Quality
 from nat2.nas.objectives import violation
 from nat2.nas.predictors import Values, fit_ensemble, quality
@@ -52,6 +54,19 @@ class Model(Generic[A]):
         }
         self.choices = {name: ensemble.name for name, ensemble in self._ensembles.items()}
         self.doubts = {name: ensemble.rmse for name, ensemble in self._ensembles.items()}
+
+    def expected(self, members: Sequence[Evaluation[A]]) -> Sequence[Evaluation[A]]:
+        """The evaluations that the model was fitted to, with the values to expect instead of noisy ones."""
+        columns = {}
+        for each in self._task.modelled:
+            if each.noise:
+                measured = np.array([member[each.name] for member in members], dtype=np.float64)
+                ensemble, errors = self._ensembles[each.name], each.standard_errors(measured)
+                columns[each.name] = expected(measured, ensemble.predict(self._seen), ensemble.left_out, errors)
+        if not columns:
+            return members
+        rows = [{name: float(column[n]) for name, column in columns.items()} for n in range(len(members))]
+        return [replace(member, values={**member.values, **row}) for member, row in zip(members, rows, strict=True)]
 
     def __call__(self, genomes: Genomes) -> Table:
         """Canonical genomes, shape (n, genes), to their exact and predicted quantities; infinite for invalid ones."""
@@ -200,6 +215,7 @@ def candidates(
     clock = [time.monotonic()]
     with threadpool_limits(1, "blas"):  # for matrices this small threads cost more than they save
         model = Model(task, members, number)
+        members = model.expected(members)  # what was only lucky must not keep better networks from being proposed
         clock.append(time.monotonic())
         visited: list[Genomes] = []
         pool = propose(task, members, model, number, visited=visited)
@@ -233,6 +249,14 @@ def candidates(
 
 def _new(task: Task[A], genomes: Genomes, known: Callable[[A], bool]) -> NDArray[np.bool_]:
     return np.array([not known(task.space.decode(genome)) for genome in genomes], dtype=bool)
+
+
+def to_expect(task: Task[A], members: Sequence[Evaluation[A]]) -> Sequence[Evaluation[A]]:
+    """Evaluations with the values to expect if they were made again; as they are if nothing predicted is noisy."""
+    if not members or not any(each.noise for each in task.modelled):
+        return members
+    with threadpool_limits(1, "blas"):
+        return Model(task, members, "result").expected(members)
 
 
 def training_set(task: Task[A], members: list[Evaluation[A]], weights: int) -> list[Evaluation[A]]:

@@ -15,6 +15,7 @@ from nat2.nas.front import minimised, violations
 from nat2.nas.generation import Generation
 from nat2.nas.objectives import Objective
 from nat2.nas.plots import plot_front, plot_history, quantity_of
+from nat2.nas.propose import to_expect
 from nat2.nas.select import trade_offs
 from nat2.nas.task import Task
 from nat2.space.searchable import A
@@ -33,7 +34,7 @@ class SearchResult(Generic[A]):
     """The last archive."""
     front: tuple[Evaluation[A], ...]
     """The non-dominated evaluations with the last weights that keep the budget, in the order of the last objective; if
-    none keeps the budget, those that violate it least."""
+    none keeps the budget, those that violate it least. Noisy values (`Objective.noise`) are the `expected` ones."""
     high_trade_off: tuple[Evaluation[A], ...]
     """The front, highest trade-off first: those that lose most for what their neighbours gain over them (NAT)."""
     evaluated: tuple[Evaluation[A], ...]
@@ -46,6 +47,9 @@ class SearchResult(Generic[A]):
     """What was optimised, of the quantities."""
     history: tuple[tuple[Evaluation[A], EvaluationRecord], ...] = field(default=(), repr=False)
     """All evaluations in order, failed ones too, with how they came about."""
+    expected: tuple[Evaluation[A], ...] = field(default=(), repr=False)
+    """`evaluated` with the values to expect if noisy ones were measured again: between what was measured and what is
+    predicted, by how far each can be wrong."""
     exhausted: str = ""
     """That nothing is left to evaluate, if that is why the search ended."""
 
@@ -117,7 +121,8 @@ class SearchResult(Generic[A]):
             raise RunError("there is no result yet: no evaluation has succeeded")
         archs = generations[-1].members if generations else [each.arch for each in every]
         members = [task.archive.find(arch, weights=weights) for arch in archs]
-        front = [every[number] for number in task.front(every)]
+        expected = to_expect(task, every)
+        front = [expected[number] for number in task.front(expected)]
         front.sort(key=lambda evaluation: tuple(evaluation[each.name] for each in task.objectives[::-1]))
         values = task.values(front)
         _, different = np.unique(values, axis=0, return_index=True)
@@ -127,6 +132,7 @@ class SearchResult(Generic[A]):
             front=tuple(front),
             high_trade_off=tuple(front[int(number)] for number in order),
             evaluated=tuple(every),
+            expected=tuple(expected),
             feasible=bool((task.violations(front) <= 0).all()),
             generations=tuple(generations),
             quantities=task.quantities,
@@ -136,7 +142,8 @@ class SearchResult(Generic[A]):
         )
 
     def best(self, budget: str = "") -> Evaluation[A]:
-        """The evaluation that is best in the first objective within the search's budget and this one.
+        """The evaluation that is best in the first objective within the search's budget and this one, with values as on
+        the `front`.
 
         Args:
             budget: Further bounds, e.g. ``params<=200k``; on any recorded quantity.
@@ -149,14 +156,14 @@ class SearchResult(Generic[A]):
         if missing:
             raise ConfigError(f"{', '.join(missing)} was not recorded in this search; give it as an objective")
         bounds += tuple(each for each in self.quantities if each.bounded)
-        kept = violations(self.evaluated, bounds) <= 0
+        kept = violations(self.expected, bounds) <= 0
         if not kept.any():
             spans = ", ".join(
                 f"{bound.name} from {format_value(min(values), bound.unit)} to {format_value(max(values), bound.unit)}"
-                for bound, values in ((each, [e[each.name] for e in self.evaluated]) for each in bounds)
+                for bound, values in ((each, [e[each.name] for e in self.expected]) for each in bounds)
             )
             raise ConfigError(
                 f"nothing that was evaluated keeps {', '.join(map(format_bound, bounds))}; it has {spans}"
             )
-        values = minimised(self.evaluated, self.quantities[:1])[:, 0]
-        return self.evaluated[int(np.where(kept, values, np.inf).argmin())]
+        values = minimised(self.expected, self.quantities[:1])[:, 0]
+        return self.expected[int(np.where(kept, values, np.inf).argmin())]
