@@ -55,7 +55,7 @@ def test_bounds_are_read_with_their_units(text: str, name: str, low: float, high
         ("params<=3ms", "with k, K, M"),
         ("latency<=3k", "with ms, s, us"),
         ("params<=1.2.3", "takes a number"),
-        ("size<=3", "can bound error, params"),
+        ("size<=3", "can bound error, int8_error, params"),
         ("params>=3k,params<=2k", "no params is at least 3000 and at most 2000"),
     ],
 )
