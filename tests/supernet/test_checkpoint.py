@@ -24,6 +24,7 @@ from nat2.supernet.checkpoint import (
     read_checkpoint,
     write_published,
 )
+from nat2.supernet.slices import sliced
 from tests.supernet.conftest import FAMILIES, random_network
 from tests.supernet.test_network import images
 
@@ -127,8 +128,8 @@ def test_another_number_of_channels_is_adapted(channels: int) -> None:
     assert notes == [f"first convolution: adapted from 3 to {channels} input channels"]
     grey = images()[:, :1]
     with torch.no_grad():
-        expected = source.stem(grey.expand(-1, 3, -1, -1), normalize_by_stored)
-        actual = target.stem(grey.expand(-1, channels, -1, -1), normalize_by_stored)
+        expected = source.stem(grey.expand(-1, 3, -1, -1), normalize_by_stored, sliced(source.stem.parts()))
+        actual = target.stem(grey.expand(-1, channels, -1, -1), normalize_by_stored, sliced(target.stem.parts()))
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 

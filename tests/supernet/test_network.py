@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from nat2.errors import ArchError, ConfigError
 from nat2.space import Arch, Layer, SearchSpace, cost
 from nat2.supernet import SuperNetwork, SuperNetworks, calibrate, extract, normalize_by, normalize_by_stored
 from nat2.supernet.layers import ElasticDepthwise
+from nat2.supernet.slices import sliced
 from nat2.supernet.static import dense_sum
 from nat2.training.distill import Teacher, distillation_loss
 from tests.supernet.conftest import FAMILIES, random_network
@@ -105,11 +107,15 @@ def test_the_outputs_of_active_blocks_are_added() -> None:
         block = network.stages[1][position]  # type: ignore[index]
         channels = block.shape.in_channels
         x = torch.randn(2, channels, 9, 9, generator=torch.Generator().manual_seed(0))
+
+        def answer(blocks: int, block: Any = block, x: torch.Tensor = x) -> Any:
+            layer = Layer(5, 4, blocks)
+            return block(x.clone(), layer, normalize_by_stored, sliced(block.parts(layer)))
+
         with torch.no_grad():
-            one = {blocks: block(x.clone(), Layer(5, 4, blocks), normalize_by_stored) for blocks in (4, 2, 1)}
+            one = {blocks: answer(blocks) for blocks in (4, 2, 1)}
             for blocks in (3, 5, 6, 7):
-                expected = sum(answer for bit, answer in one.items() if blocks & bit)
-                torch.testing.assert_close(block(x.clone(), Layer(5, 4, blocks), normalize_by_stored), expected)
+                torch.testing.assert_close(answer(blocks), sum(one[bit] for bit in one if blocks & bit))
         assert (
             one[4].shape == one[2].shape == one[1].shape == (2, block.shape.out_channels, *((5, 5), (9, 9))[position])
         )
@@ -128,8 +134,7 @@ def test_super_networks_side_by_side_answer_by_width() -> None:
 
 
 def kernel(layer: ElasticDepthwise, size: int, channels: int) -> torch.Tensor:
-    weight, index = layer.slice_for(size, channels)
-    return layer.kernel(size, weight[index])
+    return layer.kernel(size, sliced(layer.parts(size, channels)))
 
 
 def test_smaller_kernels_begin_as_the_centre_of_the_larger() -> None:

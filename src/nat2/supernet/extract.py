@@ -8,6 +8,7 @@ from torch import Tensor
 from nat2.space.arch import Arch
 from nat2.supernet.layers import ElasticDepthwise, Statistics
 from nat2.supernet.network import SuperNetwork
+from nat2.supernet.slices import sliced
 from nat2.supernet.static import StaticNetwork, channels_last
 
 
@@ -28,7 +29,7 @@ def extract(
         exits: Exits to keep (counted from 1, none beyond the architecture's) instead of its own.
     """
     device = next(network.parameters()).device
-    with device:
+    with torch.device("meta"):  # neither draws nor copies weights that would be replaced
         static = StaticNetwork(network.macro, arch, exits=exits)
     shared = network.state_dict()
     modules = dict(network.named_modules())
@@ -37,14 +38,19 @@ def extract(
         path, _, field = name.rpartition(".")
         module = modules[path]
         if field == "num_batches_tracked":
-            weights[name] = target
+            weights[name] = torch.zeros((), dtype=target.dtype, device=device)
         elif isinstance(module, ElasticDepthwise):
-            weight, index = module.slice_for(target.shape[-1], len(target))
-            weights[name] = module.kernel(target.shape[-1], weight[index])
+            size = target.shape[-1]
+            weights[name] = module.kernel(size, sliced(module.parts(size, len(target))))
         elif statistics is not None and field in ("running_mean", "running_var"):
-            weights[name] = statistics[path][field == "running_var"]
+            weights[name] = statistics[path][field == "running_var"].clone()
         else:
             leading = tuple(slice(0, size) for size in target.shape)
-            weights[name] = shared[name][leading]
-    static.load_state_dict(weights)
+            weights[name] = _copied(shared[name][leading])
+    static.load_state_dict(weights, assign=True)
     return channels_last(static, device).eval()
+
+
+def _copied(weight: Tensor) -> Tensor:
+    """A copy that shares no memory, laid out channels last where it has a choice."""
+    return weight.clone(memory_format=torch.channels_last if weight.dim() == 4 else torch.contiguous_format)

@@ -1,11 +1,13 @@
 """Elastic layers: the weights of the largest choice, of which each forward pass uses a slice.
 
-No layer keeps track of the active choice: kernel size and expand ratio are arguments of the call.
+No layer keeps track of the active choice: kernel size and expand ratio are arguments of the call. `parts` says which
+slices of its weights a layer needs, `forward` takes them in the same order from an iterator: the network makes those of
+all its layers at once (`nat2.supernet.slices`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
 from typing import Protocol
 
@@ -25,7 +27,7 @@ from nat2.space.macro import (
 )
 from nat2.supernet.depthwise import depthwise
 from nat2.supernet.pointwise import pointwise
-from nat2.supernet.slices import Index, first, sliced
+from nat2.supernet.slices import Part, first
 from nat2.supernet.static import ACTIVATIONS, SqueezeExcite, pool
 
 EPSILON = 1e-5
@@ -50,6 +52,11 @@ class ElasticBatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
+
+    def parts(self, channels: int | None = None) -> list[Part]:
+        """Scale and shift of the leading channels, by default of all."""
+        index = () if channels is None else first(channels)
+        return [Part(self.weight, index, exact=True), Part(self.bias, index, exact=True)]
 
 
 Normalize = Callable[[ElasticBatchNorm, Tensor, Tensor, Tensor], Tensor]
@@ -126,11 +133,6 @@ def normalize_by(statistics: Statistics) -> Normalize:
     return normalize
 
 
-def whole(normalize: Normalize, norm: ElasticBatchNorm, x: Tensor) -> Tensor:
-    """Normalise all channels of a batch norm."""
-    return normalize(norm, x, norm.weight, norm.bias)
-
-
 class ElasticDepthwise(nn.Module):
     """Depthwise convolution whose smaller kernels are learned linear maps of the centre of the larger (OFA).
 
@@ -146,46 +148,47 @@ class ElasticDepthwise(nn.Module):
         self.matrix_7to5 = nn.Parameter(torch.eye(25))
         self.matrix_5to3 = nn.Parameter(torch.eye(9))
 
-    def slice_for(self, size: int, channels: int) -> tuple[Tensor, Index]:
-        """The part of the weights that kernels of a size are computed from: all, or the centre."""
+    def parts(self, size: int, channels: int) -> list[Part]:
+        """What kernels of a size are computed from: the weights, or their centre and the maps to smaller kernels."""
         if size == MAX_KERNEL:
-            return self.weight, first(channels)
-        return self.weight, (slice(channels), 0, slice(1, -1), slice(1, -1))
+            return [Part(self.weight, first(channels))]
+        found = [Part(self.weight, (slice(channels), 0, slice(1, -1), slice(1, -1))), Part(self.matrix_7to5)]
+        return found if size == 5 else [*found, Part(self.matrix_5to3)]
 
-    def kernel(self, size: int, part: Tensor) -> Tensor:
-        """The kernels of a size, shape (channels, 1, size, size), computed from the part that `slice_for` returns."""
+    def kernel(self, size: int, parts: Iterator[Tensor]) -> Tensor:
+        """The kernels of a size, shape (channels, 1, size, size)."""
+        weight = next(parts)
         if size == MAX_KERNEL:
-            return part
-        matrix: Tensor = self.matrix_7to5
+            return weight
+        matrix = next(parts)
         if size == 3:  # one map instead of two, restricted to the rows of the first that the second reads
-            matrix = self.matrix_5to3 @ matrix.view(5, 5, 25)[1:-1, 1:-1].reshape(9, 25)
-        return F.linear(part.reshape(len(part), 25), matrix).view(len(part), 1, size, size)
+            matrix = next(parts) @ matrix.view(5, 5, 25)[1:-1, 1:-1].reshape(9, 25)
+        return F.linear(weight.reshape(len(weight), 25), matrix).view(len(weight), 1, size, size)
 
-    def forward(self, x: Tensor, size: int, part: Tensor) -> Tensor:
+    def forward(self, x: Tensor, size: int, parts: Iterator[Tensor]) -> Tensor:
         """Convolve (N, C, H, W) with kernels of `size`."""
-        return depthwise(x, self.kernel(size, part), stride=self.stride)
+        return depthwise(x, self.kernel(size, parts), stride=self.stride)
 
 
 class ElasticSqueezeExcite(SqueezeExcite):
     """Squeeze-and-excite on the leading channels, with the matching number of hidden units."""
 
-    def slices(self, channels: int) -> list[tuple[Tensor, Index]]:
-        """The parts of the weights for this many channels, in the order that `gate` takes."""
+    def parts(self, channels: int) -> list[Part]:
+        """The weights for this many channels."""
         hidden = squeeze_channels(channels)
         assert self.reduce.bias is not None
         assert self.expand.bias is not None
         return [
-            (self.reduce.weight, first(hidden, channels)),
-            (self.reduce.bias, first(hidden)),
-            (self.expand.weight, first(channels, hidden)),
-            (self.expand.bias, first(channels)),
+            Part(self.reduce.weight, first(hidden, channels)),
+            Part(self.reduce.bias, first(hidden)),
+            Part(self.expand.weight, first(channels, hidden)),
+            Part(self.expand.bias, first(channels)),
         ]
 
-    def gate(self, x: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    def gate(self, x: Tensor, parts: Iterator[Tensor]) -> Tensor:
         """Gate `x`, shape (N, C, H, W)."""
-        reduce, reduce_bias, expand, expand_bias = parts
-        hidden = F.relu(pointwise(x.mean((2, 3), keepdim=True), reduce, reduce_bias))
-        return x * F.hardsigmoid(pointwise(hidden, expand, expand_bias))
+        hidden = F.relu(pointwise(x.mean((2, 3), keepdim=True), next(parts), next(parts)))
+        return x * F.hardsigmoid(pointwise(hidden, next(parts), next(parts)))
 
 
 class ElasticMBConv(nn.Module):
@@ -204,28 +207,28 @@ class ElasticMBConv(nn.Module):
         self.project = nn.Conv2d(mid, shape.out_channels, 1, bias=False)
         self.project_bn = ElasticBatchNorm(shape.out_channels)
 
-    def forward(self, x: Tensor, layer: Layer, normalize: Normalize) -> Tensor:
-        """Map (N, in, H, W) to (N, out, H / stride, W / stride) with the given kernel and expand ratio."""
+    def parts(self, layer: Layer) -> list[Part]:
+        """The weights for the given kernel and expand ratio."""
         mid = self.shape.mid_channels(layer.expand)
+        return [
+            Part(self.expand.weight, first(mid)),
+            *self.expand_bn.parts(mid),
+            *self.depthwise.parts(layer.kernel, mid),
+            *self.depthwise_bn.parts(mid),
+            *(self.se.parts(mid) if self.se is not None else []),
+            Part(self.project.weight, (slice(None), slice(mid))),
+            *self.project_bn.parts(),
+        ]
+
+    def forward(self, x: Tensor, layer: Layer, normalize: Normalize, parts: Iterator[Tensor]) -> Tensor:
+        """Map (N, in, H, W) to (N, out, H / stride, W / stride) with the given kernel and expand ratio."""
         activate = ACTIVATIONS[self.shape.activation]
-        expand, scale, shift, depthwise_part, depthwise_scale, depthwise_shift, project, *gate = sliced(
-            [
-                (self.expand.weight, first(mid)),
-                (self.expand_bn.weight, first(mid)),
-                (self.expand_bn.bias, first(mid)),
-                self.depthwise.slice_for(layer.kernel, mid),
-                (self.depthwise_bn.weight, first(mid)),
-                (self.depthwise_bn.bias, first(mid)),
-                (self.project.weight, (slice(None), slice(mid))),
-                *(self.se.slices(mid) if self.se is not None else []),
-            ]
-        )
-        y = activate(normalize(self.expand_bn, pointwise(x, expand), scale, shift))
-        y = self.depthwise(y, layer.kernel, depthwise_part)
-        y = activate(normalize(self.depthwise_bn, y, depthwise_scale, depthwise_shift))
+        y = activate(normalize(self.expand_bn, pointwise(x, next(parts)), next(parts), next(parts)))
+        y = self.depthwise(y, layer.kernel, parts)
+        y = activate(normalize(self.depthwise_bn, y, next(parts), next(parts)))
         if self.se is not None:
-            y = self.se.gate(y, gate)
-        y = whole(normalize, self.project_bn, pointwise(y, project))
+            y = self.se.gate(y, parts)
+        y = normalize(self.project_bn, pointwise(y, next(parts)), next(parts), next(parts))
         return x + y if self.shape.residual else y
 
 
@@ -243,18 +246,36 @@ class ElasticParallelBlocks(nn.Module):
         self.transform = nn.Conv2d(*channels, 1) if channels[0] != channels[1] else nn.Identity()
         self.transform_bn = ElasticBatchNorm(shape.out_channels)
 
-    def forward(self, x: Tensor, layer: Layer, normalize: Normalize) -> Tensor:
-        """Map (N, in, H, W) to (N, out, H / stride, W / stride) with the active blocks."""
-        return reduce(torch.add, self._outputs(x, layer, normalize))
+    def parts(self, layer: Layer) -> list[Part]:
+        """The weights of the active blocks."""
+        found: list[Part] = []
+        if layer.blocks & MBCONV:
+            found += self.mbconv.parts(layer)
+        if layer.blocks & CONVOLUTION:
+            found += [Part(self.conv.weight), *self.conv_bn.parts()]
+        if layer.blocks & TRANSFORMATION:
+            if isinstance(self.transform, nn.Conv2d):
+                assert self.transform.bias is not None
+                found += [Part(self.transform.weight), Part(self.transform.bias)]
+            found += self.transform_bn.parts()
+        return found
 
-    def _outputs(self, x: Tensor, layer: Layer, normalize: Normalize) -> Iterator[Tensor]:
+    def forward(self, x: Tensor, layer: Layer, normalize: Normalize, parts: Iterator[Tensor]) -> Tensor:
+        """Map (N, in, H, W) to (N, out, H / stride, W / stride) with the active blocks."""
+        return reduce(torch.add, self._outputs(x, layer, normalize, parts))
+
+    def _outputs(self, x: Tensor, layer: Layer, normalize: Normalize, parts: Iterator[Tensor]) -> Iterator[Tensor]:
         activate = ACTIVATIONS[self.shape.activation]
         if layer.blocks & MBCONV:
-            yield self.mbconv(x, layer, normalize)
+            yield self.mbconv(x, layer, normalize, parts)
         if layer.blocks & CONVOLUTION:
-            yield activate(whole(normalize, self.conv_bn, self.conv(x)))
+            y = F.conv2d(x, next(parts), stride=self.shape.stride)
+            yield activate(normalize(self.conv_bn, y, next(parts), next(parts)))
         if layer.blocks & TRANSFORMATION:
-            yield activate(whole(normalize, self.transform_bn, self.transform(pool(x, self.shape.stride))))
+            y = pool(x, self.shape.stride)
+            if isinstance(self.transform, nn.Conv2d):
+                y = F.conv2d(y, next(parts), next(parts))
+            yield activate(normalize(self.transform_bn, y, next(parts), next(parts)))
 
 
 class FirstBlock(nn.Module):
@@ -270,10 +291,16 @@ class FirstBlock(nn.Module):
         self.project = nn.Conv2d(channels, channels, 1, bias=False)
         self.project_bn = ElasticBatchNorm(channels)
 
-    def forward(self, x: Tensor, normalize: Normalize) -> Tensor:
+    def parts(self) -> list[Part]:
+        """All weights."""
+        depthwise = [Part(self.depthwise.weight), *self.depthwise_bn.parts()]
+        return [*depthwise, Part(self.project.weight), *self.project_bn.parts()]
+
+    def forward(self, x: Tensor, normalize: Normalize, parts: Iterator[Tensor]) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
-        y = ACTIVATIONS[self.activation](whole(normalize, self.depthwise_bn, self.depthwise(x)))
-        return x + whole(normalize, self.project_bn, pointwise(y, self.project.weight))
+        y = F.conv2d(x, next(parts), padding=1, groups=x.shape[1])
+        y = ACTIVATIONS[self.activation](normalize(self.depthwise_bn, y, next(parts), next(parts)))
+        return x + normalize(self.project_bn, pointwise(y, next(parts)), next(parts), next(parts))
 
 
 class ElasticStem(nn.Module):
@@ -286,9 +313,15 @@ class ElasticStem(nn.Module):
         self.bn = ElasticBatchNorm(macro.stem_channels)
         self.block = FirstBlock(macro.first_shape)
 
-    def forward(self, images: Tensor, normalize: Normalize) -> Tensor:
+    def parts(self) -> list[Part]:
+        """All weights."""
+        return [Part(self.conv.weight), *self.bn.parts(), *self.block.parts()]
+
+    def forward(self, images: Tensor, normalize: Normalize, parts: Iterator[Tensor]) -> Tensor:
         """Map images (N, channels, R, R) to features."""
-        features: Tensor = self.block(F.hardswish(whole(normalize, self.bn, self.conv(images))), normalize)
+        y = F.conv2d(images, next(parts), stride=self.conv.stride, padding=1)
+        y = F.hardswish(normalize(self.bn, y, next(parts), next(parts)))
+        features: Tensor = self.block(y, normalize, parts)
         return features
 
 
@@ -304,9 +337,13 @@ class ElasticExit(nn.Module):
         self.dropout = dropout
         self.classifier = nn.Linear(shape.mix_channels, classes)
 
-    def forward(self, x: Tensor, normalize: Normalize) -> Tensor:
+    def parts(self) -> list[Part]:
+        """All weights."""
+        layers = [self.mix.weight, self.classifier.weight, self.classifier.bias]
+        return [Part(self.expand.weight), *self.expand_bn.parts(), *map(Part, layers)]
+
+    def forward(self, x: Tensor, normalize: Normalize, parts: Iterator[Tensor]) -> Tensor:
         """Map features (N, C, H, W) to logits (N, classes)."""
-        y = F.hardswish(whole(normalize, self.expand_bn, pointwise(x, self.expand.weight)))
-        y = F.hardswish(self.mix(y.mean((2, 3))))
-        logits: Tensor = self.classifier(F.dropout(y, self.dropout, self.training))
-        return logits
+        y = F.hardswish(normalize(self.expand_bn, pointwise(x, next(parts)), next(parts), next(parts)))
+        y = F.hardswish(F.linear(y.mean((2, 3)), next(parts)))
+        return F.linear(F.dropout(y, self.dropout, self.training), next(parts), next(parts))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nat2.errors import ArchError, ConfigError
-from nat2.space.arch import Arch
+from nat2.space.arch import Arch, Layer
 from nat2.space.macro import Macro
 from nat2.supernet.layers import (
     ElasticBatchNorm,
@@ -20,6 +20,7 @@ from nat2.supernet.layers import (
     Normalize,
     normalize_by_batch,
 )
+from nat2.supernet.slices import Part, sliced
 from nat2.supernet.static import dense_sum
 
 
@@ -75,18 +76,29 @@ class SuperNetwork(nn.Module):
         """
         wanted = self.macro.check(arch, exits)
         logits = []
-        x = self.stem(images, normalize)
         executed = arch.stages[: max(wanted)]
+        parts = sliced(self._parts(executed, wanted))
+        x = self.stem(images, normalize, parts)
         for number, (stage, layers) in enumerate(zip(self.stages, executed, strict=False), start=1):
             outputs: list[Tensor] = []
             for module, layer in zip(stage, layers, strict=False):  # type: ignore[call-overload]
-                x = module(x, layer, normalize)
+                x = module(x, layer, normalize, parts)
                 if self.macro.dense_skips:
                     outputs.append(x)
                     x = dense_sum(outputs)
             if number in wanted:
-                logits.append(self.exits[str(number)](x, normalize))
+                logits.append(self.exits[str(number)](x, normalize, parts))
         return logits[0] if exits is None else torch.stack(logits)
+
+    def _parts(self, executed: Sequence[Sequence[Layer]], wanted: Sequence[int]) -> list[Part]:
+        """The weights that a forward pass uses, in the order in which it uses them."""
+        found = self.stem.parts()
+        for number, (stage, layers) in enumerate(zip(self.stages, executed, strict=False), start=1):
+            for module, layer in zip(stage, layers, strict=False):  # type: ignore[call-overload]
+                found += module.parts(layer)
+            if number in wanted:
+                found += self.exits[str(number)].parts()  # type: ignore[operator]
+        return found
 
 
 class SuperNetworks(nn.Module):
