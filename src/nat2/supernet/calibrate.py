@@ -33,7 +33,7 @@ def calibrate(
         ConfigError: there are no batches, or one of a single image.
         ArchError: it is not a sub-network of this network, or does not reach an exit.
     """
-    sums: dict[str, tuple[Tensor, Tensor]] = {}
+    sums: dict[str, Tensor] = {}
     images_seen = 0
 
     for images in batches:
@@ -41,25 +41,39 @@ def calibrate(
         if size < 2:
             raise ConfigError("calibration needs batches of at least two images; one has no batch statistics")
 
-        def record(norm: ElasticBatchNorm, x: Tensor, weight: Tensor, bias: Tensor, *, size: int = size) -> Tensor:
+        measured: dict[str, Tensor] = {}
+        biased: list[float] = []
+
+        def record(
+            norm: ElasticBatchNorm,
+            x: Tensor,
+            weight: Tensor,
+            bias: Tensor,
+            *,
+            measured: dict[str, Tensor] = measured,
+            biased: list[float] = biased,
+        ) -> Tensor:
             c = x.shape[1]
-            mean, var = torch.zeros_like(norm.running_mean[:c]), torch.zeros_like(norm.running_var[:c])
-            # With momentum 1 torch writes the batch's mean and unbiased variance in the pass that it makes anyway.
-            y = F.batch_norm(x, mean, var, weight, bias, training=True, momentum=1.0, eps=EPSILON)
+            measured[norm.path] = norm.running_mean.new_zeros(2, c)
+            mean, var = measured[norm.path]
             values = x.numel() // c
-            var.mul_((values - 1) / values)
-            if norm.path in sums:
-                sums[norm.path][0].add_(mean, alpha=size)
-                sums[norm.path][1].add_(var, alpha=size)
-            else:
-                sums[norm.path] = (mean.mul_(size), var.mul_(size))
-            return y
+            biased.append((values - 1) / values)
+            # With momentum 1 torch writes the batch's mean and unbiased variance in the pass that it makes anyway.
+            return F.batch_norm(x, mean, var, weight, bias, training=True, momentum=1.0, eps=EPSILON)
 
         network(images, arch, normalize=record, exits=exits)
+        # All batch norms together: few kernels on a GPU.
+        torch._foreach_mul_([variance for _, variance in measured.values()], biased)
+        if sums:
+            torch._foreach_add_(list(sums.values()), list(measured.values()), alpha=size)
+        else:
+            sums = measured
+            torch._foreach_mul_(list(sums.values()), size)
         images_seen += size
     if not images_seen:
         raise ConfigError("calibration needs at least one batch of training images; got none")
-    return {path: (mean / images_seen, var / images_seen) for path, (mean, var) in sums.items()}
+    means = torch._foreach_div(list(sums.values()), images_seen)
+    return {path: (mean, variance) for path, (mean, variance) in zip(sums, means, strict=True)}
 
 
 @torch.no_grad()
