@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nat2.data.settings import Augmentation
-from nat2.data.transfer import to_device
+from nat2.data.transfer import by_channel, to_device
 
 DEFAULT_CROP = 0.75
 _GREY = 0.5  # fills the border when an image is rotated or translated (AutoAugment)
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow
 _BINS = 30  # steps between magnitude 0 and magnitude 1 (RandAugment)
 
 
@@ -85,13 +86,13 @@ def cut_out(inputs: Tensor, augmentation: Augmentation, draws: Draws) -> Tensor:
 def apply(images: Tensor, operations: Tensor, magnitudes: Tensor) -> Tensor:
     """Apply to each image the operation with its index (`NAMES`), at its magnitude (-1..1)."""
     result = images.clone()
-    for number in sorted(set(operations.tolist())):
-        chosen = (operations == number).nonzero()[:, 0]
-        place = to_device(chosen, images.device)
-        name = NAMES[number]
-        if name != "Identity":
-            values = to_device(magnitudes[chosen], images.device)
-            result[place] = OPERATIONS[name](images[place], values)
+    # Images with the same operation beside each other: two copies to the device, however many operations there are.
+    order = operations.argsort(stable=True)
+    counts = torch.bincount(operations, minlength=len(NAMES)).tolist()
+    places, values = (torch.split(to_device(each, images.device), counts) for each in (order, magnitudes[order]))
+    for name, place, value in zip(NAMES, places, values, strict=True):
+        if len(place) and name != "Identity":
+            result[place] = OPERATIONS[name](images[place], value)
     return result
 
 
@@ -137,8 +138,7 @@ def _blend(images: Tensor, plain: Tensor, m: Tensor) -> Tensor:
 def _grey(images: Tensor) -> Tensor:
     if images.shape[1] == 1:
         return images
-    weights = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R 601, as Pillow
-    return (images * weights).sum(1, keepdim=True)
+    return (images * by_channel(_LUMA, images.device)).sum(1, keepdim=True)
 
 
 def _brightness(images: Tensor, m: Tensor) -> Tensor:

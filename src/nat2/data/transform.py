@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from nat2.data.augment import augment, cut_out, draw
 from nat2.data.dataset import Split
 from nat2.data.depth import ValueRange
 from nat2.data.settings import Augmentation
-from nat2.data.transfer import to_device
+from nat2.data.transfer import by_channel, to_device
 
 
 @dataclass(frozen=True)
@@ -69,14 +68,8 @@ class Pipeline:
 
     def normalize(self, images: Tensor) -> Tensor:
         """Subtract the training images' mean and divide by their deviation."""
-        mean, std = _by_channel(self.mean, images.device), _by_channel(self.std, images.device)
+        mean, std = by_channel(self.mean, images.device), by_channel(self.std, images.device)
         return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
-
-
-@cache
-def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """One value per channel, kept on the device: copying it there for every batch would block each time."""
-    return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 def scale(pixels: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nat2.data.transfer import to_device
 from nat2.supernet.static import StaticNetwork
 from nat2.training.settings import Ramp
 
@@ -24,7 +25,7 @@ def exit_weights(ramp: Ramp, count: int) -> tuple[Tensor, Tensor]:
 
 def ensemble(logits: Tensor, weights: Tensor) -> Tensor:
     """The exits' joint answer: the weighted sum of raw logits, shape (exits, N, classes) to (N, classes)."""
-    return torch.einsum("enc,e->nc", logits, weights.to(logits))
+    return torch.einsum("enc,e->nc", logits, to_device(weights.to(logits.dtype), logits.device))
 
 
 def joint_accuracy(logits: Tensor, labels: Tensor, weights: Tensor) -> float:
@@ -43,7 +44,7 @@ def joint_loss(
 ) -> Tensor:
     """Weighted sum of the exits' losses, each as of `distillation_loss`; logits of shape (exits, N, classes)."""
     losses = [distillation_loss(each, labels, targets, ratio=ratio, label_smoothing=label_smoothing) for each in logits]
-    return torch.stack(losses) @ weights.to(logits)
+    return torch.stack(losses) @ to_device(weights.to(logits.dtype), logits.device)
 
 
 def distillation_loss(

@@ -17,7 +17,7 @@ from nat2.seeds import numpy_generator, torch_generator
 from nat2.supernet.static import StaticNetwork, by_exit
 from nat2.training.distill import Teacher, exit_weights, joint_accuracy, joint_loss
 from nat2.training.length import batch_size_for
-from nat2.training.optimise import Schedule, is_finite, mix, mixed_loss, set_learning_rate
+from nat2.training.optimise import Schedule, mix, mixed_loss, read_epoch, set_learning_rate
 from nat2.training.settings import FinetuneSettings
 
 _BATCH = 64  # images, for which learning rates are given
@@ -72,7 +72,7 @@ class Lesson:
         exits = network.exit_numbers if len(network.exit_numbers) > 1 else ()
         purpose: tuple[str | int, ...] = ("finetune", network.arch.key, *exits, part)
         crops, choices = torch_generator(self.seed, *purpose), numpy_generator(self.seed, *purpose)
-        weights = exit_weights(settings.ramp, len(network.exit_numbers))[0].to(pipeline.device)
+        weights = to_device(exit_weights(settings.ramp, len(network.exit_numbers))[0], pipeline.device)
         order = training_batches(
             split, self.batch_size, torch_generator(self.seed, *purpose, "order"), steps=len(steps)
         )
@@ -97,8 +97,9 @@ class Lesson:
             optimizer.step()
             total += loss.detach()
         network.eval()
-        mean = float(total) / max(1, len(steps))
-        if not math.isfinite(mean) or not is_finite(network):
+        loss_sum, finite = read_epoch(total, network)
+        mean = loss_sum / max(1, len(steps))
+        if not math.isfinite(mean) or not finite:
             raise RunError(f"fine-tuning {network.arch.id} diverged (loss {mean}); try a smaller --finetune.lr")
         return mean
 

@@ -154,8 +154,9 @@ def train_epoch(
         steps += 1
         context.step()
     network.eval()
-    mean = float(processes.sum(total)) / steps
-    if not math.isfinite(mean) or not is_finite(network):
+    loss_sum, finite = read_epoch(processes.sum(total), network)
+    mean = loss_sum / steps
+    if not math.isfinite(mean) or not finite:
         raise RunError(
             f"training diverged in {'/'.join(map(str, purpose))} (loss {mean}); the last good state is kept. The usual "
             "causes are a learning rate that is too high or images that are all alike"
@@ -186,9 +187,11 @@ def mixed_loss(loss: Callable[[Tensor], Tensor], labels: Tensor, others: Tensor,
     return loss(labels) if kept == 1 else kept * loss(labels) + (1 - kept) * loss(others)
 
 
-def is_finite(network: nn.Module) -> bool:
-    """Whether every weight is a finite number."""
-    return bool(torch.stack([torch.isfinite(parameter).all() for parameter in network.parameters()]).all())
+def read_epoch(total: Tensor, network: nn.Module) -> tuple[float, bool]:
+    """The sum of an epoch's losses, and whether every weight is finite, in the only wait for a GPU in an epoch."""
+    largest = torch.stack(torch._foreach_norm([each.detach() for each in network.parameters()], math.inf))
+    value, finite = torch.stack([total, largest.isfinite().all().to(total.dtype)]).tolist()
+    return value, bool(finite)
 
 
 def save_state(
