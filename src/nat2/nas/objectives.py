@@ -182,7 +182,8 @@ def objective(
     """Declare what kind of objective a function is; without it a function is ``measured`` and minimised.
 
     A ``measured`` or ``predicted`` function takes the network as a torch module (its architecture is ``.arch``), an
-    ``exact`` one an `Arch`; each returns a number.
+    ``exact`` one an `Arch`; each returns a number. The module is a copy of the function's own, on the CPU in evaluation
+    mode, also where the run uses a GPU.
     """
 
     def declare(function: F) -> F:

@@ -87,6 +87,11 @@ def _of_each(function: UserFunction, space: SearchSpace) -> ExactCost:
     return lambda genomes: np.array([float(remembered(space.decode(genome))) for genome in genomes])
 
 
+def _handed_over(network: SuperNetwork, arch: Arch, statistics: Statistics | None = None) -> StaticNetwork:
+    """What a user's function gets: the extracted network on the CPU, so that it works with and without a GPU."""
+    return extract(network, arch, statistics).cpu()
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """Measures sub-networks with the weights that the super-networks have when they are asked."""
@@ -138,6 +143,7 @@ class Evaluator:
             if functions or in_8_bits:
                 extracted = extract(network, arch, statistics)
                 values |= {"int8_error": self.int8_error(extracted, share=share)} if in_8_bits else {}
+                extracted.cpu()  # as `_handed_over` does
                 values |= {name: float(function(extracted)) for name, function in functions.items()}
             return values
 
@@ -153,7 +159,7 @@ class Evaluator:
             return measured.median
 
         def measurement(function: UserFunction) -> Measurement[Arch]:
-            return torch.no_grad()(lambda arch: function(extract(networks[arch.width], arch)))
+            return torch.no_grad()(lambda arch: function(_handed_over(networks[arch.width], arch)))
 
         built_in: dict[str, Measurement[Arch]] = {"latency": latency, SPREAD.name: spreads.__getitem__}
         return {
@@ -215,7 +221,7 @@ def try_objectives(
         for arch in (space.smallest, space.largest):
             network = networks[arch.width]
             try:
-                given = each.function(extract(network, arch, evaluator.statistics(network, arch)))
+                given = each.function(_handed_over(network, arch, evaluator.statistics(network, arch)))
                 value = float(given)
             except Nat2Error:
                 raise
