@@ -1,0 +1,227 @@
+"""What would go wrong on a GPU, or be slow there, shown on a pretended one."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nat2.data.transfer import to_device
+from nat2.data.transform import ResizedImages
+from nat2.deploy.export import export
+from nat2.nas.objectives import OBJECTIVES, Objective
+from nat2.pipeline.evaluation import Evaluator, try_objectives
+from nat2.processes import Processes
+from nat2.supernet import StaticNetwork, SuperNetwork, SuperNetworks, extract
+from nat2.supernet.static import channels_last
+from nat2.training.adapt import Adaptation
+from nat2.training.context import TrainingContext
+from nat2.training.continued import ContinuedFinetuning
+from nat2.training.distill import Teacher
+from nat2.training.settings import AdaptSettings, FinetuneSettings, Phase, ShrinkSettings
+from nat2.training.shrink import PhaseOutcome, shrink
+from tests.pretended import GpuTensor, PretendedGpu, autocast, pretended_gpu
+from tests.training.conftest import MACRO, PIPELINE, SPACE, context_of, corners, new_network
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+EVERYTHING = Phase(
+    name="all",
+    steps=2,
+    lr=0.05,
+    subnets=2,
+    kernels=(3, 5, 7),
+    expands=(3, 4, 6),
+    depths=(2, 3, 4),
+    exits=(1, 2, 3, 4, 5),
+)
+
+
+@pytest.fixture(scope="module")
+def gpu() -> Iterator[PretendedGpu]:
+    with pretended_gpu() as gpu:
+        yield gpu
+
+
+def on_gpu(gpu: PretendedGpu) -> SuperNetwork:
+    return channels_last(new_network(), gpu.device)
+
+
+def training(gpu: PretendedGpu, state: Path, **changes: Any) -> TrainingContext:
+    """What a training loop on the GPU is given; its images are there too."""
+    given = {
+        "pipeline": replace(PIPELINE, device=gpu.device),
+        "processes": Processes(device=gpu.device, autocast=autocast),
+        "interval": 0.0,
+        **changes,
+    }
+    return context_of(corners(32).resident(gpu.device), state, **given)
+
+
+def evaluator(gpu: PretendedGpu) -> Evaluator:
+    calibration, validation = (
+        ResizedImages(corners(16, seed), replace(PIPELINE, device=gpu.device)) for seed in (0, 1)
+    )
+    return Evaluator(calibration, validation, Processes(device=gpu.device))
+
+
+# -- the pretended GPU itself
+
+
+def test_tensors_of_both_devices_do_not_mix(gpu: PretendedGpu) -> None:
+    here, there = torch.ones(3), torch.ones(3, device=gpu.device)
+    assert (here.device.type, there.device.type) == ("cpu", "cuda")
+    mixed: list[Callable[[], object]] = [
+        lambda: here + there,
+        lambda: here[there.long()],
+        lambda: there.index_put((there.long(),), here),
+        lambda: F.linear(there, torch.ones(2, 3)),
+        lambda: torch.cat([here, there]),
+        lambda: torch.rand(2, device=gpu.device, generator=torch.Generator()),
+    ]
+    for operation in mixed:
+        with pytest.raises(RuntimeError, match=r"device|generator"):
+            operation()
+    assert torch.equal((there + torch.tensor(2.0)).cpu(), here + 2)  # a number is no tensor of the host
+
+
+def test_the_numbers_are_those_of_the_cpu_forwards_and_backwards(gpu: PretendedGpu) -> None:
+    ours, theirs = on_gpu(gpu), new_network()
+    images, labels = torch.rand(4, 1, 16, 16), torch.arange(4)
+    for network, device in ((ours, gpu.device), (theirs, torch.device("cpu"))):
+        F.cross_entropy(network(images.to(device), SPACE.smallest), labels.to(device)).backward()  # type: ignore[no-untyped-call]
+    for found, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert (found.grad is None) == (expected.grad is None)
+        if expected.grad is not None:
+            assert isinstance(found.grad, GpuTensor)
+            torch.testing.assert_close(found.grad.cpu(), expected.grad, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("work", "launches", "copies", "waits"),
+    [
+        (lambda x, half: x.view(2, 32)[0], 0, 0, 0),
+        (lambda x, half: x * 2 + 1, 2, 0, 0),
+        (lambda x, half: x.zero_(), 1, 0, 0),
+        (lambda x, half: x.cpu(), 0, 1, 1),
+        (lambda x, half: float(x.sum()), 1, 1, 1),
+        (lambda x, half: torch.ones(3).to(x.device), 0, 1, 1),
+        (lambda x, half: torch.ones(3).to(x.device, non_blocking=True), 0, 1, 1),
+        (lambda x, half: to_device(torch.ones(3), x.device), 0, 1, 0),
+        (lambda x, half: x[torch.arange(2)], 1, 1, 1),
+        (lambda x, half: x[to_device(torch.arange(2), x.device)], 1, 1, 0),
+        (lambda x, half: x[x > 0], 2, 0, 1),
+        (lambda x, half: torch._foreach_add_(list(x), list(x)), 1, 0, 0),
+        (lambda x, half: torch._foreach_add_(list(x.view(8, 8).T), list(x.view(8, 8))), 8, 0, 0),  # with gaps
+        (lambda x, half: torch._foreach_copy_([half] * 3, [x] * 3), 1, 0, 0),
+        (lambda x, half: torch._foreach_add_([x] * 3, [half] * 3), 3, 0, 0),  # of two types
+    ],
+)
+def test_launches_copies_and_waits_are_counted(
+    gpu: PretendedGpu, work: Callable[[Tensor, Tensor], object], launches: int, copies: int, waits: int
+) -> None:
+    x = torch.rand(64).to(gpu.device)
+    half = x.bfloat16()
+    counts = gpu.count(lambda: work(x, half))
+    assert (counts.launches.total(), counts.copies.total(), counts.waits.total()) == (launches, copies, waits)
+
+
+# -- the library on it
+
+
+def test_shrinking_runs_and_resumes(gpu: PretendedGpu, tmp_path: Path) -> None:
+    phases = [replace(EVERYTHING, name="joint", joint=True), EVERYTHING]
+    settings = ShrinkSettings(batch_size=8, calibration_images=8, corners=1)
+
+    def run(network: SuperNetwork) -> list[PhaseOutcome]:
+        context, measures = training(gpu, tmp_path / "state"), evaluator(gpu)
+        return list(shrink(network, SPACE, phases, settings, context, validate=measures.error))
+
+    first, again = on_gpu(gpu), on_gpu(gpu)
+    assert [outcome.phase for outcome in run(first)] == phases
+    assert run(again) == []
+    for one, other in zip(first.parameters(), again.parameters(), strict=True):
+        assert isinstance(other, GpuTensor)
+        assert torch.equal(one.cpu(), other.cpu())
+
+
+def test_adaptation_runs_and_resumes(gpu: PretendedGpu, tmp_path: Path) -> None:
+    networks = SuperNetworks([on_gpu(gpu)])
+    teacher = Teacher(extract(networks[MACRO.width], SPACE.largest, exits=MACRO.exits), "DESC")
+    settings = AdaptSettings(steps=1, batch_size=8)
+    for generation in (1, 2):
+        context = training(gpu, tmp_path / "state")
+        adaptation = Adaptation(networks, SPACE, teacher, settings, context, generations=2)
+        adaptation.advance(generation, SPACE.encode(SPACE.smallest)[None])
+
+
+@pytest.mark.parametrize("exits", [None, (1, 2)])
+def test_a_network_is_fine_tuned_measured_and_exported(
+    gpu: PretendedGpu, tmp_path: Path, exits: tuple[int, ...] | None
+) -> None:
+    network = on_gpu(gpu)
+    arch = SPACE.largest
+    inherited = extract(network, arch, evaluator(gpu).statistics(network, arch, exits=exits), exits=exits)
+    context = training(gpu, tmp_path / "finetune", processes=Processes(device=gpu.device))
+    settings = FinetuneSettings(steps=4, batch_size=8)
+    finetuned = ContinuedFinetuning(inherited, corners(8, 1), settings, context).finished()
+    export(
+        finetuned.network,
+        context.pipeline,
+        ("a", "b", "c", "d"),
+        tmp_path,
+        side=16,
+        facts={},
+        weights=finetuned.weights,
+    )
+    assert (tmp_path / "model.onnx").exists()
+
+
+def test_an_objective_of_ones_own_gets_its_network_on_the_cpu(gpu: PretendedGpu) -> None:
+    seen: list[str] = []
+
+    def energy(network: StaticNetwork) -> float:
+        seen.append(next(network.parameters()).device.type)
+        return float(network(torch.rand(2, 1, 16, 16)).abs().mean())
+
+    own = [
+        Objective(name="heat", cost="predicted", function=energy),
+        Objective(name="energy", cost="measured", function=energy),
+    ]
+    network, measures = on_gpu(gpu), evaluator(gpu)
+    networks = SuperNetworks([network])
+    try_objectives(measures, networks, SPACE, own)
+    found = measures.evaluate(networks, [OBJECTIVES["error"], own[0]])(SPACE.smallest)
+    assert found["heat"] > 0
+    assert float(measures.measurements(networks, own)["energy"](SPACE.smallest)) > 0
+    assert set(seen) == {"cpu"}
+    assert next(network.parameters()).device.type == "cuda"
+
+
+# -- how much is asked of a GPU
+
+
+@pytest.fixture(scope="module")
+def launches() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        yield importlib.import_module("launches")
+
+
+def test_launches_copies_and_waits_are_no_more_than_those_kept(launches: ModuleType) -> None:
+    """`python benchmarks/launches.py --json benchmarks/results/launches.json` keeps others."""
+    kept = json.loads((BENCHMARKS / "results" / "launches.json").read_text())
+    same = kept["versions"]["torch"] == torch.__version__.partition("+")[0]
+    limits = {row["name"]: row["value"] * (1 if same else 1.1) for row in kept["rows"]}
+    rows = launches.measure(short=True)
+    assert len(rows) >= 8
+    assert [f"{row.name}: {row.value} > {limits[row.name]}" for row in rows if row.value > limits[row.name]] == []
+    assert [row.name for row in rows if row.met is False] == []
