@@ -20,7 +20,8 @@ from nat2.allocator import keep_freed_memory
 from nat2.data.dataset import Split
 from nat2.data.settings import Augmentation
 from nat2.data.transform import Pipeline, ResizedImages, steps_per_epoch
-from nat2.processes import connect, launch
+from nat2.launcher import launch
+from nat2.processes import connect
 from nat2.seeds import numpy_generator
 from nat2.space import Arch, CostTable, Macro, SearchSpace
 from nat2.supernet import SuperNetwork, calibrate, normalize_by

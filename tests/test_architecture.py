@@ -10,7 +10,7 @@ import nat2
 PACKAGE = Path(nat2.__file__).parent
 FOUNDATIONS = (
     "errors", "wording", "environment", "validation", "seeds", "tables", "files", "allocator", "contention", "progress",
-    "download", "processes",
+    "download", "launcher", "peers", "processes",
 )  # fmt: skip
 """Modules that any room may use, each after those that it uses."""
 ROOMS = (

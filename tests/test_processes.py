@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from nat2.environment import Precision
 from nat2.errors import ConfigError
-from nat2.processes import Processes, balanced, connect, launch, settled_precision
+from nat2.launcher import launch
+from nat2.processes import Processes, balanced, connect, settled_precision
 from nat2.runs.folder import RunFolder
 from tests.distributed import everything, refuse_in, step_losses
 from tests.tiny import write_corners, write_settings

@@ -31,3 +31,10 @@ class SpaceError(Nat2Error):
 
 class DownloadError(Nat2Error):
     """A file cannot be downloaded, or is not the one that was expected."""
+
+
+class LostProcessError(RunError):
+    """Another process of the run was lost, or the connection to it; the same command continues."""
+
+    reported = False
+    """Whether another process has noticed it first, and reports it."""

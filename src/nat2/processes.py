@@ -7,20 +7,15 @@ of them must see the run folder; the first process writes everything except the 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
-import pickle
-import signal
-import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
-from typing import Generic, Literal, TypeVar, TypeVarTuple
+from typing import Generic, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,18 +23,17 @@ from torch import Tensor
 
 from nat2.contention import watch_contention
 from nat2.environment import Accelerator, Precision, available_cores
-from nat2.errors import ConfigError, Nat2Error, RunError
+from nat2.errors import ConfigError, LostProcessError, Nat2Error
+from nat2.launcher import ATTEMPT, end_lost, launched, threads_each
+from nat2.peers import Peers
 
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 S = TypeVar("S")
 
+LOST_AFTER = 60.0
+"""Seconds within which a process that no longer answers is noticed, by default."""
 _ROUND = 4  # evaluations per process between two exchanges of results
-_RESTARTS = 3
-_CROWD = 4  # processes per core; more only slow the machine down
-_UNGUARDED = "unguarded"
-_ATTEMPT, _FOLDER = "NAT2_ATTEMPT", "NAT2_LAUNCH"
-_PATIENCE = timedelta(days=30)  # one process may fine-tune for hours longer than another; a lost one is noticed anyway
+_STUCK = timedelta(minutes=30)  # of a collective operation in which all have arrived, or whose steps are alike
 
 
 @dataclass(frozen=True)
@@ -55,34 +49,69 @@ class Processes:
     autocast: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
     """Context in which forward passes run: bfloat16 autocast if that was requested."""
 
+    peers: Peers | None = None
+    """The other processes; None if there are none, or for a part of them."""
+    team: Processes | None = None
+    """The processes that divide the batches of a training, this one's place among them included; None for all."""
+    group: dist.ProcessGroup | None = None
+    """Those that exchange tensors; None for all."""
+
     @property
     def first(self) -> bool:
         """Whether this is the process that writes and reports."""
         return self.rank == 0
 
+    @property
+    def trainers(self) -> Processes:
+        """The processes that divide each batch: all, or one for each device. Others have the rank -1 among them."""
+        return self.team or self
+
+    def meet(self) -> None:
+        """Wait for all processes, for hours if need be.
+
+        Raises:
+            LostProcessError: one of them was lost meanwhile.
+        """
+        if self.peers is not None:
+            self.peers.meet()
+
     def sum(self, x: Tensor) -> Tensor:
-        """Sum a tensor over the processes, in place."""
+        """Sum a tensor over the processes, in place.
+
+        Raises:
+            LostProcessError: a process was lost, or did not take part for half an hour.
+        """
         if self.size > 1:
-            dist.all_reduce(x)
+            with self._connected():
+                dist.all_reduce(x, group=self.group)
         return x
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Sum the gradients over the processes; parameters without a gradient, the same in all of them, keep none."""
         if self.size == 1:
             return
-        _exchanged([parameter.grad for parameter in parameters if parameter.grad is not None], dist.all_reduce)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        self._exchange_all(gradients, partial(dist.all_reduce, group=self.group))
 
     def share(self, tensors: Iterable[Tensor]) -> None:
-        """Broadcast the first process's tensors: machines that round differently would drift apart."""
+        """Broadcast the first process's tensors once all have reached this point.
+
+        Machines that round differently would drift apart.
+        """
         if self.size == 1:
             return
-        _exchanged([tensor.detach() for tensor in tensors], partial(dist.broadcast, src=0))
+        self.meet()
+        self._exchange_all([tensor.detach() for tensor in tensors], partial(dist.broadcast, src=0))
 
     def part(self, count: int) -> slice:
         """This process's share of a batch of `count` images: whole pairs, so that neighbours stay together."""
+        return self.parts(count)[self.rank]
+
+    def parts(self, count: int) -> list[slice]:
+        """The shares of all processes."""
         pairs = -(-count // 2)
         bounds = [2 * (pairs * rank // self.size) for rank in range(self.size)] + [count]
-        return slice(bounds[self.rank], bounds[self.rank + 1])
+        return [slice(first, last) for first, last in itertools.pairwise(bounds)]
 
     def once(self, work: Callable[[], T]) -> T:
         """Run `work` in the first process once all have reached this point; all return its result, or raise its error.
@@ -92,9 +121,11 @@ class Processes:
         """
         if self.size == 1:
             return work()
-        dist.barrier()  # nothing is overwritten while others still read it
+        self.meet()  # nothing is overwritten while others still read it
         outcome: list[_Done[T] | Nat2Error | None] = [_attempt(work) if self.first else None]
-        dist.broadcast_object_list(outcome, device=self._exchange)
+        self.meet()  # work may take long
+        with self._connected():
+            dist.broadcast_object_list(outcome, device=self._exchange)
         (received,) = outcome
         assert received is not None
         return _unwrap(received)
@@ -102,6 +133,13 @@ class Processes:
     def spread(
         self, work: Callable[[S], T], items: Sequence[S], *, costs: Sequence[float]
     ) -> Iterator[tuple[S, T, float]]:
+        """What `rounds` yields, one by one."""
+        for made in self.rounds(work, items, costs=costs):
+            yield from made
+
+    def rounds(
+        self, work: Callable[[S], T], items: Sequence[S], *, costs: Sequence[float]
+    ) -> Iterator[list[tuple[S, T, float]]]:
         """Apply `work` to many items, divided among the processes so that each has about as much to do.
 
         Args:
@@ -110,14 +148,15 @@ class Processes:
             costs: Estimated time of each item, in any unit.
 
         Yields:
-            In all processes, item, result and seconds taken, in order; with one process each as soon as it is done.
+            In all processes, items, results and seconds taken, in order: some whenever results are exchanged; with one
+            process each as soon as it is done.
 
         Raises:
-            Nat2Error: what `work` raised in any process.
+            Nat2Error: what `work` raised in any process, once the results that came with it have been yielded.
         """
         if self.size == 1:
             for item in items:
-                yield item, *_timed(work, item)
+                yield [(item, *_timed(work, item))]
             return
         step = _ROUND * self.size
         for start in range(0, len(items), step):
@@ -125,10 +164,14 @@ class Processes:
             shares = balanced(costs[start : start + step], self.size)
             mine = {number: _attempt(partial(_timed, work, chosen[number])) for number in shares[self.rank]}
             gathered: list[dict[int, _Done[tuple[T, float]] | Nat2Error]] = [{}] * self.size
-            dist.all_gather_object(gathered, mine)
+            self.meet()
+            with self._connected():
+                dist.all_gather_object(gathered, mine)
             outcomes = {number: outcome for each in gathered for number, outcome in each.items()}
-            for number, item in enumerate(chosen):
-                yield item, *_unwrap(outcomes[number])
+            done = [(item, outcomes[number]) for number, item in enumerate(chosen)]
+            yield [(item, *each.result) for item, each in done if isinstance(each, _Done)]
+            for _, each in done:
+                _unwrap(each)
 
     def check_batch(self, size: int) -> None:
         """Refuse a batch that is too small to be divided.
@@ -144,21 +187,31 @@ class Processes:
 
     @property
     def _exchange(self) -> torch.device | None:
-        return self.device if self.device.type == "cuda" else None
+        return self.device if dist.get_backend() == "nccl" else None
+
+    def _exchange_all(self, tensors: Sequence[Tensor], exchange: Callable[[Tensor], object]) -> None:
+        """Run one collective operation on many tensors at once, in place."""
+        # Seen in the order of their memory, the same in all processes: then a GPU copies all of them in a few kernels.
+        seen = [_in_memory_order(tensor) for tensor in tensors]
+        flat = torch.cat([tensor.reshape(-1) for tensor in seen])
+        sent = flat.cpu() if dist.get_backend(self.group) == "gloo" else flat
+        with self._connected():
+            exchange(sent)
+        parts = torch.split(sent.to(flat.device), [tensor.numel() for tensor in seen])
+        torch._foreach_copy_(seen, [part.view_as(tensor) for part, tensor in zip(parts, seen, strict=True)])
+
+    def _connected(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.peers is None else self.peers.connected()
 
 
 ALONE = Processes()
 """The only process of a run."""
 
 
-def _exchanged(tensors: Sequence[Tensor], exchange: Callable[[Tensor], object]) -> None:
-    """Run a collective operation on many tensors at once, in place."""
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    exchange(flat)
-    first = 0
-    for tensor in tensors:
-        tensor.copy_(flat[first : first + tensor.numel()].view_as(tensor))
-        first += tensor.numel()
+def _in_memory_order(tensor: Tensor) -> Tensor:
+    """A view of a tensor whose last dimension is the one that is closest in memory."""
+    strides = tensor.stride()
+    return tensor.permute(sorted(range(tensor.dim()), key=lambda dimension: -strides[dimension]))
 
 
 def _timed(work: Callable[[S], T], item: S) -> tuple[T, float]:
@@ -176,6 +229,8 @@ class _Done(Generic[T]):
 def _attempt(work: Callable[[], T]) -> _Done[T] | Nat2Error:
     try:
         return _Done(work())
+    except LostProcessError:
+        raise
     except Nat2Error as error:
         return error
 
@@ -197,26 +252,24 @@ def balanced(costs: Sequence[float], count: int) -> list[list[int]]:
     return shares
 
 
-def launched() -> bool:
-    """Whether a launcher (``torchrun``, or ours) has started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def restarted() -> bool:
-    """Whether the launcher has restarted this process because one was lost."""
-    return any(int(os.environ.get(name, "0")) > 0 for name in (_ATTEMPT, "TORCHELASTIC_RESTART_COUNT"))
-
-
-def may_restart() -> bool:
-    """Whether a launcher other than ours restarts processes by itself."""
-    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
-
-
-def connect(*, accelerator: Accelerator = "auto", precision: Precision = "auto") -> Processes:
+def connect(
+    *,
+    accelerator: Accelerator = "auto",
+    precision: Precision = "auto",
+    per_gpu: int = 1,
+    timeout: float = LOST_AFTER,
+) -> Processes:
     """Join the processes that a launcher has started, or run alone.
 
+    Args:
+        accelerator: What to compute on.
+        precision: Of the super-network's training.
+        per_gpu: Processes that share each GPU.
+        timeout: Seconds within which a process that no longer answers is noticed.
+
     Raises:
-        ConfigError: CUDA was requested and there is none.
+        ConfigError: CUDA was requested and there is none, or there are fewer GPUs than the processes need.
+        LostProcessError: the others cannot be reached.
     """
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--accelerator cuda needs an NVIDIA GPU and a CUDA build of torch; found none. Use cpu")
@@ -224,29 +277,81 @@ def connect(*, accelerator: Accelerator = "auto", precision: Precision = "auto")
     _limit_threads()
     watch_contention()
     settled = settled_precision(precision, kind)
+    here, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    _check_devices(kind, here, per_gpu)
     if kind == "cpu" and settled == "32-true" and not launched():
         return Processes()  # the import below takes more than a second
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if kind == "cuda" and torch.cuda.device_count() < here:
-        raise ConfigError(
-            f"{here} processes need as many GPUs; this machine has {torch.cuda.device_count()}. Use fewer --devices, "
-            "or --accelerator cpu"
-        )
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
 
     for name in ("lightning_fabric", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    fabric = Fabric(
-        accelerator=kind,
-        devices=here,
-        num_nodes=world // here,
-        strategy=DDPStrategy(timeout=_PATIENCE) if world > 1 else "auto",
-        precision=settled,
-    )
-    fabric.launch()
-    return Processes(fabric.global_rank, fabric.world_size, fabric.device, fabric.autocast)
+    if per_gpu > 1:
+        processes = _sharing_gpus(per_gpu, settled)
+    else:
+        fabric = Fabric(
+            accelerator=kind,
+            devices=here,
+            num_nodes=world // here,
+            strategy=DDPStrategy(timeout=_STUCK) if world > 1 else "auto",
+            precision=settled,
+        )
+        fabric.launch()
+        processes = Processes(fabric.global_rank, fabric.world_size, fabric.device, fabric.autocast)
+    if world == 1:
+        return processes
+    peers = Peers.of_environment(processes.rank, world, timeout=timeout, end=end_lost)
+    peers.watch()
+    return with_helpers(replace(processes, peers=peers), per_gpu)
+
+
+def _sharing_gpus(per_gpu: int, precision: Literal["32-true", "bf16-mixed"]) -> Processes:
+    """Join processes of which several have the same GPU; Fabric would give each one of its own."""
+    dist.init_process_group("gloo", timeout=_STUCK)  # NCCL refuses two processes on one GPU
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) // per_gpu)
+    torch.cuda.set_device(device)
+    half = partial(torch.autocast, "cuda", dtype=torch.bfloat16)
+    autocast = half if precision == "bf16-mixed" else contextlib.nullcontext
+    return Processes(dist.get_rank(), dist.get_world_size(), device, autocast)
+
+
+def _check_devices(kind: str, here: int, per_gpu: int) -> None:
+    """Refuse more processes of this machine than its GPUs are for."""
+    if kind == "cpu":
+        if per_gpu > 1:
+            raise ConfigError(
+                f"--processes_per_gpu {per_gpu} needs a GPU to be shared, and none is used; leave it out, and give "
+                "--devices the number of processes"
+            )
+        return
+    gpus = torch.cuda.device_count()
+    if here % per_gpu:
+        raise ConfigError(
+            f"with --processes_per_gpu {per_gpu} the number of processes on a machine must be a multiple of {per_gpu}; "
+            f"got {here}"
+        )
+    if gpus * per_gpu < here:
+        which = "" if per_gpu == 1 else f"with --processes_per_gpu {per_gpu} "
+        raise ConfigError(
+            f"{which}{here} processes need {here // per_gpu} GPUs; this machine has {gpus}. Use fewer --devices, let "
+            "several processes share a GPU (--processes_per_gpu), or use --accelerator cpu"
+        )
+
+
+def with_helpers(processes: Processes, per_device: int) -> Processes:
+    """The same, where only one of the processes that share a device trains the super-network; all evaluate.
+
+    Args:
+        processes: All of them.
+        per_device: How many share a device, in the order of their ranks.
+    """
+    if per_device == 1:
+        return processes
+    ranks = range(0, processes.size, per_device)
+    backend = "nccl" if processes.device.type == "cuda" else "gloo"
+    group = dist.new_group(ranks, timeout=_STUCK, backend=backend) if len(ranks) > 1 else None
+    rank = processes.rank // per_device if processes.rank in ranks else -1
+    return replace(processes, team=replace(processes, rank=rank, size=len(ranks), group=group))
 
 
 def settled_precision(precision: Precision, kind: str) -> Literal["32-true", "bf16-mixed"]:
@@ -271,129 +376,21 @@ def settled_precision(precision: Precision, kind: str) -> Literal["32-true", "bf
 
 def _limit_threads() -> None:
     """Use as many threads as this process's share of the cores, unless the user has chosen their number."""
-    if launched() and _ATTEMPT not in os.environ:  # torchrun sets one thread for each process
-        torch.set_num_threads(_threads_each(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    if launched() and ATTEMPT not in os.environ:  # torchrun sets one thread for each process
+        torch.set_num_threads(threads_each(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     elif "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
 
 
-def _threads_each(processes: int) -> int:
-    """Threads for each of several processes of this machine."""
-    return max(1, available_cores() // processes)
-
-
 @contextlib.contextmanager
-def disconnected() -> Iterator[None]:
-    """Shut down the process group at the end."""
+def disconnected(processes: Processes) -> Iterator[None]:
+    """At the end, leave the other processes."""
     try:
         yield
-    finally:
-        if dist.is_available() and dist.is_initialized():
-            dist.destroy_process_group()
-
-
-def launch(work: Callable[[*Ts], T], *arguments: *Ts, devices: int) -> T:
-    """Call a function in `devices` processes of this machine and return what the first one returned.
-
-    If a process is lost, all are restarted, at most three times; the function should continue where it stopped.
-
-    Raises:
-        Nat2Error: what the function raised in any process, RunError if processes were lost too often, or ConfigError if
-            `devices` is many times the number of cores of the machine.
-        SystemExit: the script calls this at import time.
-    """
-    _refuse_unguarded()
-    most = _CROWD * available_cores()
-    if devices > most:
-        raise ConfigError(f"--devices must be at most {most}, {_CROWD} for each core of this machine; got {devices}")
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    for name in ("launcher.api", "elastic.agent.server.api", "elastic.multiprocessing.api", "elastic.rendezvous"):
-        logging.getLogger(f"torch.distributed.{name}").setLevel(logging.CRITICAL)  # what matters is reported below
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.CRITICAL)
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=devices,
-        run_id="nat2",
-        max_restarts=0,  # restarts are handled here: an error that the user can correct is no reason for one
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        monitor_interval=0.5,
-        start_method="spawn",
-    )
-    lost = ""
-    with tempfile.TemporaryDirectory() as folder:
-        for attempt in range(1 + _RESTARTS):
-            threads = os.environ.get("OMP_NUM_THREADS", str(_threads_each(devices)))
-            variables = {_ATTEMPT: str(attempt), _FOLDER: folder, "OMP_NUM_THREADS": threads}
-            try:
-                with _environment(variables), _signals():
-                    outcomes = elastic_launch(config, _worker)(Path(folder), work, *arguments)
-            except ChildFailedError as error:
-                failure = error.get_first_failure()[1]
-                lost = f"exit code {failure.exitcode}" if failure.exitcode >= 0 else f"signal {-failure.exitcode}"
-                if (Path(folder) / _UNGUARDED).exists():
-                    sys.exit(
-                        "nat2: with several devices each process imports the script, which must therefore call nat2 "
-                        'below a line `if __name__ == "__main__":` only'
-                    )
-                for left in sorted(Path(folder).iterdir()):
-                    raise pickle.loads(left.read_bytes()) from None
-            except SignalException as error:
-                raise KeyboardInterrupt from error
-            else:
-                result: T = outcomes[0]
-                return result
-    raise RunError(
-        f"a process was lost {1 + _RESTARTS} times ({lost}); give the same command again to continue, or use fewer "
-        "--devices"
-    )
-
-
-def _refuse_unguarded() -> None:
-    """End a worker that runs the user's script again because it launches at import time."""
-    folder = os.environ.get(_FOLDER)
-    if folder is None:  # set only for the workers of a launch, which must not launch anything
-        return
-    (Path(folder) / _UNGUARDED).touch()
-    os._exit(2)  # at once and silently: the launcher reports it once
-
-
-def _worker(folder: Path, work: Callable[[*Ts], object], *arguments: *Ts) -> object:
-    """Entry point of each process; an error that the user can correct is left in `folder` for the launcher to raise."""
-    try:
-        return work(*arguments)
-    except Nat2Error as error:
-        (folder / os.environ["RANK"]).write_bytes(pickle.dumps(error))
-        os._exit(2)  # at once: the others may be waiting for this process
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """Restore the signal handlers of this process: the launcher changes them."""
-    changed = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]
-    before = {number: signal.getsignal(number) for number in changed}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            if handler is not None and threading.current_thread() is threading.main_thread():
-                signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for the processes that are started meanwhile."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    except BaseException as error:
+        if processes.peers is not None:
+            processes.peers.leave(error)
+        raise
+    if processes.peers is not None:
+        processes.peers.leave()
+        dist.destroy_process_group()

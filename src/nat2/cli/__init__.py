@@ -10,7 +10,8 @@ from typing import NoReturn
 from nat2.cli.parser import build_parser, complain, parsed
 from nat2.cli.verbs import VERBS, check_settings
 from nat2.cli.words import continued, expanded, preset_of, underscored
-from nat2.errors import ConfigError, Nat2Error
+from nat2.errors import ConfigError, LostProcessError, Nat2Error
+from nat2.launcher import end_lost
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -34,6 +35,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             check_settings(chosen)
             chosen = parser.instantiate(given)[name]
         verb.work(chosen)
+    except LostProcessError as error:
+        end_lost("" if error.reported else str(error))
     except Nat2Error as error:
         complain(str(error))
         sys.exit(2)

@@ -13,6 +13,7 @@ from typing import Any, Literal, overload
 from nat2.allocator import keep_freed_memory
 from nat2.data.dataset import Dataset, name_of
 from nat2.errors import ConfigError
+from nat2.launcher import launch, launched, may_restart, restarted
 from nat2.nas.archive import Archive, Evaluation
 from nat2.nas.functions import Evaluate, SearchFunctions
 from nat2.nas.nat import search as search_space
@@ -35,7 +36,7 @@ from nat2.pipeline.stages import (
     search_networks,
     train_supernets,
 )
-from nat2.processes import Processes, connect, disconnected, launch, launched, may_restart, restarted
+from nat2.processes import Processes, connect, disconnected
 from nat2.progress import Progress
 from nat2.reports.return_values import Front, Results, Supernets
 from nat2.reports.terminal import networks_summary, search_summary, time_plan_table, training_summary
@@ -168,8 +169,9 @@ def _start(
     if out == Path():
         out = Path("runs") / name_of(config.data)
     order = _Order(config, out, uuid.uuid4().hex if fresh else "", quiet, until, networks)
-    if config.devices > 1 and not launched():
-        return launch(_work, order, devices=config.devices)
+    count = config.devices * config.processes_per_gpu
+    if count > 1 and not launched():
+        return launch(_work, order, devices=count)
     return _work(order)
 
 
@@ -177,8 +179,13 @@ def _work(order: _Order) -> _Outcome:
     """What each process does."""
     keep_freed_memory()
     config, out = order.config, order.out
-    processes = connect(accelerator=config.accelerator, precision=config.precision)
-    with Progress(quiet=order.quiet or not processes.first) as progress, disconnected():
+    processes = connect(
+        accelerator=config.accelerator,
+        precision=config.precision,
+        per_gpu=config.processes_per_gpu,
+        timeout=config.process_timeout,
+    )
+    with Progress(quiet=order.quiet or not processes.first) as progress, disconnected(processes):
         if restarted():
             progress.say("a process was lost; all were started again and go on")
         if config.data != "digits" and out.resolve().is_relative_to(Path(config.data).resolve()):

@@ -18,11 +18,12 @@ from nat2.errors import ConfigError
 from nat2.nas.budget import board_bounds, parse_budget
 from nat2.nas.objectives import parse_objectives
 from nat2.nas.settings import SEARCH_PRESETS, SearchSettings
+from nat2.processes import LOST_AFTER
 from nat2.runs.yaml_config import in_words, plainly
 from nat2.shipped import SHIPPED
 from nat2.shipped.published import PUBLISHED
 from nat2.space.macro import FamilyName
-from nat2.training.settings import AdaptSettings, FinetuneSettings, Phase, ScheduleName, ShrinkSettings
+from nat2.training.settings import AdaptSettings, FinetuneSettings, Phase, ScheduleName, ShrinkSettings, SyncBatchNorm
 from nat2.validation import as_text, check_types, parts_of, user_path
 
 Family = Literal["auto", FamilyName]
@@ -119,6 +120,15 @@ class RunConfig:
     devices: int = 1
     """Processes on this machine, each with a GPU, or with its share of the CPU's cores; batches and evaluations are
     divided among them. Several machines: see `torchrun`."""
+    processes_per_gpu: int = 1
+    """Processes that share each GPU: all of them evaluate and fine-tune networks, which keep a GPU busy for a part of
+    the time only; one of them trains the super-network."""
+    sync_batch_norm: SyncBatchNorm = "auto"
+    """Statistics of batch norms when several processes divide a batch: of the whole batch (`joint`), which costs two
+    exchanges for each batch norm, or of each process's images (`per-process`); `auto` is `per-process` if each has at
+    least 32."""
+    process_timeout: float = LOST_AFTER
+    """Seconds within which a process that no longer answers is noticed, and the run ends or starts again."""
     accelerator: Accelerator = "auto"
     """`cuda`, `cpu`, or a GPU if there is one."""
     precision: Precision = "auto"
@@ -189,8 +199,13 @@ class RunConfig:
             raise ConfigError(f"--memory must be above 0 (GiB); got {self.memory}")
         if self.center is not None and not 0 < self.center <= 1:
             raise ConfigError(f"--center must be above 0 and at most 1; got {self.center}")
-        if self.devices < 1:
-            raise ConfigError(f"--devices must be at least 1; got {self.devices}")
+        for name in ("devices", "processes_per_gpu"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name} must be at least 1; got {getattr(self, name)}")
+        if not 1 <= self.process_timeout <= _LONGEST:
+            raise ConfigError(
+                f"--process_timeout must be at least 1 and at most {_LONGEST} (seconds); got {self.process_timeout}"
+            )
         if not 0 <= self.checkpoint_seconds < math.inf:
             raise ConfigError(f"--checkpoint_seconds must be 0 or more; got {self.checkpoint_seconds}")
         if (self.val_fraction or 0.0) + self.test_fraction >= 1:

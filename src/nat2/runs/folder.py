@@ -353,8 +353,11 @@ class RunFolder:
 
 
 # The place of the images does not matter as long as their fingerprint is the same; the number of processes changes
-# results by rounding only.
-_FREE = ("data", "skip_bad_images", "memory", "cache", "devices", "accelerator", "checkpoint_seconds", "tensorboard")
+# results by rounding only, with joint batch statistics, and is what a user has at the moment.
+_FREE = (
+    "data", "skip_bad_images", "memory", "cache", "devices", "processes_per_gpu", "process_timeout", "accelerator",
+    "checkpoint_seconds", "tensorboard",
+)  # fmt: skip
 _STAGES = (
     (("objectives", "budget", "search", "adapt", "latency_batch", "latency_threads"), ("archive.db",)),
     (("networks", "finetune", "int8", "pt2"), ("networks/*", "state/finetune-*")),

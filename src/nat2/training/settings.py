@@ -14,10 +14,14 @@ Ramp = Literal["DESC", "ASC", "MIX", "UNIF"]
 """AEP's weights over the exits: descending, ascending, descending for losses and ascending for outputs, uniform."""
 Choice = Literal["spread", "trade-off"]
 Variant = Literal["auto", "single", "ensemble", "both"]
+SyncBatchNorm = Literal["auto", "joint", "per-process"]
+"""Whose images batch norms take their statistics from, where several processes divide a batch."""
 ScheduleName = Literal["uniform", "short", "ofa", "ofav2", "transfer", "short-transfer"]
 
 
 _PAIR = 2  # images in a batch: one image has no batch statistics
+ENOUGH_FOR_STATISTICS = 32
+"""Images of a process from which on batch norms take their statistics from these alone, unless told otherwise."""
 _ADAPTATION, _FINETUNING = 50, 1200  # steps of a generation and of a network, at least
 
 
