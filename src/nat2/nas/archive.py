@@ -221,28 +221,29 @@ class Archive(Generic[A]):
         return None if row is None else str(row[0])
 
     def add(self, evaluation: Evaluation[A], row: EvaluationRecord) -> None:
-        """Commit one evaluation; its architecture is no longer pending.
+        """Commit one evaluation, see `add_all`."""
+        self.add_all([(evaluation, row)])
+
+    def add_all(self, made: Sequence[tuple[Evaluation[A], EvaluationRecord]]) -> None:
+        """Commit evaluations in one transaction; their architectures are no longer pending.
 
         An architecture that was handed out keeps the place in the order that it got then, so that the order in which
         results arrive decides nothing.
         """
         names = ", ".join(("arch", *EvaluationRecord._fields, "failure", *(f'"{name}"' for name in self._columns)))
-        values = (
-            self._key(evaluation.arch),
-            *row,
-            evaluation.failure,
-            *(evaluation.values.get(name) for name in self._columns),
-        )
+        marks = ", ".join("?" * (len(EvaluationRecord._fields) + len(self._columns) + 2))
         with self._sqlite_errors():
-            marks = ", ".join("?" * len(values))
             self._database.execute("BEGIN IMMEDIATE")
             try:
-                self._database.execute(
-                    f"INSERT INTO evaluations (id, {names}) VALUES "
-                    f"(coalesce((SELECT id FROM pending WHERE arch = ?), {_NEXT_ID}), {marks})",
-                    (values[0], *values),
-                )
-                self._database.execute("DELETE FROM pending WHERE arch = ?", (values[0],))
+                for evaluation, row in made:
+                    key = self._key(evaluation.arch)
+                    measured = (evaluation.values.get(name) for name in self._columns)
+                    self._database.execute(
+                        f"INSERT INTO evaluations (id, {names}) VALUES "
+                        f"(coalesce((SELECT id FROM pending WHERE arch = ?), {_NEXT_ID}), {marks})",
+                        (key, key, *row, evaluation.failure, *measured),
+                    )
+                    self._database.execute("DELETE FROM pending WHERE arch = ?", (key,))
                 self._database.execute("COMMIT")
             except BaseException:
                 if self._database.in_transaction:

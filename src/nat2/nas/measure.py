@@ -26,19 +26,21 @@ def measure(task: Task[A], batch: Batch[A]) -> list[Evaluation[A]]:
     facts = {arch: {name: _plain(column[n]) for name, column in table.items()} for n, arch in enumerate(missing)}
     efforts = [facts[arch].get("macs", 1.0) for arch in missing]
     work = partial(_evaluate, task, share)
-    for arch, outcome, seconds in task.processes.spread(work, missing, costs=efforts):
-        if isinstance(outcome, str):
-            made = Evaluation[A](arch, {}, outcome)
-        else:
-            # Only one process measures at a time: others at work would slow down what is measured.
-            of_network = task.processes.once(partial(_of_network, task, arch))
-            failure = of_network if isinstance(of_network, str) else ""
-            values = {} if isinstance(of_network, str) else {**facts[arch], **outcome, **of_network}
-            made = Evaluation(arch, values, failure)
-        known[arch] = made
-        row = EvaluationRecord(weights, generation, origin, share, seconds, task.seed)
-        task.record(partial(task.archive.add, made, row))
-        task.progress.step(1, unit="evaluations")
+    for done in task.processes.rounds(work, missing, costs=efforts):
+        # Only one process measures at a time: others at work would slow down what is measured.
+        measured, error = task.processes.once(partial(_of_networks, task, done))
+        rows = []
+        for (arch, _, seconds), outcome in zip(done, measured, strict=False):
+            if isinstance(outcome, str):
+                made = Evaluation[A](arch, {}, outcome)
+            else:
+                made = Evaluation(arch, {**facts[arch], **outcome})
+            known[arch] = made
+            rows.append((made, EvaluationRecord(weights, generation, origin, share, seconds, task.seed)))
+        task.record(partial(task.archive.add_all, rows))
+        task.progress.step(len(rows), unit="evaluations")
+        if error is not None:
+            raise error
     return [found for arch in batch.archs if (found := known[arch]) is not None]
 
 
@@ -102,6 +104,24 @@ def _evaluate(task: Task[A], share: float, arch: A) -> dict[str, float] | str:
         raise
     except Exception as error:  # one network that cannot be evaluated must not end the search
         return f"{type(error).__name__}: {error}"
+
+
+def _of_networks(
+    task: Task[A], done: Sequence[tuple[A, dict[str, float] | str, float]]
+) -> tuple[list[dict[str, float] | str], Nat2Error | None]:
+    """What has been evaluated together with its measured quantities, or why there are none: up to the first that ends
+    the search, and what ends it.
+    """
+    complete: list[dict[str, float] | str] = []
+    for arch, outcome, _ in done:
+        if isinstance(outcome, dict):
+            try:
+                measured = _of_network(task, arch)
+            except Nat2Error as error:
+                return complete, error
+            outcome = measured if isinstance(measured, str) else outcome | measured
+        complete.append(outcome)
+    return complete, None
 
 
 def _of_network(task: Task[A], arch: A) -> dict[str, float] | str:
