@@ -23,7 +23,7 @@ from nat2.runs.folder import RunFolder
 from nat2.runs.plan import RunPlan
 from nat2.space import Arch, Macro, SearchSpace
 from nat2.supernet import SuperNetworks
-from nat2.training.context import TrainingContext
+from nat2.training.context import TrainingContext, joint_statistics
 from nat2.training.teacher import calibration_images
 
 
@@ -115,6 +115,7 @@ class RunContext:
             state=state,
             seed=self.config.seed,
             processes=self.processes,
+            sync_batch_norm=self.config.sync_batch_norm,
             interval=self.config.checkpoint_seconds,
             progress=self.progress,
             unit=unit,
@@ -142,4 +143,17 @@ class RunContext:
     @property
     def introduction(self) -> list[Fact]:
         """What a user should see before hours of work begin."""
-        return introduction(self.plan, self.dataset)
+        return introduction(self.plan, self.dataset) + self._processes_facts()
+
+    def _processes_facts(self) -> list[Fact]:
+        """How several processes divide the work."""
+        processes, batch_size = self.processes, self.config.shrink.batch_size
+        if processes.size == 1:
+            return []
+        trainers = processes.trainers.size
+        who = f"{processes.size}" if trainers == processes.size else f"{processes.size}, of which {trainers} train"
+        if trainers == 1 or batch_size is None:
+            return [("processes", who)]
+        joint = joint_statistics(batch_size, self.config.sync_batch_norm, processes)
+        whose = "the whole batch" if joint else "the images of each process"
+        return [("processes", f"{who}; batch norms take their statistics from {whose}")]

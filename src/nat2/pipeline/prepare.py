@@ -127,7 +127,7 @@ def _check(plan: RunPlan, dataset: Dataset, processes: Processes) -> None:
     change = "the space (--width, --resolutions, --family)"
     check_budget(plan.space, plan.quantities, costs, seed=config.seed, change=change)
     for size in (config.shrink.batch_size, config.adapt.batch_size):
-        processes.check_batch(batch_size_for(size, len(dataset.train)))
+        processes.trainers.check_batch(batch_size_for(size, len(dataset.train)))
     share = config.search.rungs[0][1]
     images = min(len(dataset.val), config.search.val_images or len(dataset.val))
     first = share * images

@@ -23,7 +23,7 @@ from nat2.space.arch import Arch
 from nat2.supernet.checkpoint import load_weights
 from nat2.supernet.layers import normalize_by_batch, normalize_by_joint_batch
 from nat2.supernet.network import SuperNetwork, SuperNetworks
-from nat2.training.context import TrainingContext
+from nat2.training.context import TrainingContext, joint_statistics
 from nat2.training.distill import Teacher
 
 Sample = Callable[[np.random.Generator, int, int], Arch]
@@ -102,8 +102,8 @@ def train_epoch(
         network: Changed in place.
         optimizer: Steps once a batch.
         epoch: What is trained, and how.
-        context: Images, seed and processes; the number of processes changes the result by rounding only, but for
-            dropout.
+        context: Images, seed and processes. With joint batch statistics the number of processes changes the result
+            by rounding only, but for dropout.
         purpose: Names this epoch among all others; decides its random numbers.
         schedule: Learning rate by step.
         first_step: Number of the epoch's first step in the schedule.
@@ -111,7 +111,36 @@ def train_epoch(
     Raises:
         RunError: the loss is not finite.
     """
-    processes, pipeline, seed = context.processes, context.pipeline, context.seed
+    processes = context.processes
+    processes.share(network.parameters())
+    total = torch.zeros(2, device=context.pipeline.device)  # loss and steps
+    network.train()
+    if processes.trainers.rank >= 0:
+        total += _train(network, optimizer, epoch, context, purpose=purpose, schedule=schedule, first_step=first_step)
+    network.eval()
+    if processes.trainers is not processes:
+        processes.share([*network.parameters(), total])
+    mean = float(total[0] / total[1])
+    if not math.isfinite(mean) or not is_finite(network):
+        raise RunError(
+            f"training diverged in {'/'.join(map(str, purpose))} (loss {mean}); the last good state is kept. The usual "
+            "causes are a learning rate that is too high or images that are all alike"
+        )
+    return mean
+
+
+def _train(
+    network: SuperNetwork | SuperNetworks,
+    optimizer: torch.optim.Optimizer,
+    epoch: ElasticEpoch,
+    context: TrainingContext,
+    *,
+    purpose: tuple[str | int, ...],
+    schedule: Schedule,
+    first_step: int,
+) -> Tensor:
+    """The steps of `train_epoch` in a process that trains; returns the sum of the losses and the number of steps."""
+    processes, pipeline, seed = context.processes.trainers, context.pipeline, context.seed
     device = pipeline.device
     choices = numpy_generator(seed, *purpose, "archs")
     torch.manual_seed(int(choices.integers(2**62)) + processes.rank)  # dropout
@@ -121,10 +150,9 @@ def train_epoch(
     crops = torch_generator(seed, *purpose, "augmentation")
     total = torch.zeros((), device=device)
     steps = 0
-    normalize = normalize_by_batch if processes.size == 1 else normalize_by_joint_batch(processes.sum)
+    joint = joint_statistics(epoch.batch_size, context.sync_batch_norm, context.processes)
+    normalize = normalize_by_joint_batch(processes.sum) if joint else normalize_by_batch
     mine = processes.part(epoch.batch_size)
-    network.train()
-    processes.share(network.parameters())
     for pixels, labels in context.split.batches(indices[mine] for indices in order):
         resolution = int(choices.choice(epoch.resolutions))
         images = pipeline.augmented(pixels, resolution, crops, count=epoch.batch_size, part=mine)
@@ -153,15 +181,7 @@ def train_epoch(
         optimizer.step()
         steps += 1
         context.step()
-    network.eval()
-    loss_sum, finite = read_epoch(processes.sum(total), network)
-    mean = loss_sum / steps
-    if not math.isfinite(mean) or not finite:
-        raise RunError(
-            f"training diverged in {'/'.join(map(str, purpose))} (loss {mean}); the last good state is kept. The usual "
-            "causes are a learning rate that is too high or images that are all alike"
-        )
-    return mean
+    return torch.stack([processes.sum(total), total.new_tensor(steps)])
 
 
 def _loss_of(loss: Loss, logits: Tensor, targets: Tensor | None, labels: Tensor) -> Tensor:
