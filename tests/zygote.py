@@ -2,7 +2,7 @@
 
 It reads one JSON object per line: the ``arguments`` of the command line; ``kill_after`` so many seconds, or ``pause``
 (0.3) seconds after the output holds ``kill_at``; the ``largest`` file that may be written, in bytes; ``jumping`` for
-clocks that do.
+clocks that do; variables of the ``environment``, and a ``pid_file`` to write the number of the process to.
 It answers with a line: exit code, output and errors. `Zygote` talks to it.
 """
 
@@ -141,6 +141,9 @@ def work(request: dict[str, Any], output: Path, errors: Path) -> None:
         for number, path in ((0, "/dev/null"), (1, output), (2, errors)):
             file = os.open(path, os.O_RDWR | os.O_CREAT)
             os.dup2(file, number)
+        os.environ.update(request.get("environment", {}))
+        if "pid_file" in request:
+            Path(request["pid_file"]).write_text(str(os.getpid()))
         if "largest" in request:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest"], request["largest"]))
