@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from nat2.data.settings import Augmentation
 from nat2.data.transform import Pipeline
 from nat2.errors import ConfigError
 from nat2.nas.archive import Archive
-from nat2.processes import Processes, connect
+from nat2.processes import Processes, connect, with_helpers
 from nat2.space import Arch, Macro, SearchSpace
-from nat2.supernet import SuperNetwork
+from nat2.supernet import SuperNetwork, calibrate
 from nat2.supernet.static import channels_last
 from nat2.training.context import TrainingContext
 from nat2.training.optimise import ElasticEpoch, Schedule, sgd, train_epoch
@@ -48,6 +49,9 @@ def everything(folder: Path) -> dict[str, object]:
     for kind, mixup, clip in (("shrink", 0.0, 0.0), ("clipped", 0.0, 0.5), ("mixed", 0.4, 0.0)):
         found |= phase_losses(processes, folder, kind, mixup, clip)
     found |= searched(processes, folder)
+    found |= own_statistics(processes, folder)
+    found |= helped(processes)
+    found["exchanged"] = exchanged(processes)
     divided = processes.spread(lambda number: number**2, range(11), costs=range(11))
     found["spread"] = [(number, result) for number, result, _ in divided]
     found["caught"] = [
@@ -94,10 +98,66 @@ def phase_losses(processes: Processes, folder: Path, kind: str, mixup: float, cl
     return {kind: losses, f"{kind}, processes agree": [each for _, each, _ in same]}
 
 
-def step_losses(processes: Processes) -> list[float]:
+def own_statistics(processes: Processes, folder: Path) -> dict[str, object]:
+    """Training with the statistics of each process's images: at a stretch, and in two parts."""
+    pipeline = Pipeline((0.3,), (0.25,), Augmentation(flip=False))
+    settings = ShrinkSettings(batch_size=25, calibration_images=16)
+    weights, loss = [], 0.0
+    for kind, stops in (("whole", [None]), ("parts", [1, None])):
+        for stop in stops:
+            network = channels_last(SuperNetwork(MACRO, generator=torch.Generator().manual_seed(0)))
+            context = TrainingContext(
+                split=images(), pipeline=pipeline, state=folder / f"own {kind}" / "s.safetensors", seed=0,
+                processes=processes, sync_batch_norm="per-process",
+            )  # fmt: skip
+            for outcome in itertools.islice(shrink(network, SPACE, PHASES, settings, context), stop):
+                loss = outcome.loss
+        weights.append(network.state_dict())
+    statistics = calibrate(network, SPACE.largest, [torch.ones(4, 1, 16, 16).cumsum(2)])
+    mine = [*network.state_dict().values(), *(each for pair in statistics.values() for each in pair)]
+    return {
+        "own": loss,
+        "own, in parts": all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0]),
+        "own, processes agree": agree(processes, mine),
+    }
+
+
+def helped(processes: Processes) -> dict[str, object]:
+    """Training where the first process trains and the others receive what it has learned."""
+    sharing = with_helpers(processes, processes.size)
+    network = channels_last(SuperNetwork(MACRO, generator=torch.Generator().manual_seed(0)))
+    losses = step_losses(sharing, network)
+    return {"helped": losses, "helped, processes agree": agree(processes, list(network.state_dict().values()))}
+
+
+def agree(processes: Processes, tensors: list[torch.Tensor]) -> bool:
+    """Whether all processes hold the same numbers."""
+    mine = torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).tolist()
+    first = processes.once(lambda: mine)
+    return all(same for _, same, _ in processes.spread(lambda _: mine == first, range(4), costs=(1, 1, 1, 1)))
+
+
+def exchanged(processes: Processes) -> list[object]:
+    """Gradients of any memory layout after they were summed; the others' weights after the first has shared its own."""
+    shape = (2, 3, 2, 2)
+    values = torch.arange(24.0).view(shape)
+    layouts = [values.clone().contiguous(memory_format=torch.channels_last), values.clone(), torch.tensor(1.0)]
+    parameters = [torch.nn.Parameter(each) for each in (*layouts, torch.ones(3))]
+    for parameter in parameters[:-1]:
+        parameter.grad = (parameter.detach() + processes.rank).clone()
+    processes.sum_gradients(parameters)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(100 * processes.rank)
+    processes.share(parameters)
+    gradients = [None if each.grad is None else each.grad.tolist() for each in parameters]
+    return [gradients, [each.tolist() for each in parameters]]
+
+
+def step_losses(processes: Processes, network: SuperNetwork | None = None) -> list[float]:
     """Losses of the first steps of one phase."""
     split = images()
-    network = channels_last(SuperNetwork(MACRO, generator=torch.Generator().manual_seed(0)))
+    network = network or channels_last(SuperNetwork(MACRO, generator=torch.Generator().manual_seed(0)))
     opened = opened_by(PHASES[1], SPACE)
     epoch = ElasticEpoch(
         batch_size=len(split), resolutions=(16,),

@@ -37,9 +37,7 @@ class Team:
     def __init__(self, size: int, store: Any = None) -> None:
         self.ends: dict[int, list[str]] = {rank: [] for rank in range(size)}
         store = store or HashStore()
-        self.members = [
-            Peers(store, rank, size, timeout=TIMEOUT, end=self.ends[rank].append) for rank in range(size)
-        ]
+        self.members = [Peers(store, rank, size, timeout=TIMEOUT, end=self.ends[rank].append) for rank in range(size)]
         self.together([each.watch for each in self.members])
 
     @staticmethod
@@ -119,7 +117,7 @@ def test_the_others_learn_what_ended_a_process() -> None:
     assert str(error).endswith("ended with an error: the disk of this machine is full")
 
 
-class Unanswering(HashStore):  # type: ignore[misc, no-any-unimported]
+class Unanswering(HashStore):
     """A store whose machine is gone: calls fail, or never return."""
 
     down = ""
@@ -146,7 +144,8 @@ def test_a_store_that_is_gone_ends_all(down: str) -> None:
     while not (team.ends[0] and team.ends[1]) and time.monotonic() - began < 10 * TIMEOUT:
         time.sleep(0.05)
     assert all("the store at" in message for ends in team.ends.values() for message in ends)
-    assert team.ends[0] and team.ends[1]
+    assert team.ends[0]
+    assert team.ends[1]
 
 
 def test_a_connection_that_breaks_is_an_error_in_words() -> None:
@@ -177,7 +176,13 @@ def begin(machines: list[Zygote], place: Path, *words: str) -> list[Path]:
         port = free.getsockname()[1]
     files = []
     for rank, machine in enumerate(machines):
-        variables = {"RANK": rank, "NODE_RANK": rank, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 1}
+        variables: dict[str, object] = {
+            "RANK": rank,
+            "NODE_RANK": rank,
+            "LOCAL_RANK": 0,
+            "WORLD_SIZE": 2,
+            "LOCAL_WORLD_SIZE": 1,
+        }
         variables |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
         files.append(place / f"pid-{port}-{rank}")
         environment = {name: str(value) for name, value in variables.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,8 +22,10 @@ from hypothesis import strategies as st
 from nat2.environment import Precision
 from nat2.errors import ConfigError
 from nat2.launcher import launch
-from nat2.processes import Processes, balanced, connect, settled_precision
+from nat2.processes import Processes, balanced, check_devices, connect, settled_precision
 from nat2.runs.folder import RunFolder
+from nat2.training.context import joint_statistics
+from nat2.training.settings import SyncBatchNorm
 from tests.distributed import everything, refuse_in, step_losses
 from tests.tiny import write_corners, write_settings
 
@@ -73,6 +77,66 @@ def test_the_first_losses_are_those_of_one_process(alone: dict[str, object], tog
 def test_training_is_that_of_one_process(kind: str, alone: dict[str, object], together: dict[str, object]) -> None:
     assert together[kind] == pytest.approx(alone[kind], rel=2e-4)  # the last bits grow from step to step
     assert together[f"{kind}, processes agree"] == [True, True]
+
+
+def test_statistics_of_each_process_change_the_training_and_it_goes_on_exactly(
+    alone: dict[str, object], together: dict[str, object]
+) -> None:
+    assert together["own"] != pytest.approx(as_list(together["shrink"])[-1], rel=1e-3)
+    assert alone["own"] == as_list(alone["shrink"])[-1]
+    for each in (alone, together):
+        assert each["own, in parts"] is True
+        assert each["own, processes agree"] is True
+
+
+@pytest.mark.parametrize(
+    ("choice", "sizes", "batch", "joint"),
+    [("auto", 1, 64, False), ("auto", 2, 64, False), ("auto", 2, 63, True), ("auto", 3, 97, False),
+     ("auto", 3, 95, True), ("auto", 8, 256, False), ("auto", 8, 254, True), ("joint", 2, 512, True),
+     ("joint", 1, 512, False), ("per-process", 8, 16, False)],
+)  # fmt: skip
+def test_batch_statistics_are_joint_below_32_images_of_a_process(
+    choice: SyncBatchNorm, sizes: int, batch: int, joint: bool
+) -> None:
+    assert joint_statistics(batch, choice, Processes(0, sizes)) is joint
+    trains_alone = Processes(0, 8, team=Processes(0, sizes))
+    assert joint_statistics(batch, choice, trains_alone) is joint
+
+
+def test_processes_that_only_help_learn_what_the_others_have_learned(
+    alone: dict[str, object], together: dict[str, object]
+) -> None:
+    assert together["helped"] == alone["helped"] == alone["steps"]  # by the bit: only one has trained
+    assert together["helped, processes agree"] is True
+
+
+def test_exchanges_keep_every_number_in_its_place(alone: dict[str, object], together: dict[str, object]) -> None:
+    gradients, weights, summed, shared = (each for found in (alone, together) for each in as_list(found["exchanged"]))
+    assert shared == weights
+    assert summed[-1] is None
+    for one, other in zip(gradients[:-1], summed[:-1], strict=True):
+        assert torch.equal(2 * torch.tensor(one) + 1, torch.tensor(other))
+
+
+def as_list(value: object) -> list[Any]:
+    assert isinstance(value, list)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("gpus", "here", "per_gpu", "message"),
+    [(1, 4, 1, r"^4 processes need 4 GPUs; this machine has 1\..*let several processes share a GPU"),
+     (1, 4, 2, r"^with --processes_per_gpu 2 4 processes need 2 GPUs; this machine has 1\."),
+     (4, 3, 2, r"must be a multiple of 2; got 3"), (1, 4, 4, None), (2, 8, 4, None),
+     (0, 2, 2, r"needs a GPU to be shared")],
+)  # fmt: skip
+def test_processes_are_refused_that_have_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, here: int, per_gpu: int, message: str | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    refused = pytest.raises(ConfigError, match=message) if message else contextlib.nullcontext()
+    with refused:
+        check_devices("cuda" if gpus else "cpu", here, per_gpu)
 
 
 def test_all_processes_hold_the_archive_of_one(alone: dict[str, object], together: dict[str, object]) -> None:

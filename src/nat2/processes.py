@@ -278,7 +278,7 @@ def connect(
     watch_contention()
     settled = settled_precision(precision, kind)
     here, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-    _check_devices(kind, here, per_gpu)
+    check_devices(kind, here, per_gpu)
     if kind == "cpu" and settled == "32-true" and not launched():
         return Processes()  # the import below takes more than a second
     from lightning_fabric import Fabric
@@ -315,7 +315,7 @@ def _sharing_gpus(per_gpu: int, precision: Literal["32-true", "bf16-mixed"]) -> 
     return Processes(dist.get_rank(), dist.get_world_size(), device, autocast)
 
 
-def _check_devices(kind: str, here: int, per_gpu: int) -> None:
+def check_devices(kind: str, here: int, per_gpu: int) -> None:
     """Refuse more processes of this machine than its GPUs are for."""
     if kind == "cpu":
         if per_gpu > 1:
