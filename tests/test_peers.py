@@ -190,7 +190,7 @@ def begin(machines: list[Zygote], place: Path, *words: str) -> list[Path]:
     return files
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 600) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until
