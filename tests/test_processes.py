@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from nat2.environment import Precision
 from nat2.errors import ConfigError
 from nat2.launcher import launch
-from nat2.processes import Processes, balanced, check_devices, connect, settled_precision
+from nat2.processes import Processes, balanced, checked_kind, connect, settled_precision
 from nat2.runs.folder import RunFolder
 from nat2.training.context import joint_statistics
 from nat2.training.settings import SyncBatchNorm
@@ -133,10 +133,12 @@ def as_list(value: object) -> list[Any]:
 def test_processes_are_refused_that_have_no_gpu(
     monkeypatch: pytest.MonkeyPatch, gpus: int, here: int, per_gpu: int, message: str | None
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     refused = pytest.raises(ConfigError, match=message) if message else contextlib.nullcontext()
     with refused:
-        check_devices("cuda" if gpus else "cpu", here, per_gpu)
+        assert checked_kind("auto", here, per_gpu) == "cuda"
+    assert checked_kind("cpu", here, 1) == "cpu"
 
 
 def test_all_processes_hold_the_archive_of_one(alone: dict[str, object], together: dict[str, object]) -> None:

@@ -23,6 +23,7 @@ Ts = TypeVarTuple("Ts")
 _RESTARTS = 3
 _CROWD = 4  # processes per core; more only slow the machine down
 _UNGUARDED, _LOST = "unguarded", "lost"
+_ENDED = 2  # exit code of a process that ends because another was lost, or for what the user can correct
 ATTEMPT, _FOLDER = "NAT2ATTEMPT", "NAT2_LAUNCH"
 
 
@@ -91,7 +92,8 @@ def launch(work: Callable[[*Ts], T], *arguments: *Ts, devices: int) -> T:
                 lost = f"exit code {failure.exitcode}" if failure.exitcode >= 0 else f"signal {-failure.exitcode}"
                 noticed = Path(folder) / _LOST
                 if noticed.exists():
-                    lost = noticed.read_text(encoding="utf-8")
+                    if failure.exitcode == _ENDED:  # it is not the one that was lost
+                        lost = noticed.read_text(encoding="utf-8").partition(". ")[0]
                     noticed.unlink()
                 if (Path(folder) / _UNGUARDED).exists():
                     sys.exit(
@@ -138,7 +140,7 @@ def end_lost(reason: str) -> NoReturn:
         print(f"nat2: {reason}", file=sys.stderr, flush=True)
     elif reason and folder is not None:
         (Path(folder) / _LOST).write_text(reason, encoding="utf-8")
-    os._exit(2)
+    os._exit(_ENDED)
 
 
 @contextlib.contextmanager

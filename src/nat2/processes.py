@@ -271,14 +271,11 @@ def connect(
         ConfigError: CUDA was requested and there is none, or there are fewer GPUs than the processes need.
         LostProcessError: the others cannot be reached.
     """
-    if accelerator == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--accelerator cuda needs an NVIDIA GPU and a CUDA build of torch; found none. Use cpu")
-    kind = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    here, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    kind = checked_kind(accelerator, here, per_gpu)
     _limit_threads()
     watch_contention()
     settled = settled_precision(precision, kind)
-    here, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-    check_devices(kind, here, per_gpu)
     if kind == "cpu" and settled == "32-true" and not launched():
         return Processes()  # the import below takes more than a second
     from lightning_fabric import Fabric
@@ -315,27 +312,37 @@ def _sharing_gpus(per_gpu: int, precision: Literal["32-true", "bf16-mixed"]) -> 
     return Processes(dist.get_rank(), dist.get_world_size(), device, autocast)
 
 
-def check_devices(kind: str, here: int, per_gpu: int) -> None:
-    """Refuse more processes of this machine than its GPUs are for."""
-    if kind == "cpu":
-        if per_gpu > 1:
-            raise ConfigError(
-                f"--processes_per_gpu {per_gpu} needs a GPU to be shared, and none is used; leave it out, and give "
-                "--devices the number of processes"
-            )
-        return
-    gpus = torch.cuda.device_count()
+def checked_kind(accelerator: Accelerator, here: int, per_gpu: int) -> Literal["cuda", "cpu"]:
+    """What the processes of this machine compute on.
+
+    Args:
+        accelerator: As the user has chosen.
+        here: Processes on this machine.
+        per_gpu: How many of them share a GPU.
+
+    Raises:
+        ConfigError: there is no GPU, or not as many as the processes need.
+    """
+    gpus = torch.cuda.device_count() if accelerator != "cpu" and torch.cuda.is_available() else 0
+    if accelerator == "cuda" and not gpus:
+        raise ConfigError("--accelerator cuda needs an NVIDIA GPU and a CUDA build of torch; found none. Use cpu")
+    if per_gpu > 1 and not gpus:
+        raise ConfigError(
+            f"--processes_per_gpu {per_gpu} needs a GPU to be shared, and none is used; leave it out, and give "
+            "--devices the number of processes"
+        )
     if here % per_gpu:
         raise ConfigError(
             f"with --processes_per_gpu {per_gpu} the number of processes on a machine must be a multiple of {per_gpu}; "
             f"got {here}"
         )
-    if gpus * per_gpu < here:
+    if gpus and gpus * per_gpu < here:
         which = "" if per_gpu == 1 else f"with --processes_per_gpu {per_gpu} "
         raise ConfigError(
             f"{which}{here} processes need {here // per_gpu} GPUs; this machine has {gpus}. Use fewer --devices, let "
             "several processes share a GPU (--processes_per_gpu), or use --accelerator cpu"
         )
+    return "cuda" if gpus else "cpu"
 
 
 def with_helpers(processes: Processes, per_device: int) -> Processes:

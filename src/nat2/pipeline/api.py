@@ -36,7 +36,7 @@ from nat2.pipeline.stages import (
     search_networks,
     train_supernets,
 )
-from nat2.processes import Processes, connect, disconnected
+from nat2.processes import Processes, checked_kind, connect, disconnected
 from nat2.progress import Progress
 from nat2.reports.return_values import Front, Results, Supernets
 from nat2.reports.terminal import networks_summary, search_summary, time_plan_table, training_summary
@@ -171,6 +171,7 @@ def _start(
     order = _Order(config, out, uuid.uuid4().hex if fresh else "", quiet, until, networks)
     count = config.devices * config.processes_per_gpu
     if count > 1 and not launched():
+        checked_kind(config.accelerator, count, config.processes_per_gpu)
         return launch(_work, order, devices=count)
     return _work(order)
 

@@ -120,7 +120,8 @@ def train_epoch(
     network.eval()
     if processes.trainers is not processes:
         processes.share([*network.parameters(), total])
-    mean = float(total[0] / total[1])
+    loss, steps = total.tolist()
+    mean = float(loss / steps)
     if not math.isfinite(mean) or not is_finite(network):
         raise RunError(
             f"training diverged in {'/'.join(map(str, purpose))} (loss {mean}); the last good state is kept. The usual "
