@@ -2,8 +2,9 @@
 
 It reads one JSON object per line: the ``arguments`` of the command line; ``kill_after`` so many seconds, or ``pause``
 (0.3) seconds after the output holds ``kill_at``; the ``largest`` file that may be written, in bytes; ``jumping`` for
-clocks that do; variables of the ``environment``, and a ``pid_file`` to write the number of the process to.
-It answers with a line: exit code, output and errors. `Zygote` talks to it.
+clocks that do. It answers with a line: exit code, output and errors. With ``together``, a list of ``environment`` and
+``pid_file``, which will hold the number of the process, the command line runs in several processes at once, and the
+answer is a list. `Zygote` talks to it.
 """
 
 from __future__ import annotations
@@ -73,6 +74,10 @@ class Zygote:
         """How the command line that was begun ended."""
         return Ended(**json.loads(self._read()))
 
+    def end_all(self) -> list[Ended]:
+        """How the processes of a command line that was begun `together` ended."""
+        return [Ended(**each) for each in json.loads(self._read())]
+
     def run(self, *arguments: str, **options: Any) -> Ended:
         """Run a command line; the options are those of this module."""
         self.begin(*arguments, **options)
@@ -103,8 +108,10 @@ def main() -> None:
         print(json.dumps(serve(json.loads(line))), file=answers, flush=True)
 
 
-def serve(request: dict[str, Any]) -> dict[str, Any]:
+def serve(request: dict[str, Any]) -> dict[str, Any] | list[dict[str, Any]]:
     """Run one command line to its end, or kill it."""
+    if "together" in request:
+        return serve_all(request)
     with tempfile.TemporaryDirectory() as folder:
         output, errors = Path(folder) / "output", Path(folder) / "errors"
         child = os.fork()
@@ -121,12 +128,28 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
         os.close(pidfd)
         if not ended:
             os.kill(child, signal.SIGKILL)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        return {
-            "code": code,
-            "output": output.read_text() if output.exists() else "",
-            "errors": errors.read_text() if errors.exists() else "",
-        }
+        return ended_as(child, output, errors)
+
+
+def serve_all(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Run one command line in several processes, to their ends."""
+    with tempfile.TemporaryDirectory() as folder:
+        children = []
+        for number, each in enumerate(request["together"]):
+            output, errors = Path(folder) / f"output {number}", Path(folder) / f"errors {number}"
+            child = os.fork()
+            if child == 0:
+                work(request | each, output, errors)
+            Path(each["pid_file"]).write_text(str(child))
+            children.append((child, output, errors))
+        return [ended_as(*each) for each in children]
+
+
+def ended_as(child: int, output: Path, errors: Path) -> dict[str, Any]:
+    """How a copy ends, and what it has written."""
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    written = [path.read_text() if path.exists() else "" for path in (output, errors)]
+    return {"code": code, "output": written[0], "errors": written[1]}
 
 
 def has_ended(pidfd: int, seconds: float | None) -> bool:
@@ -142,8 +165,6 @@ def work(request: dict[str, Any], output: Path, errors: Path) -> None:
             file = os.open(path, os.O_RDWR | os.O_CREAT)
             os.dup2(file, number)
         os.environ.update(request.get("environment", {}))
-        if "pid_file" in request:
-            Path(request["pid_file"]).write_text(str(os.getpid()))
         if "largest" in request:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest"], request["largest"]))
