@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nat2.data.augment import neighbours
 from nat2.data.transfer import to_device
-from nat2.data.transform import training_batches
+from nat2.data.transform import steps_per_epoch, training_batches
 from nat2.errors import CheckpointError, RunError
 from nat2.files import JsonObject, load_tensors, save_tensors
 from nat2.progress import SILENT, Reporter
@@ -113,15 +113,15 @@ def train_epoch(
     """
     processes = context.processes
     processes.share(network.parameters())
-    total = torch.zeros(2, device=context.pipeline.device)  # loss and steps
     network.train()
+    total = torch.zeros((), device=context.pipeline.device)
     if processes.trainers.rank >= 0:
-        total += _train(network, optimizer, epoch, context, purpose=purpose, schedule=schedule, first_step=first_step)
+        total = _train(network, optimizer, epoch, context, purpose=purpose, schedule=schedule, first_step=first_step)
     network.eval()
     if processes.trainers is not processes:
         processes.share([*network.parameters(), total])
-    loss, steps = total.tolist()
-    mean = float(loss / steps)
+    steps = steps_per_epoch(len(context.split), epoch.batch_size) if epoch.steps is None else epoch.steps
+    mean = float(total) / steps
     if not math.isfinite(mean) or not is_finite(network):
         raise RunError(
             f"training diverged in {'/'.join(map(str, purpose))} (loss {mean}); the last good state is kept. The usual "
@@ -140,7 +140,7 @@ def _train(
     schedule: Schedule,
     first_step: int,
 ) -> Tensor:
-    """The steps of `train_epoch` in a process that trains; returns the sum of the losses and the number of steps."""
+    """The steps of `train_epoch` in a process that trains; returns the sum of the losses, shape ()."""
     processes, pipeline, seed = context.processes.trainers, context.pipeline, context.seed
     device = pipeline.device
     choices = numpy_generator(seed, *purpose, "archs")
@@ -150,11 +150,10 @@ def _train(
     )
     crops = torch_generator(seed, *purpose, "augmentation")
     total = torch.zeros((), device=device)
-    steps = 0
     joint = joint_statistics(epoch.batch_size, context.sync_batch_norm, context.processes)
     normalize = normalize_by_joint_batch(processes.sum) if joint else normalize_by_batch
     mine = processes.part(epoch.batch_size)
-    for pixels, labels in context.split.batches(indices[mine] for indices in order):
+    for step, (pixels, labels) in enumerate(context.split.batches(indices[mine] for indices in order), first_step):
         resolution = int(choices.choice(epoch.resolutions))
         images = pipeline.augmented(pixels, resolution, crops, count=epoch.batch_size, part=mine)
         labels = to_device(labels, device)
@@ -178,11 +177,10 @@ def _train(
             total += loss.detach() / epoch.subnets
         if epoch.clip is None:
             processes.sum_gradients(network.parameters())
-        set_learning_rate(optimizer, schedule(first_step + steps))
+        set_learning_rate(optimizer, schedule(step))
         optimizer.step()
-        steps += 1
         context.step()
-    return torch.stack([processes.sum(total), total.new_tensor(steps)])
+    return processes.sum(total)
 
 
 def _loss_of(loss: Loss, logits: Tensor, targets: Tensor | None, labels: Tensor) -> Tensor:
