@@ -65,7 +65,7 @@ CASES = (Case("joint"), Case("per-process"), Case("joint", clip=5.0), Case("per-
 class Measured:
     """What one process has counted and timed."""
 
-    exchanges: dict[Case, float]
+    exchanges: dict[Case, int]
     """Of a step."""
     seconds: dict[Case, float]
     """Of a step."""
@@ -122,10 +122,10 @@ def measured(steps: int) -> Measured:
     for case in CASES:
         epoch = epoch_of(case, processes.size)
         with Counter() as counter:
-            epoch(processes, 2)
+            epoch(processes, 1)
         with Counter() as more:
-            epoch(processes, 5)
-        exchanges[case] = (more.count - counter.count) / 3
+            epoch(processes, 2)
+        exchanges[case] = more.count - counter.count
         trained = partial(epoch, processes, steps)
         pairs = [(timed(processes, trained), timed(processes, partial(epoch, mute, steps))) for _ in range(3)]
         seconds[case] = statistics.median(pair[0] for pair in pairs) / steps
