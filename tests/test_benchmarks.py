@@ -11,6 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+
+from nat2.supernet import SuperNetwork
+from nat2.supernet.layers import normalize_by_joint_batch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -167,6 +171,29 @@ def test_the_short_form_of_the_scale_benchmark_meets_its_targets(
     missed = [name for name, each in rows.items() if each["met"] is False]
     assert [name for name in missed if "per second" not in name and "start" not in name] == []
     assert rows["after a kill: images in the cache that were decoded again"]["detail"] != "0 of 3,000 images"
+
+
+def test_the_model_of_several_processes_knows_their_exchanges(table: ModuleType) -> None:
+    processes = importlib.import_module("processes")
+    exchanged: list[int] = []
+
+    def add(x: torch.Tensor) -> torch.Tensor:
+        exchanged.append(x.numel())
+        return x
+
+    network = SuperNetwork(processes.MACRO)
+    logits = network(torch.randn(4, 3, 16, 16), processes.SPACE.largest, normalize=normalize_by_joint_batch(add))
+    logits.sum().backward()
+    norms = processes.norms_of(processes.MACRO, processes.SPACE.largest)
+    joint = processes.Case("joint", subnets=1)
+    assert len(exchanged) == 2 * norms == processes.exchanges_of(joint, norms) - 1
+    assert processes.exchanges_of(processes.Case("per-process", subnets=3), norms) == 1
+    assert processes.exchanges_of(processes.Case("per-process", subnets=3, clip=5.0), norms) == 3
+
+    speeds = {row.name: row.value for row in processes.modelled() if "images/s" in row.name}
+    one = speeds["model: images/s (1 GPUs, 512 images each)"]
+    assert speeds["model: images/s (8 GPUs, 64 images each, joint)"] < one  # the same batch
+    assert speeds["model: images/s (8 GPUs, 512 images each, per-process)"] == pytest.approx(8 * one, rel=0.05)
 
 
 def test_the_table_of_networks_has_the_best_of_each_size(monkeypatch: pytest.MonkeyPatch) -> None:
