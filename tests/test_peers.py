@@ -173,14 +173,15 @@ def begin(zygote: Zygote, place: Path, *words: str) -> list[Path]:
     with closing(socket.socket()) as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    together = []
+    together, files = [], []
     for rank in range(2):
         variables: dict[str, object] = {"RANK": rank, "NODE_RANK": rank, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
         variables |= {"WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
         environment = {name: str(value) for name, value in variables.items()}
-        together.append({"environment": environment, "pid_file": str(place / f"pid {port} {rank}")})
+        files.append(place / f"pid {port} {rank}")
+        together.append({"environment": environment, "pid_file": str(files[-1])})
     zygote.begin(*words, together=together)
-    return [Path(each["pid_file"]) for each in together]
+    return files
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 300) -> float:
