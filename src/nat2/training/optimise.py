@@ -121,8 +121,9 @@ def train_epoch(
     if processes.trainers is not processes:
         processes.share([*network.parameters(), total])
     steps = steps_per_epoch(len(context.split), epoch.batch_size) if epoch.steps is None else epoch.steps
-    mean = float(total) / steps
-    if not math.isfinite(mean) or not is_finite(network):
+    loss_sum, finite = read_epoch(total, network)
+    mean = loss_sum / steps
+    if not math.isfinite(mean) or not finite:
         raise RunError(
             f"training diverged in {'/'.join(map(str, purpose))} (loss {mean}); the last good state is kept. The usual "
             "causes are a learning rate that is too high or images that are all alike"
