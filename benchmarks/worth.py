@@ -32,7 +32,7 @@ from table import Row, parser, show, write
 
 import nat2
 from nat2.allocator import keep_freed_memory
-from nat2.runs.config import RunConfig
+from nat2.runs.config import RunConfig, read_config
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.shapes import write_shapes
@@ -92,7 +92,8 @@ def measure(config: RunConfig, scratch: Path) -> dict[str, object]:
     began = time.process_time()
     found = nat2.run(config, out=scratch / "run", quiet=True, fresh=True)
     seconds = time.process_time() - began
-    config = replace(config, pretrained="none", time="")
+    augmentation = read_config(scratch / "run" / "config.yaml").augmentation  # the same for all
+    config = replace(config, pretrained="none", time="", augmentation=augmentation)
     by_hand = [made_by_hand(config, name, seconds / len(SIZES)) for name in SIZES]
     rival = made_by_hand(config, "medium", seconds)
     best = max(found, key=lambda each: each.val_accuracy)

@@ -34,7 +34,8 @@ class Augmentation:
 
     crop_scale: float | None = None
     """Smallest share of the image's area that a random crop keeps, above 0 and at most 1; by default what was published
-    for the data set, else 0.75, or 1 where the preset quick passes over the images fewer than 60 times."""
+    for the data set, else 0.75, or 1 where the preset quick begins with trained weights and passes over the images
+    fewer than 60 times."""
     flip: bool = True
     """Mirror half of the images."""
     policy: Policy | None = None

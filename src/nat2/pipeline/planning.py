@@ -82,7 +82,8 @@ def plan_for(
     left = max(0.0, total - spent - CLOSING_SECONDS)
     config = _lengthened(given, plan, images, speed, left)
     if given.augmentation.crop_scale is None and dataset.known is None:
-        config = replace(config, augmentation=replace(config.augmentation, crop_scale=crop_for(config, images)))
+        crop = crop_for(config, images, trained=bool(plan.pretrained))
+        config = replace(config, augmentation=replace(config.augmentation, crop_scale=crop))
     plan = replace(plan, config=config)
     seconds = stage_seconds(plan, images, speed)
     takes = spent + CLOSING_SECONDS + sum(seconds.values())

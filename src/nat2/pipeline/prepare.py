@@ -84,21 +84,21 @@ def prepare(config: RunConfig, processes: Processes = ALONE, *, progress: Report
     return plan, dataset
 
 
-def crop_for(config: RunConfig, images: int) -> float:
+def crop_for(config: RunConfig, images: int, *, trained: bool) -> float:
     """The least share of an image that a crop keeps, where nothing was published for the data set.
 
-    In few passes over the images crops cost accuracy, in hundreds they pay (benchmarks/finetuning.py).
+    From trained weights and in few passes over the images, crops cost accuracy (benchmarks/finetuning.py).
     """
     length = config.finetune.length(images)
     few = config.preset == "quick" and length.steps < _FEW_PASSES * length.epoch
-    return 1.0 if few else DEFAULT_CROP
+    return 1.0 if few and trained else DEFAULT_CROP
 
 
 def _settled(
     config: RunConfig, choices: Choices, dataset: Dataset, macros: Sequence[Macro], sides: Sequence[int]
 ) -> RunConfig:
     """The configuration as config.yaml holds it."""
-    known = dataset.known or Known(crop_scale=crop_for(config, len(dataset.train)))
+    known = dataset.known or Known(crop_scale=crop_for(config, len(dataset.train), trained=bool(choices.pretrained)))
     augmentation = config.augmentation
     schedule = config.schedule
     if schedule == "auto":
