@@ -172,7 +172,7 @@ def test_a_kill_at_any_write_changes_nothing(
     """Just before a write to the archive, or just behind it."""
     left = [place]
     with monkeypatch.context() as patched:
-        for name in ("add", "note", "close_generation"):
+        for name in ("add_all", "note", "close_generation"):
             write = getattr(Archive, name)
 
             def stop(self: Archive[Any], *arguments: object, write: Callable[..., None] = write) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nat2.space.arch import Arch
 from nat2.supernet.layers import ElasticDepthwise, Statistics
@@ -41,7 +41,9 @@ def extract(
             weights[name] = torch.zeros((), dtype=target.dtype, device=device)
         elif isinstance(module, ElasticDepthwise):
             size = target.shape[-1]
-            weights[name] = module.kernel(size, sliced(module.parts(size, len(target))))
+            kernel = module.kernel(size, sliced(module.parts(size, len(target))))
+            # The largest kernel is the shared weight itself; smaller ones have just been computed.
+            weights[name] = _copied(kernel) if kernel._is_view() or isinstance(kernel, nn.Parameter) else kernel
         elif statistics is not None and field in ("running_mean", "running_var"):
             weights[name] = statistics[path][field == "running_var"].clone()
         else:
