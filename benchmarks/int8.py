@@ -27,8 +27,8 @@ from worth import source
 from nat2.allocator import keep_freed_memory
 from nat2.data.transform import Pipeline, ResizedImages, shuffled_batches
 from nat2.deploy.export import export
-from nat2.deploy.quantise import JUDGED_BY, accuracy_of, quantise
-from nat2.deploy.rounded import RoundedGraph
+from nat2.deploy.quantise import accuracy_of, quantise
+from nat2.deploy.rounded import JUDGED_BY, RoundedGraph
 from nat2.pipeline.prepare import prepare
 from nat2.pipeline.pretrained import begin_with
 from nat2.runs.config import RunConfig

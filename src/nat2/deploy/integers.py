@@ -29,8 +29,6 @@ def error_in_integers(network: StaticNetwork, calibration: Tensor, batches: Iter
     channels = calibration.shape[1]
     model = Deployable(copy.deepcopy(network).cpu().eval(), [0.0] * channels, [1.0] * channels)
     graph = RoundedGraph(onnx_model(model).graph).to(calibration.device)
-    graph.calibrate([calibration])
-    graph.refine(calibration)
-    graph.correct_biases(calibration)
+    graph.make_whole([calibration])
     answers = torch.cat([graph(batch).argmax(1) for batch in batches])
     return float((answers != labels.to(answers.device)).double().mean())

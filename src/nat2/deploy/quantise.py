@@ -15,14 +15,12 @@ from torch import Tensor
 from nat2.deploy.export import answer, open_session
 from nat2.deploy.onnx_graph import INPUT, OUTPUT, set_header
 from nat2.deploy.operators import read_model
-from nat2.deploy.rounded import LARGEST, WEIGHTED, RoundedGraph, axis_of, scales_of
+from nat2.deploy.rounded import JUDGED_BY, LARGEST, WEIGHTED, RoundedGraph, axis_of, scales_of
 from nat2.errors import CheckpointError, Nat2Error
 from nat2.files import write_bytes
 
 IR_VERSION = 7
 OPSET = 13  # the first whose QuantizeLinear has a scale for each channel
-JUDGED_BY = 128
-"""Images by which it is decided what rounding does."""
 
 
 def quantise(

@@ -6,13 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
-import torch
 from torch import Tensor
 
 from nat2.deploy.export import open_session
 from nat2.deploy.onnx_graph import INPUT, OUTPUT
 from nat2.deploy.operators import SCORES, Ranges, read_model
-from nat2.deploy.quantise import JUDGED_BY
 from nat2.deploy.rounded import RoundedGraph
 from nat2.errors import Nat2Error
 
@@ -41,10 +39,7 @@ def in_integers(
     model, held = read_model(source), [batch.cpu() for batch in batches]
     ranges = activation_ranges(model, held)
     graph = RoundedGraph(model.graph)
-    graph.calibrate(held)
-    some = torch.cat(held)[:JUDGED_BY]
-    graph.refine(some)
-    graph.correct_biases(some)
+    graph.make_whole(held)
     graph.tune(training, steps=steps)
     graph.store(model)
     return model, {**ranges, **{name: (span.low, span.high) for name, span in graph.spans.items()}}

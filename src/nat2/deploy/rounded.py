@@ -25,6 +25,8 @@ from nat2.deploy.onnx_graph import INPUT, OUTPUT
 
 LEVELS = 255  # steps between the ends of a range
 LARGEST = 127  # of a rounded weight
+JUDGED_BY = 128
+"""Images by which it is decided what rounding does."""
 _SAMPLE = 2**15  # values of a tensor, from each batch, by which its range is chosen
 _SHARES = 25  # ends that are tried for each end of a range
 _LEAST = 0.3  # of the largest value, the nearest end that is tried
@@ -140,6 +142,17 @@ class RoundedGraph(nn.Module):
         for node in self.nodes:
             if node.op_type in _SHARING and node.input[0] in self.spans:
                 self.spans[node.output[0]] = self.spans[node.input[0]]
+
+    def make_whole(self, batches: Sequence[Tensor]) -> None:
+        """Choose ranges and biases for integers alone, with nothing spared.
+
+        Args:
+            batches: Images, values 0..1; the first 128 judge what rounding does.
+        """
+        self.calibrate(batches)
+        some = torch.cat([*batches])[:JUDGED_BY]
+        self.refine(some)
+        self.correct_biases(some)
 
     @torch.no_grad()
     def refine(self, images: Tensor) -> None:
