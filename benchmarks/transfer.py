@@ -3,17 +3,21 @@
     python benchmarks/transfer.py --images FOLDER --json transfer.json
 
 The same architecture (`benchmarks/handmade.py`), images, augmentation and number of gradient steps on both sides; each
-number of steps is a training of its own, along a cosine that ends there. FOLDER: see `benchmarks/worth.py`.
+number of steps is a training of its own, along a cosine that ends there. Also compared: trained weights after the
+fewest steps with random weights after the most. FOLDER: see `benchmarks/worth.py`.
 """
 
 from __future__ import annotations
 
+import itertools
+import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from handmade import SIZES
-from table import Row, parser, show
+from table import Row, parser, show, write
 from worth import FILES, OWN, source
 
 from nat2.allocator import keep_freed_memory
@@ -31,6 +35,8 @@ from nat2.training.optimise import Schedule
 from nat2.training.settings import FinetuneSettings
 
 _WARMUP = 0.05  # of the steps
+TITLE = "From the weights that come with nat2, and from random ones"
+SOONER = "still ahead by"
 
 
 def accuracies(data: str, size: str, steps: int, seed: int) -> dict[str, float]:
@@ -58,13 +64,41 @@ def accuracies(data: str, size: str, steps: int, seed: int) -> dict[str, float]:
     return found
 
 
+def rows_of(name: str, data: str, size: str, lengths: Sequence[int], seed: int) -> list[Row]:
+    """The gain after each number of steps, and what is left of it when random weights get the most steps."""
+    found = {steps: accuracies(data, size, steps, seed) for steps in lengths}
+    rows = [_row(f"{name}, {steps} steps: gain", each["trained"], each["random"]) for steps, each in found.items()]
+    few, many = min(lengths), max(lengths)
+    if few < many:
+        title = f"{name}, trained weights after {few} steps and random ones after {many}: {SOONER}"
+        rows.append(_row(title, found[few]["trained"], found[many]["random"]))
+    for row in rows:
+        print(f"{row.name} {row.value:.1f}; {row.detail}", flush=True)
+    return rows
+
+
+def _row(name: str, trained: float, random: float) -> Row:
+    detail = f"{100 * trained:.1f} against {100 * random:.1f} %"
+    return Row(name, 100 * (trained - random), unit="points", detail=detail)
+
+
+def summary(rows: list[Row]) -> list[Row]:
+    """For each size, the mean over the sets of what trained weights are ahead after the fewest steps."""
+    means = []
+    for size in SIZES:
+        values = [row.value for row in rows if row.name.endswith(SOONER) and f", {size}, " in row.name]
+        if values:
+            means.append(Row(f"mean, {size}: {SOONER}", statistics.mean(values), 0.0, "higher", "points"))
+    return means
+
+
 def main() -> None:
     """Measure, print, write."""
     options = parser(str(__doc__).partition("\n")[0])
     options.add_argument("--images", type=Path, help="folder of the sets")
     options.add_argument("--sets", nargs="+", choices=(*FILES, *OWN), default=[*FILES])
-    options.add_argument("--sizes", nargs="+", choices=SIZES, default=["medium"])
-    options.add_argument("--steps", nargs="+", type=int, default=[200, 600])
+    options.add_argument("--sizes", nargs="+", choices=SIZES, default=[*SIZES])
+    options.add_argument("--steps", nargs="+", type=int, default=[100, 300])
     options.add_argument("--seeds", type=int, default=1)
     given = options.parse_args()
     keep_freed_memory()
@@ -75,17 +109,11 @@ def main() -> None:
             if data is None:
                 print(f"{name}: its images are not in {given.images}", flush=True)
                 continue
-            for size in given.sizes:
-                for steps in given.steps:
-                    for seed in range(given.seeds):
-                        found = accuracies(data, size, steps, seed)
-                        gain = 100 * (found["trained"] - found["random"])
-                        detail = f"{100 * found['trained']:.1f} against {100 * found['random']:.1f} %"
-                        rows.append(
-                            Row(f"{name}, {size}, {steps} steps, seed {seed}: gain", gain, unit="points", detail=detail)
-                        )
-                        print(f"{rows[-1].name} {gain:.1f}; {detail}", flush=True)
-    show("From the weights that come with nat2, and from random ones", rows, given.json)
+            for size, seed in itertools.product(given.sizes, range(given.seeds)):
+                rows += rows_of(f"{name}, {size}, seed {seed}", data, size, given.steps, seed)
+                if given.json is not None:
+                    write(TITLE, rows + summary(rows), given.json)
+    show(TITLE, rows + summary(rows), given.json)
 
 
 if __name__ == "__main__":

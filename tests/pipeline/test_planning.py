@@ -107,7 +107,7 @@ def test_what_the_user_gives_is_kept(plans: dict[Preset, RunPlan]) -> None:
 
 def test_few_networks_are_returned_where_there_is_no_time_for_more(plans: dict[Preset, RunPlan]) -> None:
     made = planning._lengthened(RunConfig(), plans["quick"], IMAGES, SPEED, 120.0)
-    assert made.networks == 3
+    assert made.networks == 4
     chosen = RunConfig(networks=9)
     plan = replace(plans["quick"], config=replace(plans["quick"].config, networks=9))
     assert planning._lengthened(chosen, plan, IMAGES, SPEED, 120.0).networks == 9
@@ -148,7 +148,7 @@ def test_a_plan_says_what_is_done(plans: dict[Preset, RunPlan]) -> None:
     plan = account(plans["quick"], IMAGES)
     assert plan.sentence == (
         "train 400 steps (16 passes); search 104 networks in 4 generations, 50 steps of adaptation in each; "
-        "fine-tune and export 6 networks, 1,200 steps each (24 passes)"
+        "fine-tune and export 6 networks, 1,200 steps each in the mean (24 passes)"
     ).replace("24 passes", f"{1200 / (IMAGES // 32):.0f} passes").replace(
         "16 passes", f"{400 / (IMAGES // 32):.1f} passes"
     )

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nat2.data.transform import shuffled_batches
 from nat2.errors import ConfigError
@@ -84,3 +86,16 @@ def test_short_schedules_are_counted_in_steps_and_published_ones_in_epochs() -> 
         longer = [phase.longer(2.0) for phase in phases]
         assert [phase.steps for phase in longer] == [phase.steps and 2 * phase.steps for phase in phases]
         assert [phase.epochs for phase in longer] == [phase.epochs for phase in phases]
+
+
+@given(factor=st.floats(0.05, 20), steps=st.integers(2, 5000), share=st.floats(0.1, 1.0))
+def test_a_scaled_finetuning_is_measured_at_the_same_point(factor: float, steps: int, share: float) -> None:
+    settings = FinetuneSettings(steps=steps, measured_at=share, batch_size=16)
+    before, after = settings.phases(72), settings.scaled(factor, 72).phases(72)
+    assert [part.steps for part in after] == [max(1, round(factor * before[0].steps)), round(factor * before[1].steps)]
+    assert settings.scaled(1.0, 72) is settings
+
+
+def test_networks_that_are_not_trained_stay_untrained() -> None:
+    for settings in (FinetuneSettings(steps=0), FinetuneSettings(epochs=0)):
+        assert settings.scaled(3.0, 72) is settings

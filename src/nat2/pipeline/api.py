@@ -318,7 +318,7 @@ def finetune_and_report(
         ConfigError: there are none, because no network with several exits keeps the budget.
     """
     asked = [context.evaluated(networks, arch) for arch in further]
-    works = works_for(context, networks, (*chosen, *asked))
+    works = works_for(context, networks, chosen, asked)
     context = corrected(context, networks, works)
     results = finetune_networks(
         context,

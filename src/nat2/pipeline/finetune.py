@@ -82,17 +82,52 @@ def variants(macro: Macro, arch: Arch, settings: FinetuneSettings) -> list[tuple
     return made
 
 
-def works_for(context: RunContext, networks: SuperNetworks, evaluations: Sequence[Evaluation[Arch]]) -> list[Work]:
-    """Each network with its own exit, with several, or once each, as the settings say."""
+def works_for(
+    context: RunContext,
+    networks: SuperNetworks,
+    chosen: Sequence[Evaluation[Arch]],
+    asked: Sequence[Evaluation[Arch]] = (),
+) -> list[Work]:
+    """Each network with its own exit, with several, or once each, as the settings say.
+
+    Args:
+        context: What the stages share.
+        networks: With the adapted weights.
+        chosen: From the front; by these is decided how much longer cheap networks are trained than costly ones.
+        asked: Named by the user.
+    """
+    settings = context.config.finetune
+    lengths = lengths_for([each["macs"] for each in chosen], 0.0 if settings.restart else settings.cost_exponent)
+    pairs = list(zip((*chosen, *asked), (*lengths, *[1.0] * len(asked)), strict=True))
     unknown = [each.name for each in context.quantities if each.bounded and each.name not in _OF_EXITS]
     if unknown:
         context.progress.say(f"networks with several exits are left out, because they have no {', '.join(unknown)}")
     return [
-        Work(evaluation, exits)
-        for evaluation in evaluations
+        Work(evaluation, exits, length)
+        for evaluation, length in pairs
         for exits in variants(networks[evaluation.arch.width].macro, evaluation.arch, context.config.finetune)
         if len(exits) == 1 or not unknown
     ]
+
+
+def lengths_for(macs: Sequence[float], exponent: float) -> list[float]:
+    """Steps of networks relative to their mean, so that all together take as long as with equal ones.
+
+    The time of a step is in proportion to the multiply-accumulates. If the error that training leaves falls like one
+    over the steps, its sum is least in a given time for steps in proportion to the square root of one over the cost.
+
+    Args:
+        macs: Multiply-accumulates of each network.
+        exponent: Steps are in proportion to the multiply-accumulates to the power of minus this.
+    """
+    relative = [each**-exponent for each in macs]
+    cost = sum(each * length for each, length in zip(macs, relative, strict=True))
+    return [sum(macs) * each / cost for each in relative]
+
+
+def steps_of(context: RunContext, work: Work) -> FinetuneSettings:
+    """The settings of a network's fine-tuning, with its own number of steps."""
+    return context.config.finetune.scaled(work.length, len(context.dataset.train))
 
 
 def finetune_networks(
@@ -117,8 +152,8 @@ def finetune_networks(
         extend: Decides again how long the second phase is, once it is known who is trained further.
     """
     settings, config = context.config.finetune, context.config
-    unit, first, rest = amounts(settings, len(context.dataset.train))
-    context.progress.stage("fine-tune", **{unit: (first or rest) * len(works)})
+    unit = "epochs" if settings.restart else "steps"
+    context.progress.stage("fine-tune", **{unit: sum(amounts(context, work)[settings.restart] for work in works)})
     widest, teacher = networks[context.space.largest.width], None
     if settings.kd_ratio and works:
         teacher = largest_as_teacher(widest, context.space, context.dataset.train, context.pipeline, config.shrink)
@@ -126,8 +161,7 @@ def finetune_networks(
         beaten = _beaten(context, networks, works, teacher, asked)
         works = [work for work in works if work.id not in beaten]
         context = extend(context, works)
-        unit, _, rest = amounts(context.config.finetune, len(context.dataset.train))
-        context.progress.stage("fine-tune", **{unit: rest * len(works)})
+        context.progress.stage("fine-tune", steps=sum(amounts(context, work)[1] for work in works))
     here = set[str]()
 
     def finish(work: Work) -> tuple[Result | None, float | None]:
@@ -137,7 +171,7 @@ def finetune_networks(
     results = []
     for work, (result, difference), _ in context.processes.spread(finish, works, costs=_costs(works)):
         if work.id not in here:
-            context.progress.step(FoundDone(rest))
+            context.progress.step(FoundDone(amounts(context, work)[1]))
         if result is None:
             context.progress.say(
                 f"{work.evaluation.arch.id}: its exits {work.exits} together do not keep the budget; left out"
@@ -155,16 +189,16 @@ def finetune_networks(
 
 
 def _costs(works: Sequence[Work]) -> list[float]:
-    return [work.evaluation["macs"] for work in works]
+    return [work.length * work.evaluation["macs"] for work in works]
 
 
-def amounts(settings: FinetuneSettings, images: int) -> tuple[str, int, int]:
-    """What the progress of a network's fine-tuning is counted in; how much it is before and after it is measured."""
-    length = settings.length(images)
+def amounts(context: RunContext, work: Work) -> tuple[int, int]:
+    """Steps of a network's fine-tuning before and after it is measured; with `restart`, epochs of all of it."""
+    settings, images = steps_of(context, work), len(context.dataset.train)
     if settings.restart:
-        return "epochs", 0, 2 * length.parts
+        return 0, 2 * settings.length(images).parts
     first, second = settings.phases(images)
-    return "steps", first.steps, second.steps
+    return first.steps, second.steps
 
 
 def _beaten(
@@ -172,7 +206,6 @@ def _beaten(
 ) -> set[str]:
     """Ids of the networks that are not trained further: after the first phase another is at least as accurate and costs
     no more."""
-    _, first, _ = amounts(context.config.finetune, len(context.dataset.train))
     here = set[str]()
     afresh = sum(not inherits(context, work) for work in works)
     if afresh:
@@ -186,14 +219,14 @@ def _beaten(
         here.add(work.id)
         done = context.folder.result(work.id)
         if done is not None:
-            context.progress.step(FoundDone(first))
+            context.progress.step(FoundDone(amounts(context, work)[0]))
             return done.val_accuracy
         return _continued(context, networks[work.evaluation.arch.width], work, teacher).measured()
 
     compared: dict[str, Evaluation[Arch]] = {}
     for work, accuracy, _ in context.processes.spread(measured, works, costs=_costs(works)):
         if work.id not in here:
-            context.progress.step(FoundDone(first))
+            context.progress.step(FoundDone(amounts(context, work)[0]))
         if len(work.exits) == 1 and work.evaluation.arch not in asked:
             values = {**work.evaluation.values, **dict.fromkeys(ERRORS, 1 - accuracy)}
             compared[work.id] = dataclasses.replace(work.evaluation, values=values)
@@ -242,7 +275,7 @@ def _continued(context: RunContext, network: SuperNetwork, work: Work, teacher: 
     return ContinuedFinetuning(
         channels_last(start, context.processes.device),
         context.dataset.val,
-        context.config.finetune,
+        steps_of(context, work),
         _training(context, work, "steps"),
         teacher=teacher,
     )
@@ -273,7 +306,7 @@ def finetune_network(
     done = context.folder.result(work.id)
     allowed = _within_budget(context, network, arch)
     if done is not None or not (settings.prune or allowed(exits)):
-        context.progress.step(FoundDone(amounts(settings, len(context.dataset.train))[2]))
+        context.progress.step(FoundDone(amounts(context, work)[1]))
         return done, None
     if settings.restart:
         finetuned = finetune(

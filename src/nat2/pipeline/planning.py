@@ -36,7 +36,7 @@ _FROM_RANDOM = {"train": 0.2, "search": 0.2, "fine-tune and export": 0.6}
 """The same with random weights."""
 CLOSING_SECONDS = 4.0
 """Networks are compared, tables, plot and report are written."""
-_FEWEST_NETWORKS = 3
+_FEWEST_NETWORKS = 4
 _MOST_PASSES = 600  # of the fine-tuning over the images: more do not help
 _FEWEST_STEPS = 50  # of the fine-tuning
 _FEWEST_ADAPTING = 20  # steps per generation: fewer change little, but have the whole archive evaluated again
@@ -136,7 +136,9 @@ def account(
     if config.adapt.adapts and search.generations:
         searching += f", {config.adapt.length(images).steps:,} steps of adaptation in each"
     length = config.finetune.length(images)
-    finetuning = f"{counted(config.networks, 'network')}, {length.steps:,} steps each ({_passes(length.steps, length)})"
+    alike = config.networks == 1 or config.finetune.restart or not config.finetune.cost_exponent
+    each = f"{length.steps:,} steps {'each' if alike else 'each in the mean'}"
+    finetuning = f"{counted(config.networks, 'network')}, {each} ({_passes(length.steps, length)})"
     words = {"train": ", ".join(parts), "search": searching, "fine-tune and export": finetuning}
     expected: Mapping[str, float] = dict.fromkeys(words, 0.0) if seconds is None else seconds
     stages = tuple(StageEntry(name, words.get(name, ""), value) for name, value in expected.items())

@@ -130,9 +130,12 @@ def _left(context: RunContext) -> float:
 
 
 def _seconds_of_steps(context: RunContext, networks: SuperNetworks, works: Sequence[Work]) -> list[float]:
-    """Of a step of each network's fine-tuning, as far as the processes share the networks."""
+    """Of a step of each network's fine-tuning, times those it makes for each of the mean, as far as the processes share
+    the networks."""
     shared = min(context.processes.size, len(works))
     return [
-        step_seconds(context, networks[work.evaluation.arch.width], work.evaluation.arch, work.exits) / shared
+        step_seconds(context, networks[work.evaluation.arch.width], work.evaluation.arch, work.exits)
+        * work.length
+        / shared
         for work in works
     ]

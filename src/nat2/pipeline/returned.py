@@ -41,6 +41,8 @@ class Work:
     """What the search measured of it."""
     exits: tuple[int, ...]
     """Its own exit, or all up to there, which are then trained jointly, and pruned."""
+    length: float = 1.0
+    """Its steps, relative to `finetune.steps`."""
 
     @property
     def id(self) -> str:

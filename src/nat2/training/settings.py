@@ -8,7 +8,14 @@ from typing import Literal
 from nat2.errors import ConfigError
 from nat2.space.space import SearchSpace
 from nat2.training.length import Length, batch_size_for, growth
-from nat2.validation import check_at_least, check_not_negative, check_positive, check_share, check_types
+from nat2.validation import (
+    check_at_least,
+    check_at_most,
+    check_not_negative,
+    check_positive,
+    check_share,
+    check_types,
+)
 
 Ramp = Literal["DESC", "ASC", "MIX", "UNIF"]
 """AEP's weights over the exits: descending, ascending, descending for losses and ascending for outputs, uniform."""
@@ -281,6 +288,10 @@ class FinetuneSettings:
     most_macs: int | None = None
     """Multiply-accumulates beyond which networks of the front are not returned, unless there are no others; `--time`
     leaves out those that are too large to learn enough in the time."""
+    cost_exponent: float = 0.5
+    """How much longer cheap networks are trained than costly ones, without `restart`: steps are in proportion to a
+    network's multiply-accumulates to the power of minus this, and `steps` is their mean, weighted by those. With 0 all
+    get the same steps, with 1 about the same time."""
     measured_at: float = 0.6
     """Share of the steps after which a network is measured on the validation images, from which on it learns from them
     too; networks that others beat stop there."""
@@ -324,6 +335,8 @@ class FinetuneSettings:
         check_length(self, "the fine-tuning")
         check_not_negative(self, "the fine-tuning", "kd_ratio", "weight_decay")
         check_at_least(self, "the fine-tuning", _PAIR, "batch_size")
+        check_not_negative(self, "the fine-tuning", "cost_exponent")
+        check_at_most(self, "the fine-tuning", 1, "cost_exponent")
         check_positive(self, "the fine-tuning", "patience", "lr", "most_macs")
         check_share(self, "the fine-tuning", "label_smoothing")
         if not 0 < self.measured_at <= 1:
@@ -343,6 +356,14 @@ class FinetuneSettings:
             Length.of(images, batch_size, epochs=None, steps=first),
             Length.of(images, batch_size, epochs=None, steps=total - first),
         )
+
+    def scaled(self, factor: float, images: int) -> FinetuneSettings:
+        """With `factor` times the steps before and after a network is measured."""
+        if factor == 1 or not self.length(images).steps:
+            return self
+        first, second = (round(factor * part.steps) for part in self.phases(images))
+        first = max(1, first)
+        return replace(self, epochs=None, steps=first + second, measured_at=first / (first + second))
 
     def settled(self, images: int) -> FinetuneSettings:
         """With the batch size and the steps that suit the number of training images, where they are left open."""
