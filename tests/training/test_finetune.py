@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from nat2.data.dataset import Split
 from nat2.errors import ConfigError, RunError
 from nat2.supernet import StaticNetwork, calibrate, extract
-from nat2.training import finetune as module
 from nat2.training import lesson
 from nat2.training.distill import Teacher, exit_weights, joint_loss
 from nat2.training.finetune import Finetuned, finetune
+from nat2.training.lesson import Lesson
 from nat2.training.optimise import set_learning_rate
 from nat2.training.settings import FinetuneSettings, Ramp
 from tests.pixels import pixels_of
@@ -74,13 +74,15 @@ def test_phase_two_trains_on_all_images_for_as_many_epochs_as_phase_one_found_be
     tmp_path: Path, inherited: StaticNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[int, int]] = []
-    original = module._train
+    original = Lesson.train
 
-    def record(network: object, optimizer: object, split: Split, *rest: object, **options: int) -> None:
-        calls.append((len(split), rest[-1]))  # type: ignore[arg-type]
-        original(network, optimizer, split, *rest, **options)  # type: ignore[arg-type]
+    def record(
+        self: Lesson, network: Any, optimizer: Any, split: Split, *rest: Any, part: int, **options: Any
+    ) -> float:
+        calls.append((len(split), part))
+        return original(self, network, optimizer, split, *rest, part=part, **options)
 
-    monkeypatch.setattr(module, "_train", record)
+    monkeypatch.setattr(Lesson, "train", record)
     result = run(inherited, tmp_path / "s.safetensors")
     second = [epoch for size, epoch in calls if size == 96 + 48]
     assert [epoch for size, epoch in calls if size == 96] == [0, 1, 2, 3]

@@ -69,54 +69,17 @@ def finetune(
         allowed: Whether a subset of the exits keeps the budget.
         teacher: Distils its answers with the weight `settings.kd_ratio`.
     """
-    progress = _Progress(context, inherited)
-    images = ResizedImages(val, context.pipeline)
-    lesson = Lesson.of(context.pipeline, settings, context.seed, len(context.split), teacher)
-    longest = settings.length(len(context.split)).parts
-    standing = progress.read()
-    if standing is None:
-        answers = answers_of(inherited, images)
-        loss, value = measure(answers, images.labels, settings)
-        progress.keep(answers)
-        standing = _Standing(calibrated=value, best=value, best_loss=loss)
-    if standing.phase == 1:
-        context.step(FoundDone(standing.epochs))
-        network, optimizer = progress.resume(settings, standing)
-        while standing.epochs < longest and standing.since < settings.patience:
-            _train(network, optimizer, context.split, lesson, standing.epochs, longest=longest, last=longest)
-            answers = answers_of(network, images)
-            standing = standing.after(*measure(answers, images.labels, settings))
-            improved = standing.best_epoch == standing.epochs
-            if improved:
-                progress.keep(answers)
-            # What was kept is never newer than the resume point by more than a moment.
-            progress.save(network, optimizer, standing, now=improved)
-            context.step(1)
-        context.step(FoundDone(longest - standing.epochs))
-        standing = replace(standing, phase=2, epochs=0)
-        progress.restart(standing)
-    else:
-        context.step(FoundDone(longest))
-    network, optimizer = progress.resume(settings, standing)
-    context.step(FoundDone(standing.epochs))
-    everything = context.split.joined(val)
-    last = standing.best_epoch if settings.anneal else longest
-    while standing.epochs < standing.best_epoch:
-        _train(network, optimizer, everything, lesson, longest + standing.epochs, longest=longest, last=last)
-        standing = replace(standing, epochs=standing.epochs + 1)
-        progress.save(network, optimizer, standing)
-        context.step(1)
-    context.step(FoundDone(longest - standing.best_epoch))
-    progress.save(network, optimizer, standing, now=True)
-    answers = progress.kept().to(images.labels.device)
+    training = _TwoPhases(inherited, val, settings, context, teacher)
+    best = training.find_best_epoch()
+    network = training.train_on_all(best)
     return pruned(
         network.eval(),
-        answers,
-        images.labels,
+        training.answers,
+        training.labels,
         settings,
         allowed,
-        calibrated=standing.calibrated,
-        epochs=standing.best_epoch,
+        calibrated=best.calibrated,
+        epochs=best.best_epoch,
     )
 
 
@@ -188,6 +151,96 @@ class _Standing:
         return done
 
 
+class _TwoPhases:
+    """A fine-tuning, from where it stands."""
+
+    def __init__(
+        self,
+        inherited: StaticNetwork,
+        val: Split,
+        settings: FinetuneSettings,
+        context: TrainingContext,
+        teacher: Teacher | None,
+    ) -> None:
+        self._inherited, self._val, self._settings, self._context = inherited, val, settings, context
+        self._images = ResizedImages(val, context.pipeline)
+        self._lesson = Lesson.of(context.pipeline, settings, context.seed, len(context.split), teacher)
+        self._longest = settings.length(len(context.split)).parts
+        self._progress = _Progress(context, inherited)
+
+    @property
+    def labels(self) -> Tensor:
+        """Of the validation images."""
+        return self._images.labels
+
+    @property
+    def answers(self) -> Tensor:
+        """What the exits said of the validation images at the best epoch, shape (exits, N, classes)."""
+        return self._progress.kept().to(self.labels.device)
+
+    def find_best_epoch(self) -> _Standing:
+        """Phase 1, or what is left of it."""
+        progress, context = self._progress, self._context
+        standing = progress.read() or self._beginning()
+        if standing.phase != 1:
+            context.step(FoundDone(self._longest))
+            return standing
+        context.step(FoundDone(standing.epochs))
+        network, optimizer = progress.resume(self._settings, standing)
+        while standing.epochs < self._longest and standing.since < self._settings.patience:
+            self._train(network, optimizer, context.split, standing, last=self._longest)
+            answers = answers_of(network, self._images)
+            standing = standing.after(*measure(answers, self.labels, self._settings))
+            improved = standing.best_epoch == standing.epochs
+            if improved:
+                progress.keep(answers)
+            # What was kept is never newer than the resume point by more than a moment.
+            progress.save(network, optimizer, standing, now=improved)
+            context.step(1)
+        context.step(FoundDone(self._longest - standing.epochs))
+        standing = replace(standing, phase=2, epochs=0)
+        progress.restart(standing)
+        return standing
+
+    def train_on_all(self, standing: _Standing) -> StaticNetwork:
+        """Phase 2, or what is left of it."""
+        progress, context = self._progress, self._context
+        network, optimizer = progress.resume(self._settings, standing)
+        context.step(FoundDone(standing.epochs))
+        everything = context.split.joined(self._val)
+        last = standing.best_epoch if self._settings.anneal else self._longest
+        while standing.epochs < standing.best_epoch:
+            self._train(network, optimizer, everything, standing, last=last)
+            standing = replace(standing, epochs=standing.epochs + 1)
+            progress.save(network, optimizer, standing)
+            context.step(1)
+        context.step(FoundDone(self._longest - standing.best_epoch))
+        progress.save(network, optimizer, standing, now=True)
+        return network
+
+    def _beginning(self) -> _Standing:
+        """With the inherited weights."""
+        answers = answers_of(self._inherited, self._images)
+        loss, value = measure(answers, self.labels, self._settings)
+        self._progress.keep(answers)
+        return _Standing(calibrated=value, best=value, best_loss=loss)
+
+    def _train(
+        self,
+        network: StaticNetwork,
+        optimizer: torch.optim.Optimizer,
+        split: Split,
+        standing: _Standing,
+        *,
+        last: int,
+    ) -> None:
+        """One epoch; the cosine ends after epoch `last`. What is drawn for phase 2 is different from phase 1's."""
+        epoch = steps_per_epoch(len(split), self._lesson.batch_size)
+        schedule = Schedule(self._lesson.rate, epoch * last, final=1e-8)
+        first, part = standing.epochs * epoch, standing.epochs + (standing.phase - 1) * self._longest
+        self._lesson.train(network, optimizer, split, schedule, steps=range(first, first + epoch), part=part)
+
+
 class _Progress:
     """Weights and standing on disk."""
 
@@ -232,20 +285,3 @@ class _Progress:
         if now or self._context.is_due(self._saved):
             save_state(self._path, network, optimizer, asdict(standing))
             self._saved = time.monotonic()
-
-
-def _train(
-    network: StaticNetwork,
-    optimizer: torch.optim.Optimizer,
-    split: Split,
-    lesson: Lesson,
-    part: int,
-    *,
-    longest: int,
-    last: int,
-) -> None:
-    """One epoch; epochs of phase 2 are numbered from `longest` on. The cosine ends after epoch `last`."""
-    epoch = steps_per_epoch(len(split), lesson.batch_size)
-    schedule = Schedule(lesson.rate, epoch * last, final=1e-8)
-    first = part % longest * epoch
-    lesson.train(network, optimizer, split, schedule, steps=range(first, first + epoch), part=part)
