@@ -35,7 +35,7 @@ from nat2.wording import counted
 
 _OF_EXITS = ("error", "params", "macs", "memory", "latency")
 """What is known of a network with several exits; a bound on anything else excludes those."""
-_FEWEST = 3  # networks are trained further, unless others beat them by more than the standard error
+_FEWEST = 4  # networks are trained further, unless others beat them by more than the standard error
 _WORTH = 0.25  # of the way from chance to no error at all, which inherited weights have to have made
 
 
@@ -141,7 +141,7 @@ def finetune_networks(
     """Stage 3: fine-tune, test and export networks, each by one process.
 
     Unless they are trained twice (`restart`), all are measured after the first phase of their fine-tuning; those that
-    others beat there are not trained further, and not returned, unless the user named them or fewer than three would be
+    others beat there are not trained further, and not returned, unless the user named them or fewer than four would be
     left and the difference is within the standard error.
 
     Args:
