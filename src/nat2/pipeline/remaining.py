@@ -25,7 +25,7 @@ def affordable(context: RunContext, networks: SuperNetworks, found: SearchResult
     """The same run without the networks that are too large to be fine-tuned in the time that is left.
 
     In few steps small networks become better than large ones, which take most of the time besides. So the largest are
-    left out as long as those chosen would get less than 400 steps each.
+    left out as long as those chosen would get less than 400 steps each in the mean.
 
     Args:
         context: Of the run.
