@@ -61,8 +61,11 @@ class Model(Generic[A]):
         for each in self._task.modelled:
             if each.noise:
                 measured = np.array([member[each.name] for member in members], dtype=np.float64)
-                ensemble, errors = self._ensembles[each.name], each.standard_errors(measured)
-                columns[each.name] = expected(measured, ensemble.predict(self._seen), ensemble.left_out, errors)
+                ensemble = self._ensembles[each.name]
+                left_out = ensemble.left_out
+                # The standard error of a share is that of the true one: a lucky value would seem too certain.
+                errors = each.standard_errors(np.clip(left_out, measured.min(), measured.max()))
+                columns[each.name] = expected(measured, ensemble.predict(self._seen), left_out, errors)
         if not columns:
             return members
         rows = [{name: float(column[n]) for name, column in columns.items()} for n in range(len(members))]
