@@ -24,6 +24,7 @@ from nat2.nas.archive import Archive
 from nat2.pipeline.export import export
 from nat2.runs.config import RunConfig, read_config
 from nat2.runs.folder import RunFolder
+from nat2.runs.read import read_run
 from nat2.runs.results import Result
 from nat2.space import Arch
 from nat2.training.settings import Phase
@@ -51,7 +52,7 @@ def staged(data: Path) -> tuple[Path, list[Result]]:
     assert supernet.exists()
     assert not (out / "archive.db").exists()
     front = nat2.search(config(data), out=out, quiet=True)
-    assert front
+    assert {each.arch for each in front} == {each.arch for each in read_run(out).front}
     assert not (out / "networks").exists()
     return out, nat2.finetune(config(data), out=out, quiet=True)
 

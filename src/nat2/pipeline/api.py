@@ -29,6 +29,7 @@ from nat2.pipeline.remaining import affordable, corrected, extended
 from nat2.pipeline.returned import remeasure
 from nat2.pipeline.stages import (
     adapted,
+    measured_front,
     new_supernet,
     report_networks,
     resolve_networks,
@@ -280,7 +281,7 @@ def _stages(context: RunContext, networks: tuple[SuperNetwork, ...], order: _Ord
     with open_archive(context) as archive:
         with context.clock.timed("search"):
             found = search_networks(context, trained, archive)
-            outcome.supernets, outcome.front = save_supernets(context, trained), list(found.front)
+            outcome.supernets, outcome.front = save_supernets(context, trained), measured_front(context, found)
         if order.until == "search":
             context.processes.once(lambda: report_networks(context.folder, []))
             return outcome

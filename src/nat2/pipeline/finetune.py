@@ -55,7 +55,10 @@ def select_networks(context: RunContext, found: SearchResult[Arch]) -> list[Eval
 
 
 def chosen_of(context: RunContext, found: SearchResult[Arch]) -> list[Evaluation[Arch]]:
-    """The networks of the front to fine-tune, smallest first."""
+    """The networks of the front to fine-tune, smallest first, with what was measured of them.
+
+    They are chosen by the values to expect of them: many that seem best on the validation images are only lucky.
+    """
     settings = context.config.finetune
     # Of networks that are otherwise equal, the faster.
     candidates = sorted(found.front, key=lambda evaluation: evaluation["macs"])
@@ -64,7 +67,8 @@ def chosen_of(context: RunContext, found: SearchResult[Arch]) -> list[Evaluation
     values = minimised(candidates, context.objectives)
     noise = standard_error(1 - values[:, 0].min(), len(context.evaluator.validation))
     choose = spread_out if settings.choice == "spread" else recommend
-    chosen = [candidates[index] for index in choose(values, context.config.networks, noise=noise)]
+    measured = {each.arch: each for each in found.evaluated}
+    chosen = [measured[candidates[index].arch] for index in choose(values, context.config.networks, noise=noise)]
     return sorted(chosen, key=lambda evaluation: (evaluation["params"], evaluation["macs"]))
 
 
