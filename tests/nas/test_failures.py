@@ -11,6 +11,8 @@ from nat2.nas.archive import Archive
 from nat2.nas.functions import SearchFunctions
 from nat2.nas.nat import search
 from nat2.nas.objectives import Objective
+from nat2.nas.search_result import SearchResult
+from nat2.nas.settings import SearchSettings
 from nat2.space import Arch, IntegerSpace
 from tests.nas.worlds import COSTS, EXACT, SETTINGS, SPACE, World, new_archive
 
@@ -44,6 +46,29 @@ def test_a_search_whose_evaluations_all_fail_stops_with_the_reason() -> None:
 
     with pytest.raises(RunError, match=r"evaluations failed, the first, .* with: ValueError: no such layer"):
         search(SPACE, evaluate, [Objective(name="error")], settings=SETTINGS)
+
+
+@pytest.mark.parametrize("failing", [5, 6, 7])
+def test_chance_among_the_first_few_does_not_stop_a_search(failing: int) -> None:
+    """Of the first eight, more than half fail; of the first twelve, that is most only with seven."""
+    calls: list[tuple[int, ...]] = []
+
+    def evaluate(arch: tuple[int, ...]) -> float:
+        calls.append(arch)
+        if len(calls) <= failing:
+            raise ValueError("no such layer")
+        return float(sum(arch))
+
+    settings = SearchSettings(archive=12, drawn=8, generations=0, predictor="bayesian")
+
+    def searched() -> SearchResult[tuple[int, ...]]:
+        return search(IntegerSpace((4,) * 4), evaluate, [Objective(name="loss")], settings=settings)
+
+    if failing > 6:
+        with pytest.raises(RunError, match="7 of 8 evaluations failed"):
+            searched()
+    else:
+        assert len(searched().members) == 12
 
 
 def test_mistakes_of_the_user_stop_the_search() -> None:

@@ -148,14 +148,15 @@ def test_a_network_is_measured_once_for_all_weights_and_fails_with_the_name_of_w
 
 def test_a_search_goes_on_as_long_as_half_of_its_evaluations_succeed() -> None:
     task = task_of(lambda arch: 1 / arch[0])
-    half = made(task, [(0, 0), (0, 1), (1, 0), (1, 1)])
+    half = made(task, [(first, second) for first in (0, 1) for second in range(6)])
     check_failures(task, half)
+    check_failures(task, half[:8])  # six of eight may be chance
     assert task.archive.failed((0, 0))
-    more = [*half, *made(task, [(0, 2)])]
-    with pytest.raises(RunError, match=r"3 of 5 evaluations failed, the first, \(0, 0\), with: ZeroDivisionError"):
+    more = [*half, *made(task, [(0, 6)])]
+    with pytest.raises(RunError, match=r"7 of 13 evaluations failed, the first, \(0, 0\), with: ZeroDivisionError"):
         check_failures(task, more)
-    assert not any(task.archive.failed((0, n)) for n in range(3))  # they are made again
-    assert len(task.archive.evaluations()) == 2
+    assert not any(task.archive.failed((0, n)) for n in range(7))  # they are made again
+    assert len(task.archive.evaluations()) == 6
 
 
 def members(*losses: float, sizes: Sequence[int] = ()) -> list[Evaluation[Vector]]:
@@ -307,7 +308,7 @@ def test_the_first_archive_is_of_the_best_and_the_ends_of_the_space() -> None:
     assert kept <= front if len(front) > 6 else front <= kept
 
 
-@pytest.mark.parametrize(("space", "count"), [(SPACE, 8), (IntegerSpace((2,)), 2)])
+@pytest.mark.parametrize(("space", "count"), [(SPACE, 6), (IntegerSpace((2,)), 2)])
 def test_a_search_does_not_begin_with_evaluations_most_of_which_failed(space: IntegerSpace, count: int) -> None:
     """A space of two networks has nothing but its ends."""
     task = task_of(lambda arch: 1 / 0, settings={"archive": 8}, space=space)

@@ -14,6 +14,7 @@ from nat2.progress import FoundDone
 from nat2.space.searchable import A
 
 _LARGEST = 1e100  # the variance of larger values overflows
+_FEW = 12  # evaluations that can tell whether most fail
 
 
 def measure(task: Task[A], batch: Batch[A]) -> list[Evaluation[A]]:
@@ -50,7 +51,9 @@ def succeeded(evaluations: Sequence[Evaluation[A]]) -> list[Evaluation[A]]:
 
 
 def check_failures(task: Task[A], evaluations: Sequence[Evaluation[A]], *, asked: int = 0) -> None:
-    """Stop if most evaluations failed; the failures are deleted, so that a restarted search repeats them.
+    """Stop if all or most evaluations failed; the failures are deleted, so that a restarted search repeats them.
+
+    Most of a few evaluations fail by chance where a third of all does, so fewer than twelve count as twelve.
 
     Args:
         task: What the search works with.
@@ -61,7 +64,8 @@ def check_failures(task: Task[A], evaluations: Sequence[Evaluation[A]], *, asked
         RunError: naming the first failure.
     """
     failed = [evaluation for evaluation in evaluations if evaluation.failure]
-    if len(failed) > max(asked, len(evaluations)) / 2:
+    made = max(asked, len(evaluations))
+    if failed and (len(failed) == made or len(failed) > max(made, _FEW) / 2):
         task.record(partial(task.archive.forget_failures, [evaluation.arch for evaluation in failed]))
         raise RunError(
             f"{len(failed)} of {len(evaluations)} evaluations failed, the first, {failed[0].arch}, with: "

@@ -29,7 +29,7 @@ class SearchSettings:
 
     archive: int = 40
     """Networks in the archive."""
-    drawn: int = 12
+    drawn: int = 6
     """Networks of the initial archive that are drawn at random, if `preprocess` is `none`; the predictor proposes the
     others, a few at a time. 0: all are drawn (NAT, NAT2)."""
     sampling: Sampling = "balanced"
