@@ -29,7 +29,7 @@ Vector = tuple[int, ...]
 SPACE = IntegerSpace((8,) * 6)
 OBJECTIVES = (Objective(name="loss"), Objective(name="gain", direction="max"))
 SETTINGS = SearchSettings(
-    archive=12, generations=3, candidates=4, predictor="ridge", inner_generations=4, population=16,
+    archive=12, drawn=12, generations=3, candidates=4, predictor="ridge", inner_generations=4, population=16,
 )  # fmt: skip
 
 

@@ -93,7 +93,7 @@ def test_a_generation_that_fails_as_a_whole_is_not_repeated_for_ever() -> None:
             raise ValueError("the device is gone")
         return counting(arch)
 
-    settings = SearchSettings(archive=12, candidates=6, generations=2, **QUICK)
+    settings = SearchSettings(archive=12, drawn=0, candidates=6, generations=2, **QUICK)
     found = search(IntegerSpace((6,) * 5), evaluate, OBJECTIVES, settings=settings)
     assert len(asked) == 12 + 2 * 6
     assert len(found.evaluated) == 12
