@@ -185,6 +185,8 @@ def race(given: Any, spaces: Mapping[str, tuple[str, ...]] = SPACES) -> list[Row
             panel = next(axes)
             draw_curves(panel, found, 20)
             grid(panel, title, "networks evaluated", "share of the hypervolume (%)")
+    for panel in axes:  # the last row is not full
+        panel.set_axis_off()
     panels[0, 0].legend(loc="lower right", frameon=False)
     drawn.savefig(given.out / f"search-{given.part}.png")
     lines = [
