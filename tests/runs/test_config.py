@@ -21,6 +21,7 @@ from nat2.runs.config import (
     read_config,
     same,
 )
+from nat2.training.rate import rate_for
 from nat2.training.settings import SCHEDULES, Phase, ScheduleName
 
 
@@ -62,6 +63,8 @@ def test_presets_are_the_published_settings() -> None:
     assert (nat.search.archive, nat.search.candidates, nat.search.generations) == (100, 8, 30)
     assert (nat2.search.archive, nat2.search.candidates, nat2.search.generations) == (300, 25, 30)
     assert (nat2.search.oversample, nat2.search.top, nat2.adapt.batch_size, nat2.adapt.subnets) == (10, 150, 256, 4)
+    for preset in (nat, nat2):
+        assert rate_for(preset.adapt.lr, preset.adapt.batch_size or 0) == pytest.approx(2.5e-3)
     assert (nat.search.update, nat.search.features, nat.search.sampling) == ("append", "one-hot", "uniform")
     assert (nat.family, nat2.family, nat2.finetune.optimizer, nat.finetune.optimizer) == (
         "SE_B",

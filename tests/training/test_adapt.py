@@ -71,7 +71,7 @@ def test_samples_follow_the_distributions() -> None:
 
 def adaptation(network: SuperNetwork, split: Split, state: Path, tick: object = None, epochs: int = 2) -> Adaptation:
     teacher = Teacher(extract(network, SPACE.largest, exits=MACRO.exits), "UNIF")
-    settings = AdaptSettings(epochs=epochs, batch_size=16, lr=0.02, warmup_epochs=0.5)
+    settings = AdaptSettings(epochs=epochs, batch_size=16, lr=0.08, warmup_epochs=0.5)
     return Adaptation(
         SuperNetworks([network]), SPACE, teacher, settings,
         context_of(split, state, interval=0.0, tick=tick),  # type: ignore[arg-type]
@@ -136,7 +136,7 @@ def test_adaptation_leaves_unreachable_weights_alone(tmp_path: Path, network: Su
     before = weights_of(network)
     space = SearchSpace.of(MACRO, (12, 16))
     only = space.encode_all([space.smallest])  # exit 1 only, were it not for smoothing
-    settings = AdaptSettings(epochs=1, batch_size=16, lr=0.02, smoothing=1e-12)
+    settings = AdaptSettings(epochs=1, batch_size=16, lr=0.08, smoothing=1e-12)
     teacher = Teacher(extract(network, SPACE.largest, exits=MACRO.exits), "UNIF")
     state = tmp_path / "s.safetensors"
     networks = SuperNetworks([network])
@@ -159,7 +159,7 @@ def test_only_the_widths_that_are_drawn_learn(tmp_path: Path, network: SuperNetw
     space = SearchSpace.of((MACRO, wide.macro), (12, 16))
     before = weights_of(network), weights_of(wide)
     only = space.encode_all([dataclasses.replace(space.largest, width=0.35)])
-    settings = AdaptSettings(epochs=1, batch_size=16, lr=0.02, smoothing=1e-12)
+    settings = AdaptSettings(epochs=1, batch_size=16, lr=0.08, smoothing=1e-12)
     teacher = Teacher(extract(wide, space.largest, exits=MACRO.exits), "UNIF")
     task = Adaptation(
         SuperNetworks([network, wide]), space, teacher, settings, context_of(split, tmp_path / "s"), generations=1
@@ -201,7 +201,7 @@ def test_the_best_fitting_distribution_is_near_the_histogram() -> None:
 @pytest.mark.parametrize("distributions", ["best-fit", "uniform"])
 def test_adaptation_draws_as_asked(tmp_path: Path, network: SuperNetwork, split: Split, distributions: str) -> None:
     before = weights_of(network)
-    settings = AdaptSettings(epochs=1, batch_size=16, lr=0.02, distributions=distributions)  # type: ignore[arg-type]
+    settings = AdaptSettings(epochs=1, batch_size=16, lr=0.08, distributions=distributions)  # type: ignore[arg-type]
     teacher = Teacher(extract(network, SPACE.largest, exits=MACRO.exits), "UNIF")
     task = Adaptation(
         SuperNetworks([network]), SPACE, teacher, settings, context_of(split, tmp_path / "s"), generations=1
@@ -252,7 +252,7 @@ def epochs_of(
         asked.append((epoch, {**options, "seed": context.seed}))
 
     monkeypatch.setattr(module, "train_epoch", recorded)
-    settings = AdaptSettings(**{"epochs": 2, "batch_size": 16, "lr": 0.02, **changes})
+    settings = AdaptSettings(**{"epochs": 2, "batch_size": 16, "lr": 0.08, **changes})
     task = Adaptation(
         SuperNetworks([network]), SPACE, Teacher(extract(network, SPACE.largest), "UNIF"), settings,
         context_of(split, folder / "s.safetensors", seed=7), generations=2,
@@ -277,10 +277,19 @@ def test_one_cosine_spans_the_whole_search(
 def test_a_warm_up_takes_half_of_a_short_search_and_never_begins_above_the_learning_rate(
     tmp_path: Path, network: SuperNetwork, split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = epochs_of(network, split, tmp_path, monkeypatch, epochs=1, warmup_epochs=5.0, lr=1e-5)
+    asked = epochs_of(network, split, tmp_path, monkeypatch, epochs=1, warmup_epochs=5.0, lr=4e-5)
     schedule = asked[0][1]["schedule"]
     assert [schedule(step) for step in range(7)] == pytest.approx([1e-5] * 7)
     assert schedule(9) == pytest.approx(0.5e-5)
+
+
+@pytest.mark.parametrize(("batch_size", "peak"), [(8, 0.01), (16, 0.02), (32, 0.04), (500, 0.12)])
+def test_the_learning_rate_follows_the_batch(
+    tmp_path: Path, network: SuperNetwork, split: Split, monkeypatch: pytest.MonkeyPatch, batch_size: int, peak: float
+) -> None:
+    """Of 500 images there are 96."""
+    asked = epochs_of(network, split, tmp_path, monkeypatch, batch_size=batch_size, warmup_epochs=0.0)
+    assert asked[0][1]["schedule"](0) == pytest.approx(peak)
 
 
 def test_an_epoch_is_asked_for_as_the_settings_say(

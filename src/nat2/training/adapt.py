@@ -21,6 +21,7 @@ from nat2.training.context import TrainingContext
 from nat2.training.distill import Teacher, distillation_loss
 from nat2.training.length import batch_size_for
 from nat2.training.optimise import ElasticEpoch, Schedule, has_state, load_state, save_state, sgd, train_epoch
+from nat2.training.rate import rate_for
 from nat2.training.settings import AdaptSettings
 
 Distributions = list[NDArray[np.float64]]
@@ -153,10 +154,12 @@ class Adaptation:
         self._settings = settings
         # One for all widths is one per width: a weight without a gradient does not move, nor does its momentum.
         self._optimizer = sgd(networks, weight_decay=settings.weight_decay, nesterov=False)
+        self._batch_size = batch_size_for(settings.batch_size, len(context.split))
         self._length = settings.length(len(context.split))
         total = self._length.steps * generations
         warmup = min(round(self._length.epoch * settings.warmup_epochs), total // 2)
-        self._schedule = Schedule(settings.lr, total, warmup, min(1e-4, settings.lr))
+        rate = rate_for(settings.lr, self._batch_size)
+        self._schedule = Schedule(rate, total, warmup, min(1e-4, rate))
         self._done = 0
         if has_state(context.state):
             stored = load_state(context.state, networks, self._optimizer, progress=context.progress)
@@ -190,7 +193,7 @@ class Adaptation:
             return sample_from(self._space, distributions, generator, resolution=resolution)
 
         epoch_settings = ElasticEpoch(
-            batch_size=batch_size_for(settings.batch_size, len(self._context.split)),
+            batch_size=self._batch_size,
             resolutions=self._space.resolutions,
             sample=sample,
             # Scaled so that the sum weighs as much as two losses whatever the ratio (method of the reference).

@@ -18,9 +18,8 @@ from nat2.supernet.static import StaticNetwork, by_exit
 from nat2.training.distill import Teacher, exit_weights, joint_accuracy, joint_loss
 from nat2.training.length import batch_size_for
 from nat2.training.optimise import Schedule, mix, mixed_loss, read_epoch, set_learning_rate
+from nat2.training.rate import rate_for
 from nat2.training.settings import FinetuneSettings
-
-_BATCH = 64  # images, for which learning rates are given
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,8 @@ class Lesson:
 
     @property
     def rate(self) -> float:
-        """The learning rate for this batch size: in proportion to it with SGD, to its square root with AdamW."""
-        relative = self.batch_size / _BATCH
-        return self.settings.lr * (relative if self.settings.optimizer == "sgd" else math.sqrt(relative))
+        """The learning rate for this batch size."""
+        return rate_for(self.settings.lr, self.batch_size, self.settings.optimizer)
 
     def train(
         self,

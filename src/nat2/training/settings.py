@@ -54,7 +54,7 @@ class Phase:
     name: str
     """Name shown and logged."""
     lr: float
-    """Base learning rate for batches of 64; scaled in proportion to the batch."""
+    """Base learning rate for batches of 64; proportional to the batch size."""
     kernels: tuple[int, ...] = (7,)
     """Kernel sizes that are open."""
     expands: tuple[int, ...] = (6,)
@@ -227,7 +227,7 @@ class AdaptSettings:
     steps: int | None = None
     """Gradient steps per generation; by default 50, up to four times as many with more than 2,000 training images."""
     lr: float = 0.01
-    """Largest learning rate; one cosine spans the whole search."""
+    """Largest learning rate, for batches of 64; proportional to the batch size. One cosine spans the whole search."""
     warmup_epochs: float = 1.0
     """Epochs at the very start in which the learning rate rises from 1e-4."""
     subnets: int = 2
@@ -306,7 +306,8 @@ class FinetuneSettings:
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW (published for early-exit families) or SGD with momentum 0.9 (for single-exit ones)."""
     lr: float = 1e-2
-    """Learning rate at the start, for batches of 64; it falls along a cosine."""
+    """Learning rate at the start, for batches of 64; proportional to the batch size with SGD, to its square root with
+    AdamW. It falls along a cosine."""
     weight_decay: float | None = None
     """Weight decay of all weights; by default 0.01 with AdamW and 5e-4 with SGD (published)."""
     batch_size: int | None = None

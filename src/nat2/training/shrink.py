@@ -28,6 +28,7 @@ from nat2.training.context import TrainingContext
 from nat2.training.distill import Teacher, distillation_loss, exit_weights, joint_loss
 from nat2.training.length import Length, batch_size_for
 from nat2.training.optimise import ElasticEpoch, Schedule, has_state, load_state, save_state, sgd, train_epoch
+from nat2.training.rate import rate_for
 from nat2.training.settings import Phase, ShrinkSettings
 from nat2.training.teacher import largest_as_teacher
 
@@ -209,7 +210,7 @@ class _Shrinking:
         opened = opened_by(phase, self.space)
         teacher = self.teacher() if number and self.settings.kd_ratio else None
         epoch_settings = _epoch_of(phase, opened, self.batch_size, self.context.pipeline.device, self.settings, teacher)
-        rate = phase.lr * self.batch_size / 64
+        rate = rate_for(phase.lr, self.batch_size)
         warmup = round(length.epoch * phase.warmup_epochs) if phase.warmup_steps is None else phase.warmup_steps
         schedule = Schedule(rate, length.steps, warmup, 0.1 * rate)
         corners = corner_networks(opened, self.settings.corners, numpy_generator(self.context.seed, "corners", number))
