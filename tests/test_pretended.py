@@ -27,6 +27,8 @@ from nat2.training.adapt import Adaptation
 from nat2.training.context import TrainingContext
 from nat2.training.continued import ContinuedFinetuning
 from nat2.training.distill import Teacher
+from nat2.training.lesson import Lesson, optimizer_of
+from nat2.training.optimise import ElasticEpoch, Schedule, sgd, train_epoch
 from nat2.training.settings import AdaptSettings, FinetuneSettings, Phase, ShrinkSettings
 from nat2.training.shrink import PhaseOutcome, shrink
 from tests.pretended import GpuTensor, PretendedGpu, autocast, pretended_gpu
@@ -207,6 +209,49 @@ def test_an_objective_of_ones_own_gets_its_network_on_the_cpu(gpu: PretendedGpu)
 
 
 # -- how much is asked of a GPU
+
+
+@pytest.mark.parametrize("kind", ["shrinking", "adaptation", "fine-tuning"])
+def test_drawing_every_class_equally_often_waits_for_nothing(gpu: PretendedGpu, kind: str) -> None:
+    """Also once validation images are added."""
+    split = replace(corners(24), balanced=True).resident(gpu.device)
+    pipeline = replace(PIPELINE, device=gpu.device)
+    network = on_gpu(gpu)
+    if kind == "fine-tuning":
+        split = split.joined(corners(8, 1))
+        static = extract(network, SPACE.smallest).requires_grad_(True)
+        settings = FinetuneSettings(batch_size=8)
+        lesson, optimizer = Lesson.of(pipeline, settings, 0, len(split), None), optimizer_of(static, settings)
+
+        def train(part: int) -> object:
+            return lesson.train(static, optimizer, split, Schedule(1e-3, 4), steps=range(2), part=part)
+    else:
+        epoch = ElasticEpoch(
+            batch_size=8,
+            resolutions=(16,),
+            sample=lambda generator, resolution, number: SPACE.smallest,
+            loss=lambda logits, labels, targets: F.cross_entropy(logits, labels),
+            clip=5.0 if kind == "adaptation" else None,
+        )
+        context = context_of(split, pipeline=pipeline, processes=Processes(device=gpu.device))
+        sgd_ = sgd(network, weight_decay=0.0)
+
+        def train(part: int) -> object:
+            schedule = Schedule(1e-3, 4)
+            return train_epoch(network, sgd_, epoch, context, purpose=(part,), schedule=schedule, first_step=0)
+
+    train(0)  # makes what is made once, such as constants on the device
+    counts = gpu.count(lambda: train(1))
+    assert dict(counts.waits) == {"copy to the host": 1}  # the reading of the loss
+
+
+def test_the_labels_are_known_on_the_host_without_waiting(gpu: PretendedGpu) -> None:
+    split = corners(12).resident(gpu.device)
+    some = split.part(torch.tensor([3, 1, 2]))
+    for each in (split, some, split.joined(corners(6)), split.joined(some), some.joined(split)):
+        assert isinstance(each.labels, GpuTensor)
+        assert torch.equal(each.host_labels, each.labels.cpu())
+        assert gpu.count(lambda each=each: each.host_labels).waits.total() == 0  # type: ignore[misc]
 
 
 @pytest.fixture(scope="module")

@@ -42,9 +42,16 @@ class Split:
     """Name of each image in its source."""
     balanced: bool = False
     """Whether training draws every class equally often, however many images it has."""
+    kept_labels: Tensor | None = None
+    """A copy of the labels on the CPU where `labels` are on a GPU, which would have to be waited for."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def host_labels(self) -> Tensor:
+        """The labels on the CPU."""
+        return self.labels.cpu() if self.kept_labels is None else self.kept_labels
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels of each batch, given its indices."""
@@ -59,7 +66,8 @@ class Split:
     def part(self, indices: Tensor) -> Split:
         """Some of the images, in memory."""
         names = [self.names[number] for number in indices.tolist()] if self.names else ()
-        return replace(self, pixels=self.pixels[indices], labels=self.labels[indices], names=names)
+        kept = None if self.kept_labels is None else self.kept_labels[indices]
+        return replace(self, pixels=self.pixels[indices], labels=self.labels[indices], names=names, kept_labels=kept)
 
     def spread(self, count: int) -> Split:
         """At most `count` images, evenly spread over the split, in memory."""
@@ -73,11 +81,12 @@ class Split:
             return self
         if self.pixels.nbytes > _GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
             return self
-        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
+        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device), kept_labels=self.host_labels)
 
     def joined(self, other: Split) -> Split:
         """The images of both, drawn as those of this split."""
         labels = torch.cat([self.labels, other.labels.to(self.labels.device)])
+        kept = None if self.kept_labels is None else torch.cat([self.kept_labels, other.host_labels])
         names = [*self.names, *other.names]
         pixels: Tensor | StreamedPixels
         if isinstance(self.pixels, Tensor):
@@ -85,7 +94,7 @@ class Split:
         else:
             assert isinstance(other.pixels, StreamedPixels)  # of a data set all splits are, or none
             pixels = self.pixels.joined(other.pixels)
-        return replace(self, pixels=pixels, labels=labels, names=names)
+        return replace(self, pixels=pixels, labels=labels, names=names, kept_labels=kept)
 
 
 @dataclass(frozen=True)

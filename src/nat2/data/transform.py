@@ -106,7 +106,7 @@ def training_batches(
     Takes what `shuffled_batches` does, and the images in place of their number: of a `balanced` split every class is
     drawn equally often.
     """
-    labels = split.labels.cpu() if split.balanced else None
+    labels = split.host_labels if split.balanced else None
     return shuffled_batches(len(split), batch_size, generator, steps=steps, balance=labels)
 
 
