@@ -100,7 +100,14 @@ def passes(bench: Bench, *, short: bool) -> Iterator[Row]:
                 yield Row(f"launches, forward and backward ({which}, {precision}, {place})", launches(counts))
     bench.network.zero_grad(set_to_none=True)
     teacher = bench.teacher()
-    yield Row("launches of the teacher", launches(bench.gpu.count(lambda: teacher(images))))
+    for precision, context in PRECISIONS.items():
+
+        def teach(context: Autocast = context) -> None:
+            with context():
+                teacher(images)
+
+        teach()  # weights are converted once
+        yield Row(f"launches of the teacher ({precision})", launches(bench.gpu.count(teach)))
 
 
 def training(bench: Bench, *, short: bool) -> Iterator[Row]:

@@ -122,6 +122,9 @@ class PretendedGpu(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._count_copies(name, args, kwargs, here)
         inner_args, inner_kwargs = tree_unflatten([_inside(each) for each in flat], spec)
         result = func(*inner_args, **inner_kwargs)
+        if name.startswith("_foreach") and not name.endswith("_") and _in_few_launches(name, _lists(inner_args)):
+            # The results of a multi-tensor kernel have the layout of its inputs, those of the CPU may not.
+            result = [_laid_out_like(like, made) for like, made in zip(inner_args[0], result, strict=True)]
         moved = name in _COPYING and self.counts.copies.total() > before
         same = name == "_to_copy" and _stays(flat[0], kwargs)
         self.counts.launches[name] += 0 if moved or same else _launches(func, inner_args, result)
@@ -206,6 +209,8 @@ def _launches(func: Any, args: Sequence[Any], result: object) -> int:
     is_view = bool(returned) and all(alias is not None and not alias.is_write for alias in returned)
     if is_view or name in (*_FREE, *_WAITING):
         return 0
+    if name == "convolution":
+        return 1 if args[2] is None else 2  # cuDNN's bias is added by a kernel of its own
     if name == "convolution_backward":
         return sum(map(bool, args[-1]))
     if name in ("native_batch_norm", "_native_batch_norm_legit"):
@@ -213,18 +218,33 @@ def _launches(func: Any, args: Sequence[Any], result: object) -> int:
     if name == "native_batch_norm_backward":
         return 2
     if name.startswith("_foreach"):
-        return _of_foreach(name, [each for each in args if isinstance(each, list | tuple) and len(each)], result)
+        return _of_foreach(name, _lists(args))
     return 1
 
 
-def _of_foreach(name: str, lists: Sequence[Sequence[Any]], result: object) -> int:
-    """Kernels of a multi-tensor operation: few, unless a tensor has gaps, or another type or layout than others."""
-    tensors: list[Sequence[Tensor]] = [each for each in lists if isinstance(each[0], Tensor)]
+def _lists(args: Sequence[Any]) -> list[Sequence[Tensor]]:
+    """The lists of tensors among the arguments of a multi-tensor operation."""
+    return [each for each in args if isinstance(each, list | tuple) and len(each) and isinstance(each[0], Tensor)]
+
+
+def _in_few_launches(name: str, tensors: Sequence[Sequence[Tensor]]) -> bool:
+    """Whether a multi-tensor kernel takes them: none has gaps, or another type or layout than its partners."""
     alike = name == "_foreach_copy_" or len({each.dtype for group in tensors for each in group}) == 1
     for partners in zip(*tensors, strict=True):
         same = all(each.size() == partners[0].size() and each.stride() == partners[0].stride() for each in partners)
         alike &= same and _is_dense(partners[0])
-    if not alike:
+    return alike
+
+
+def _laid_out_like(like: Tensor, tensor: Tensor) -> Tensor:
+    """The tensor, or a copy that has the strides of another."""
+    same = tensor.stride() == like.stride() or tensor.dim() != like.dim()
+    return tensor if same else torch.empty_like(like).copy_(tensor)
+
+
+def _of_foreach(name: str, tensors: Sequence[Sequence[Tensor]]) -> int:
+    """Kernels of a multi-tensor operation."""
+    if not _in_few_launches(name, tensors):
         return len(tensors[0])
     depth = len(tensors) + (not name.endswith("_") and name != "_foreach_norm")
     blocks = sum(-(-each.numel() // _CHUNK) for each in tensors[0])

@@ -28,7 +28,7 @@ from nat2.training.context import TrainingContext
 from nat2.training.continued import ContinuedFinetuning
 from nat2.training.distill import Teacher
 from nat2.training.lesson import Lesson, optimizer_of
-from nat2.training.optimise import ElasticEpoch, Schedule, sgd, train_epoch
+from nat2.training.optimise import ElasticEpoch, Schedule, match_layouts, sgd, train_epoch
 from nat2.training.settings import AdaptSettings, FinetuneSettings, Phase, ShrinkSettings
 from nat2.training.shrink import PhaseOutcome, shrink
 from tests.pretended import GpuTensor, PretendedGpu, autocast, pretended_gpu
@@ -107,6 +107,11 @@ def test_the_numbers_are_those_of_the_cpu_forwards_and_backwards(gpu: PretendedG
             torch.testing.assert_close(found.grad.cpu(), expected.grad, rtol=1e-3, atol=1e-4)
 
 
+def odd(x: Tensor) -> list[Tensor]:
+    """Tensors whose strides an operation of the CPU does not keep: that of the dimension of one entry is arbitrary."""
+    return [x.as_strided((4, 1, 4, 4), (16, 1, 4, 1))] * 3
+
+
 @pytest.mark.parametrize(
     ("work", "launches", "copies", "waits"),
     [
@@ -124,6 +129,9 @@ def test_the_numbers_are_those_of_the_cpu_forwards_and_backwards(gpu: PretendedG
         (lambda x, half: torch._foreach_add_(list(x), list(x)), 1, 0, 0),
         (lambda x, half: torch._foreach_add_(list(x.view(8, 8).T), list(x.view(8, 8))), 8, 0, 0),  # with gaps
         (lambda x, half: torch._foreach_copy_([half] * 3, [x] * 3), 1, 0, 0),
+        (lambda x, half: torch._foreach_add_(torch._foreach_add(odd(x), odd(x)), odd(x)), 2, 0, 0),
+        (lambda x, half: F.conv2d(x.view(1, 4, 4, 4), x.view(4, 4, 2, 2)), 1, 0, 0),
+        (lambda x, half: F.conv2d(x.view(1, 4, 4, 4), x.view(4, 4, 2, 2), x[:4]), 2, 0, 0),  # with a bias
         (lambda x, half: torch._foreach_add_([x] * 3, [half] * 3), 3, 0, 0),  # of two types
     ],
 )
@@ -206,6 +214,27 @@ def test_an_objective_of_ones_own_gets_its_network_on_the_cpu(gpu: PretendedGpu)
     assert float(measures.measurements(networks, own)["energy"](SPACE.smallest)) > 0
     assert set(seen) == {"cpu"}
     assert next(network.parameters()).device.type == "cuda"
+
+
+def test_gradients_get_the_layout_of_their_weights_where_it_says_nothing_else(gpu: PretendedGpu) -> None:
+    """Else an optimiser updates every weight in kernels of its own."""
+    values = torch.randn(4, 3, 1, 1)
+    pointwise, depthwise, other = (
+        torch.nn.Parameter(torch.randn(shape).to(memory_format=torch.channels_last).to(gpu.device))
+        for shape in ((4, 3, 1, 1), (4, 1, 3, 3), (4, 3, 3, 3))
+    )
+    gradients = [values, torch.randn(4, 1, 3, 3), torch.randn(4, 3, 3, 3)]
+    weights = [pointwise, depthwise, other, torch.nn.Parameter(values.to(gpu.device))]
+    for weight, gradient in zip(weights, gradients, strict=False):
+        weight.grad = gradient.to(gpu.device)
+    assert pointwise.grad is not None
+    assert pointwise.grad.stride() != pointwise.stride()
+    counts = gpu.count(lambda: match_layouts(weights))
+    assert (counts.launches.total(), counts.copies.total()) == (0, 0)
+    for weight, gradient in zip(weights, gradients, strict=False):
+        assert weight.grad is not None
+        assert torch.equal(weight.grad.cpu(), gradient)
+        assert (weight.grad.stride() == weight.stride()) == (weight is not other)
 
 
 # -- how much is asked of a GPU

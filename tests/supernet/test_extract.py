@@ -7,6 +7,7 @@ import torch
 
 from nat2.space import Arch, SearchSpace, cost
 from nat2.supernet import SuperNetwork, calibrate, extract, normalize_by, normalize_by_stored
+from nat2.supernet.static import BatchNorm
 from tests.supernet.conftest import FAMILIES, random_network
 from tests.supernet.test_network import images, some_archs
 
@@ -46,3 +47,17 @@ def test_training_the_copy_leaves_the_super_network_alone() -> None:
     copy(images()).sum().backward()
     optimizer.step()
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.3, None])
+def test_its_batch_norms_are_torchs_without_the_count(momentum: float | None) -> None:
+    """With a momentum of None, a mean over all batches, they need the count and keep it."""
+    ours, theirs = BatchNorm(3, momentum=momentum), torch.nn.BatchNorm2d(3, momentum=momentum)
+    for _ in range(3):
+        x = 2 + torch.randn(4, 3, 5, 5)
+        assert torch.equal(ours(x), theirs(x))
+    assert torch.equal(ours.eval()(x), theirs.eval()(x))
+    for name in ("running_mean", "running_var"):
+        assert torch.equal(ours.get_buffer(name), theirs.get_buffer(name))
+    assert int(ours.get_buffer("num_batches_tracked")) == (3 if momentum is None else 0)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()

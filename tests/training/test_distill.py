@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from nat2.supernet import StaticNetwork
+from nat2.supernet import StaticNetwork, extract
 from nat2.training.distill import Teacher, distillation_loss, ensemble, exit_weights, joint_accuracy, joint_loss
 from nat2.training.settings import Ramp
-from tests.training.conftest import MACRO, SPACE
+from tests.training.conftest import MACRO, SPACE, new_network
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
@@ -82,3 +84,19 @@ def test_exits_are_right_together() -> None:
     assert joint_accuracy(logits, labels, torch.tensor([0.5, 0.5])) == 1
     assert joint_accuracy(logits, labels, torch.tensor([0.9, 0.1])) == pytest.approx(2 / 3)
     assert joint_accuracy(logits, labels, torch.tensor([0.1, 0.9])) == pytest.approx(2 / 3)
+
+
+def test_under_autocast_a_teacher_answers_as_its_network_does_and_converts_its_weights_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = extract(new_network(), SPACE.largest, exits=MACRO.exits)
+    teacher, images = Teacher(copy.deepcopy(network), "DESC"), torch.rand(4, 1, 16, 16)
+    exact = teacher(images)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = ensemble(network.eval()(images), exit_weights("DESC", len(MACRO.exits))[1]).softmax(1)
+        found = teacher(images)
+        monkeypatch.setattr(copy, "deepcopy", None)
+        assert torch.equal(teacher(images), found)
+    assert torch.equal(found, expected)
+    assert not torch.equal(found.float(), exact)
+    assert torch.equal(teacher(images), exact)  # its own weights are left alone

@@ -32,6 +32,11 @@ def first(*counts: int) -> Index:
     return tuple(slice(count) for count in counts)
 
 
+def autocast_type(device: torch.device) -> torch.dtype | None:
+    """What autocast computes in on a device; None where it is off."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+
+
 def sliced(parts: Sequence[Part]) -> Iterator[Tensor]:
     """The parts of parameters for a forward pass, in order: ``weight[place]`` of each.
 
@@ -44,8 +49,7 @@ def sliced(parts: Sequence[Part]) -> Iterator[Tensor]:
     """
     if not (torch.is_grad_enabled() and any(part.weight.requires_grad for part in parts)):
         return iter([part.weight[part.place] for part in parts])
-    device = parts[0].weight.device.type
-    kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    kind = autocast_type(parts[0].weight.device)
     made: tuple[Tensor, ...] = _Slices.apply(parts, kind, *[part.weight for part in parts])  # type: ignore[no-untyped-call]
     return iter(made)
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from nat2.space.arch import CONVOLUTION, MBCONV, TRANSFORMATION, Arch, Layer
 from nat2.space.macro import Activation, ExitShape, LayerShape, Macro, squeeze_channels
 from nat2.supernet.depthwise import depthwise
+from nat2.supernet.pointwise import pointwise
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -30,6 +31,21 @@ def channels_last(module: AnyModule, device: torch.device | None = None) -> AnyM
     return module
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that does not count its batches.
+
+    Torch increments ``num_batches_tracked`` in every training step, one kernel for each norm, and reads it only if the
+    momentum is None.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (N, C, H, W)."""
+        if self.momentum is None:
+            return super().forward(x)
+        mean, var = self.running_mean, self.running_var
+        return F.batch_norm(x, mean, var, self.weight, self.bias, self.training, self.momentum, self.eps)
+
+
 class SqueezeExcite(nn.Module):
     """Scale each channel by a gate computed from the means of all channels (reduction 4, h-sigmoid)."""
 
@@ -42,8 +58,8 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate `x`, shape (N, C, H, W)."""
-        gate = self.expand(F.relu(self.reduce(x.mean((2, 3), keepdim=True))))
-        return x * F.hardsigmoid(gate)
+        hidden = F.relu(pointwise(x.mean((2, 3), keepdim=True), self.reduce.weight, self.reduce.bias))
+        return x * F.hardsigmoid(pointwise(hidden, self.expand.weight, self.expand.bias))
 
 
 class MBConv(nn.Module):
@@ -59,12 +75,12 @@ class MBConv(nn.Module):
         self.expand: nn.Module | None = None
         if layer.expand != 1:
             self.expand = nn.Conv2d(shape.in_channels, mid, 1, bias=False)
-            self.expand_bn = nn.BatchNorm2d(mid)
+            self.expand_bn = BatchNorm(mid)
         self.depthwise = nn.Conv2d(mid, mid, layer.kernel, shape.stride, layer.kernel // 2, groups=mid, bias=False)
-        self.depthwise_bn = nn.BatchNorm2d(mid)
+        self.depthwise_bn = BatchNorm(mid)
         self.se = SqueezeExcite(mid) if shape.squeeze_excite else None
         self.project = nn.Conv2d(mid, shape.out_channels, 1, bias=False)
-        self.project_bn = nn.BatchNorm2d(shape.out_channels)
+        self.project_bn = BatchNorm(shape.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in, H, W) to (N, out, H / stride, W / stride)."""
@@ -98,11 +114,11 @@ class ParallelBlocks(nn.Module):
         self.conv: nn.Module | None = None
         if layer.blocks & CONVOLUTION:
             self.conv = nn.Conv2d(*channels, 1, shape.stride, bias=False)
-            self.conv_bn = nn.BatchNorm2d(shape.out_channels)
+            self.conv_bn = BatchNorm(shape.out_channels)
         self.transforms = bool(layer.blocks & TRANSFORMATION)
         if self.transforms:
             self.transform = nn.Conv2d(*channels, 1) if channels[0] != channels[1] else nn.Identity()
-            self.transform_bn = nn.BatchNorm2d(shape.out_channels)
+            self.transform_bn = BatchNorm(shape.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in, H, W) to (N, out, H / stride, W / stride)."""
@@ -130,7 +146,7 @@ class Stem(nn.Module):
         """Build for the channels and width of `macro`."""
         super().__init__()
         self.conv = nn.Conv2d(macro.channels, macro.stem_channels, 3, macro.stem_stride, 1, bias=False)
-        self.bn = nn.BatchNorm2d(macro.stem_channels)
+        self.bn = BatchNorm(macro.stem_channels)
         self.block = MBConv(macro.first_shape, Layer(3, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -146,7 +162,7 @@ class Exit(nn.Module):
         """Build; the convolution after the pooling is a linear layer, which is the same function."""
         super().__init__()
         self.expand = nn.Conv2d(shape.in_channels, shape.expand_channels, 1, bias=False)
-        self.expand_bn = nn.BatchNorm2d(shape.expand_channels)
+        self.expand_bn = BatchNorm(shape.expand_channels)
         self.mix = nn.Linear(shape.expand_channels, shape.mix_channels, bias=False)
         self.classifier = nn.Linear(shape.mix_channels, classes)
 

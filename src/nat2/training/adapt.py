@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import scipy.stats
 from numpy.typing import NDArray
+from torch import Tensor
 
 from nat2.errors import CheckpointError
 from nat2.progress import FoundDone
@@ -192,14 +193,17 @@ class Adaptation:
         def sample(generator: np.random.Generator, resolution: int, number: int) -> Arch:
             return sample_from(self._space, distributions, generator, resolution=resolution)
 
+        def loss(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+            ratio = settings.kd_ratio
+            both = distillation_loss(logits, labels, targets, ratio=ratio)
+            # Scaled so that the sum weighs as much as two losses whatever the ratio (method of the reference).
+            return both if ratio == 1 else both * 2 / (ratio + 1)
+
         epoch_settings = ElasticEpoch(
             batch_size=self._batch_size,
             resolutions=self._space.resolutions,
             sample=sample,
-            # Scaled so that the sum weighs as much as two losses whatever the ratio (method of the reference).
-            loss=lambda logits, labels, targets: (
-                distillation_loss(logits, labels, targets, ratio=settings.kd_ratio) * 2 / (settings.kd_ratio + 1)
-            ),
+            loss=loss,
             subnets=settings.subnets,
             teacher=self._teacher if settings.kd_ratio else None,
             clip=settings.clip,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nat2.data.transfer import to_device
+from nat2.supernet.slices import autocast_type
 from nat2.supernet.static import StaticNetwork
 from nat2.training.settings import Ramp
 
@@ -67,7 +70,8 @@ def distillation_loss(
     loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     if targets is None:
         return loss
-    return loss + ratio * F.cross_entropy(logits, targets)
+    distilled = F.cross_entropy(logits, targets)
+    return loss + (distilled if ratio == 1 else ratio * distilled)
 
 
 class Teacher:
@@ -76,14 +80,26 @@ class Teacher:
     def __init__(self, network: StaticNetwork, ramp: Ramp) -> None:
         """Wrap a calibrated network."""
         self.network = network.eval().requires_grad_(False)
-        device = next(network.parameters()).device
-        self._weights = exit_weights(ramp, len(network.exit_numbers))[1].to(device)
+        self._device = next(network.parameters()).device
+        self._weights = exit_weights(ramp, len(network.exit_numbers))[1].to(self._device)
+        self._converted: dict[torch.dtype, StaticNetwork] = {}
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Probabilities, shape (N, classes)."""
-        logits = self.network(images)
+        kind = autocast_type(self._device)
+        logits = self.network(images) if kind is None else self._in(kind)(images)
         if logits.dim() == 3:
             logits = ensemble(logits, self._weights)
         probabilities: Tensor = logits.softmax(1)
         return probabilities
+
+    def _in(self, kind: torch.dtype) -> StaticNetwork:
+        """A copy whose weights have the type that autocast would convert them to in every pass."""
+        if kind not in self._converted:
+            network = copy.deepcopy(self.network)
+            for module in network.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    module.to(kind)
+            self._converted[kind] = network
+        return self._converted[kind]

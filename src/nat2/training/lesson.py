@@ -17,7 +17,7 @@ from nat2.seeds import numpy_generator, torch_generator
 from nat2.supernet.static import StaticNetwork, by_exit
 from nat2.training.distill import Teacher, exit_weights, joint_accuracy, joint_loss
 from nat2.training.length import batch_size_for
-from nat2.training.optimise import Schedule, mix, mixed_loss, read_epoch, set_learning_rate
+from nat2.training.optimise import Schedule, match_layouts, mix, mixed_loss, read_epoch, set_learning_rate
 from nat2.training.rate import rate_for
 from nat2.training.settings import FinetuneSettings
 
@@ -91,6 +91,7 @@ class Lesson:
             loss = mixed_loss(loss_of, labels, others, kept)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            match_layouts(network.parameters())
             set_learning_rate(optimizer, schedule(step))
             optimizer.step()
             total += loss.detach()

@@ -67,6 +67,21 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
         group["lr"] = value
 
 
+def match_layouts(parameters: Iterable[nn.Parameter]) -> None:
+    """Give each gradient on a GPU the strides of its parameter where they differ in dimensions of one entry only.
+
+    Such strides say nothing, but if those of one tensor differ, optimisers on GPUs update all tensors one by one
+    instead of in a few kernels. Nothing is copied.
+    """
+    for parameter in parameters:
+        gradient = parameter.grad
+        if gradient is None or gradient.device.type == "cpu" or gradient.stride() == parameter.stride():
+            continue
+        places = zip(parameter.shape, gradient.stride(), parameter.stride(), strict=True)
+        if all(ours == theirs for size, ours, theirs in places if size != 1):
+            parameter.grad = gradient.as_strided(parameter.size(), parameter.stride())
+
+
 @dataclass(frozen=True, kw_only=True)
 class ElasticEpoch:
     """How the sub-networks of an epoch are trained; phases and adaptation fill it in."""
@@ -167,7 +182,8 @@ def _train(
             arch = epoch.sample(choices, resolution, number)
             with processes.autocast():
                 logits = network(images, arch, exits=epoch.exits, normalize=normalize).float()
-            loss = share * mixed_loss(partial(_loss_of, epoch.loss, logits, targets), labels, others, kept)
+            loss = mixed_loss(partial(_loss_of, epoch.loss, logits, targets), labels, others, kept)
+            loss = loss if share == 1 else share * loss  # a multiplication less forwards and backwards
             if epoch.clip is not None and number and not processes.first:
                 optimizer.zero_grad(set_to_none=False)  # the first process has what was added before
             loss.backward()  # type: ignore[no-untyped-call]
@@ -175,13 +191,13 @@ def _train(
                 processes.sum_gradients(network.parameters())
                 trained = network[arch.width] if isinstance(network, SuperNetworks) else network
                 nn.utils.clip_grad_norm_(trained.parameters(), epoch.clip)
-            total += loss.detach() / epoch.subnets
+            total += loss.detach()
         if epoch.clip is None:
             processes.sum_gradients(network.parameters())
         set_learning_rate(optimizer, schedule(step))
         optimizer.step()
         context.step()
-    return processes.sum(total)
+    return processes.sum(total.div_(epoch.subnets))
 
 
 def _loss_of(loss: Loss, logits: Tensor, targets: Tensor | None, labels: Tensor) -> Tensor:
