@@ -138,6 +138,9 @@ def training(bench: Bench, *, short: bool) -> Iterator[Row]:
         "shrinking, AutoAugment, cutout and mixup": (shrinking, rich),
     }
     for precision, context in PRECISIONS.items():
+        if not short:
+            work = partial(elastic_epoch, bench, shrinking, Augmentation(), context, graphs=True)
+            yield from steps_of(bench, f"shrinking, CUDA graphs ({precision})", work)
         for name, (epoch, augmentation) in kinds.items():
             if (augmentation is rich and precision != "float32") or (short and (name, precision) not in SHORT):
                 continue
@@ -166,6 +169,8 @@ def elastic_epoch(
     augmentation: Augmentation,
     context: Autocast,
     steps: int,
+    *,
+    graphs: bool = False,
 ) -> Callable[[], object]:
     """An epoch of sub-networks."""
     networks = SuperNetworks([bench.network])
@@ -174,7 +179,7 @@ def elastic_epoch(
         pipeline=bench.pipeline(augmentation),
         state=Path("nowhere"),
         seed=0,
-        processes=Processes(device=bench.gpu.device, autocast=context),
+        processes=Processes(device=bench.gpu.device, autocast=context, graphs=graphs),
     )
     return partial(
         train_epoch,

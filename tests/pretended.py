@@ -98,6 +98,7 @@ class PretendedGpu(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.device = DEVICE
         self.counts = Counts()
+        self.recording: Recording | None = None
 
     def count(self, work: Callable[[], object]) -> Counts:
         """What a call asks for."""
@@ -117,7 +118,7 @@ class PretendedGpu(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not ours and not here:
             return func(*args, **kwargs)
         name = func._schema.name.partition("::")[2]
-        before = self.counts.copies.total()
+        before, waits = self.counts.copies.total(), self.counts.waits.total()
         self._refuse(name, flat, here)
         self._count_copies(name, args, kwargs, here)
         inner_args, inner_kwargs = tree_unflatten([_inside(each) for each in flat], spec)
@@ -125,6 +126,10 @@ class PretendedGpu(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name.startswith("_foreach") and not name.endswith("_") and _in_few_launches(name, _lists(inner_args)):
             # The results of a multi-tensor kernel have the layout of its inputs, those of the CPU may not.
             result = [_laid_out_like(like, made) for like, made in zip(inner_args[0], result, strict=True)]
+        if self.recording is not None:
+            if self.counts.waits.total() + self.counts.copies.total() > waits + before:
+                raise RuntimeError(f"operation not permitted when stream is capturing ({name})")
+            self.recording.calls.append((func, inner_args, inner_kwargs, result))
         moved = name in _COPYING and self.counts.copies.total() > before
         same = name == "_to_copy" and _stays(flat[0], kwargs)
         self.counts.launches[name] += 0 if moved or same else _launches(func, inner_args, result)
@@ -172,6 +177,52 @@ class PretendedGpu(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 blocking = not (kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2]))
                 if blocking or not getattr(source, "pretends_to_be_pinned", False):
                     counts.waits["copy to the device"] += 1
+
+
+class Recording:
+    """A CUDA graph of the pretended GPU: calls that are made again, with the same memory."""
+
+    def __init__(self, gpu: PretendedGpu) -> None:
+        self.gpu = gpu
+        self.calls: list[tuple[Any, Any, Any, Any]] = []
+
+    @contextlib.contextmanager
+    def capture(self) -> Iterator[None]:
+        """Record what is asked for; as on a GPU nothing is computed, the results are there after a replay."""
+        counts, self.gpu.counts, self.gpu.recording = self.gpu.counts, Counts(), self
+        try:
+            yield
+        finally:
+            self.gpu.counts, self.gpu.recording = counts, None
+        for _, args, kwargs, result in self.calls:
+            for made in _fresh(args, kwargs, result):
+                made.fill_(float("nan") if made.is_floating_point() else 0)
+
+    def replay(self) -> None:
+        """Make the calls again."""
+        self.gpu.counts.launches["graph"] += 1
+        for func, args, kwargs, result in self.calls:
+            again, _ = tree_flatten(func(*args, **kwargs))
+            for old, new in zip(tree_flatten(result)[0], again, strict=True):
+                if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+def _fresh(args: Any, kwargs: Any, result: Any) -> list[Tensor]:
+    """The results that lie in memory of their own."""
+    given = {each.untyped_storage().data_ptr() for each in tree_flatten((args, kwargs))[0] if isinstance(each, Tensor)}
+    made = [each for each in tree_flatten(result)[0] if isinstance(each, Tensor)]
+    return [each for each in made if each.untyped_storage().data_ptr() not in given]
+
+
+class _Stream:
+    """A stream of the pretended GPU, which computes in the order of the calls."""
+
+    def __init__(self, device: object = None) -> None:
+        pass
+
+    def wait_stream(self, other: _Stream) -> None:
+        pass
 
 
 def _is_host(value: object) -> bool:
@@ -306,6 +357,12 @@ def pretended_gpu() -> Iterator[PretendedGpu]:
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
         patch.setattr(torch.cuda, "mem_get_info", lambda device=None: (MEMORY, MEMORY))
         patch.setattr(Tensor, "pin_memory", _pinned)
+        patch.setattr(torch.cuda, "CUDAGraph", lambda: Recording(gpu))
+        patch.setattr(torch.cuda, "graph", lambda recording, capture_error_mode: recording.capture())
+        patch.setattr(torch.cuda, "Stream", _Stream)
+        patch.setattr(torch.cuda, "current_stream", _Stream)
+        for name in ("stream", "device"):
+            patch.setattr(torch.cuda, name, lambda which: contextlib.nullcontext())
         patch.setattr(_foreach_utils, "_get_foreach_kernels_supported_devices", lambda: [*supported(), "meta"])
         for module in (_foreach_utils, sys.modules[torch.optim.Optimizer.__module__]):
             types = module._foreach_supported_types

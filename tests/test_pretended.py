@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +28,8 @@ from nat2.supernet.static import channels_last
 from nat2.training.adapt import Adaptation
 from nat2.training.context import TrainingContext
 from nat2.training.continued import ContinuedFinetuning
-from nat2.training.distill import Teacher
+from nat2.training.distill import Teacher, distillation_loss
+from nat2.training.graphs import Replayed
 from nat2.training.lesson import Lesson, optimizer_of
 from nat2.training.optimise import ElasticEpoch, Schedule, match_layouts, sgd, train_epoch
 from nat2.training.settings import AdaptSettings, FinetuneSettings, Phase, ShrinkSettings
@@ -235,6 +238,65 @@ def test_gradients_get_the_layout_of_their_weights_where_it_says_nothing_else(gp
         assert weight.grad is not None
         assert torch.equal(weight.grad.cpu(), gradient)
         assert (weight.grad.stride() == weight.stride()) == (weight is not other)
+
+
+# -- CUDA graphs
+
+
+@pytest.mark.parametrize("context", [contextlib.nullcontext, autocast])
+def test_a_replayed_teacher_answers_as_before(
+    gpu: PretendedGpu, context: Callable[[], contextlib.AbstractContextManager[None]]
+) -> None:
+    """Whatever it is given, of several shapes in turn."""
+    teacher = Teacher(extract(on_gpu(gpu), SPACE.largest, exits=MACRO.exits), "DESC")
+    kept = []
+    with context():
+        for seed, side in enumerate((16, 16, 12, 16, 12)):
+            images = torch.rand(2, 1, side, side, generator=torch.Generator().manual_seed(seed)).to(gpu.device)
+            found = teacher.replayed(images)
+            assert torch.equal(found.cpu(), teacher(images).cpu())
+            kept.append((found, found.cpu()))
+        counts = gpu.count(lambda: teacher.replayed(images))
+    assert all(torch.equal(found.cpu(), then) for found, then in kept)  # later calls leave earlier answers alone
+    assert dict(counts.launches + Counter()) == {"copy_": 1, "graph": 1, "clone": 1}
+    assert counts.waits.total() == 0
+
+
+def test_few_shapes_are_recorded_and_others_computed(gpu: PretendedGpu) -> None:
+    replayed = Replayed(lambda x: x * 2)
+    for size in (*range(1, 12), 3, 11):
+        x = torch.rand(size).to(gpu.device)
+        counts = gpu.count(lambda x=x: replayed(x))  # type: ignore[misc]
+        assert torch.equal(replayed(x).cpu(), 2 * x.cpu())
+        assert counts.launches["graph"] == (size <= 8)
+
+
+def test_what_waits_cannot_be_recorded(gpu: PretendedGpu) -> None:
+    with pytest.raises(RuntimeError, match="capturing"):
+        Replayed(lambda x: x * float(x.sum()))(torch.rand(3).to(gpu.device))
+
+
+def test_training_with_graphs_ends_with_the_same_weights(gpu: PretendedGpu) -> None:
+    def trained(graphs: bool) -> SuperNetwork:
+        network = on_gpu(gpu)
+        epoch = ElasticEpoch(
+            batch_size=8,
+            resolutions=SPACE.resolutions,
+            sample=lambda generator, resolution, number: SPACE.sample_elastic(generator, resolution=resolution),
+            loss=distillation_loss,
+            teacher=Teacher(extract(network, SPACE.largest, exits=MACRO.exits), "DESC"),
+        )
+        context = training(
+            gpu, Path("nowhere"), processes=Processes(device=gpu.device, autocast=autocast, graphs=graphs)
+        )
+        schedule = Schedule(0.05, 4)
+        train_epoch(
+            network, sgd(network, weight_decay=0.0), epoch, context, purpose=("x",), schedule=schedule, first_step=0
+        )
+        return network
+
+    for found, expected in zip(trained(True).parameters(), trained(False).parameters(), strict=True):
+        assert torch.equal(found.detach().cpu(), expected.detach().cpu())
 
 
 # -- how much is asked of a GPU

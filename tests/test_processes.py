@@ -56,6 +56,10 @@ def test_cuda_where_there_is_none_is_refused() -> None:
         pytest.skip("this machine has a GPU")
     with pytest.raises(ConfigError, match="needs an NVIDIA GPU"):
         connect(accelerator="cuda")
+    with pytest.raises(ConfigError, match=r"^--cuda_graphs needs an NVIDIA GPU, and none is used; leave it out$"):
+        connect(cuda_graphs=True)
+    with pytest.raises(ConfigError, match="--cuda_graphs needs"):
+        connect(accelerator="cpu", cuda_graphs=True)
 
 
 @pytest.fixture(scope="module")

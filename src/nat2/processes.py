@@ -48,6 +48,8 @@ class Processes:
     """Device of this process."""
     autocast: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
     """Context in which forward passes run: bfloat16 autocast if that was requested."""
+    graphs: bool = False
+    """Whether a teacher runs as a CUDA graph."""
 
     peers: Peers | None = None
     """The other processes; None if there are none, or for a part of them."""
@@ -257,6 +259,7 @@ def connect(
     accelerator: Accelerator = "auto",
     precision: Precision = "auto",
     per_gpu: int = 1,
+    cuda_graphs: bool = False,
     timeout: float = LOST_AFTER,
 ) -> Processes:
     """Join the processes that a launcher has started, or run alone.
@@ -265,14 +268,17 @@ def connect(
         accelerator: What to compute on.
         precision: Of the super-network's training.
         per_gpu: Processes that share each GPU.
+        cuda_graphs: Whether a teacher runs as a CUDA graph.
         timeout: Seconds within which a process that no longer answers is noticed.
 
     Raises:
-        ConfigError: CUDA was requested and there is none, or there are fewer GPUs than the processes need.
+        ConfigError: CUDA or its graphs were requested and there is no GPU, or there are fewer than the processes need.
         LostProcessError: the others cannot be reached.
     """
     here, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     kind = checked_kind(accelerator, here, per_gpu)
+    if cuda_graphs and kind != "cuda":
+        raise ConfigError("--cuda_graphs needs an NVIDIA GPU, and none is used; leave it out")
     _limit_threads()
     watch_contention()
     settled = settled_precision(precision, kind)
@@ -295,6 +301,7 @@ def connect(
         )
         fabric.launch()
         processes = Processes(fabric.global_rank, fabric.world_size, fabric.device, fabric.autocast)
+    processes = replace(processes, graphs=cuda_graphs)
     if world == 1:
         return processes
     peers = Peers.of_environment(processes.rank, world, timeout=timeout, end=end_lost)

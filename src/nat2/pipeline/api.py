@@ -185,6 +185,7 @@ def _work(order: _Order) -> _Outcome:
         accelerator=config.accelerator,
         precision=config.precision,
         per_gpu=config.processes_per_gpu,
+        cuda_graphs=config.cuda_graphs,
         timeout=config.process_timeout,
     )
     with Progress(quiet=order.quiet or not processes.first) as progress, disconnected(processes):

@@ -133,6 +133,8 @@ class RunConfig:
     """`cuda`, `cpu`, or a GPU if there is one."""
     precision: Precision = "auto"
     """Of the super-network's training: bfloat16 where a GPU can (`bf16-mixed`), else float32 (`32-true`)."""
+    cuda_graphs: bool = False
+    """Run the teacher of a training as a CUDA graph, one launch instead of hundreds. Never run on a GPU so far."""
     latency_batch: int = 1
     """Images at once when the latency is measured."""
     latency_threads: int = 1

@@ -356,7 +356,7 @@ class RunFolder:
 # results by rounding only, with joint batch statistics, and is what a user has at the moment.
 _FREE = (
     "data", "skip_bad_images", "memory", "cache", "devices", "processes_per_gpu", "process_timeout", "accelerator",
-    "checkpoint_seconds", "tensorboard",
+    "cuda_graphs", "checkpoint_seconds", "tensorboard",
 )  # fmt: skip
 _STAGES = (
     (("objectives", "budget", "search", "adapt", "latency_batch", "latency_threads"), ("archive.db",)),

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from nat2.data.transfer import to_device
 from nat2.supernet.slices import autocast_type
 from nat2.supernet.static import StaticNetwork
+from nat2.training.graphs import Replayed
 from nat2.training.settings import Ramp
 
 
@@ -83,6 +84,8 @@ class Teacher:
         self._device = next(network.parameters()).device
         self._weights = exit_weights(ramp, len(network.exit_numbers))[1].to(self._device)
         self._converted: dict[torch.dtype, StaticNetwork] = {}
+        self.replayed = Replayed(self.__call__)
+        """The same as a CUDA graph."""
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

@@ -169,6 +169,7 @@ def _train(
     joint = joint_statistics(epoch.batch_size, context.sync_batch_norm, context.processes)
     normalize = normalize_by_joint_batch(processes.sum) if joint else normalize_by_batch
     mine = processes.part(epoch.batch_size)
+    teacher = epoch.teacher.replayed if epoch.teacher is not None and processes.graphs else epoch.teacher
     for step, (pixels, labels) in enumerate(context.split.batches(indices[mine] for indices in order), first_step):
         resolution = int(choices.choice(epoch.resolutions))
         images = pipeline.augmented(pixels, resolution, crops, count=epoch.batch_size, part=mine)
@@ -176,7 +177,7 @@ def _train(
         share = len(labels) / epoch.batch_size
         images, kept, others = mix(images, labels, pipeline.augmentation.mixup, choices)
         with processes.autocast():
-            targets = epoch.teacher(images) if epoch.teacher is not None else None
+            targets = teacher(images) if teacher is not None else None
         optimizer.zero_grad(set_to_none=True)
         for number in range(epoch.subnets):
             arch = epoch.sample(choices, resolution, number)
