@@ -325,6 +325,19 @@ def plain(bench: Bench) -> Iterator[Row]:
                 )
 
 
+def taught(bench: Bench) -> Iterator[Row]:
+    """A teacher, and the same one as a CUDA graph."""
+    teacher = Teacher(extract(bench.network, bench.space.largest, exits=bench.macro.exits), "DESC")
+    for batch in bench.size.batches if bench.device.type == "cuda" else ():
+        images = bench.images(batch)
+        with bfloat16(bench.device)():
+            off = float((teacher.replayed(images) - teacher(images)).abs().max())
+            spent = [bench.milliseconds(partial(each, images)) for each in (teacher.replayed, teacher)]
+        yield Row(f"teacher as a CUDA graph, difference of probabilities (batch {batch})", off, 1e-3)
+        detail = f"{spent[0]:.2f} and {spent[1]:.2f} ms"
+        yield Row(f"teacher as a CUDA graph, time / without (batch {batch})", spent[0] / spent[1], detail=detail)
+
+
 def graphed(static: StaticNetwork, images: Tensor, labels: Tensor) -> torch.cuda.CUDAGraph:
     """A captured forward and backward pass of a fixed architecture."""
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -426,7 +439,7 @@ def repetition(bench: Bench) -> Iterator[Row]:
     yield Row("the same with deterministic algorithms", off, 0.0)
 
 
-SECTIONS = (card, correctness, training, plain, whereabouts, evaluation, repetition, depthwise)
+SECTIONS = (card, correctness, training, plain, taught, whereabouts, evaluation, repetition, depthwise)
 
 
 def main() -> None:
