@@ -1,7 +1,7 @@
 """NAT2 against NAT, its predecessor, in the same time; and what each of NAT2's published ingredients brings.
 
     python benchmarks/nat2_against_nat.py --images FOLDER --time 30m --json nat2_against_nat.json
-    python benchmarks/nat2_against_nat.py --images FOLDER --quick             one set and seed, three runs of 8 minutes
+    python benchmarks/nat2_against_nat.py --images FOLDER --quick             one set and seed, three runs of 10 minutes
 
 Presets `nat2` and `nat` with their lengths in the published proportions, scaled to the given time (`nat2 run --time`),
 and `quick` as a third; all from random weights, at the images' own 24 to 32 pixels, with at most four networks
@@ -150,7 +150,7 @@ def main() -> None:
     given = options.parse_args()
     keep_freed_memory()
     torch.set_num_threads(1)  # processor time is compared
-    length, seeds = ("8m", 1) if given.quick else (given.time, given.seeds)
+    length, seeds = ("10m", 1) if given.quick else (given.time, given.seeds)
     sets, kinds = (SETS[:1], OBJECTIVES[:1]) if given.quick else (SETS, OBJECTIVES)
     title = f"NAT2 against NAT, {length} each"
     rows: list[Row] = []
