@@ -146,7 +146,7 @@ def main() -> None:
     options.add_argument("--time", default="30m", help="of each run")
     options.add_argument("--seeds", type=int, default=2)
     options.add_argument("--keep", type=Path, default=Path("runs/nat2_against_nat"), help="folder of what is done")
-    options.add_argument("--quick", action="store_true", help="one set, objective and seed; runs of 8 minutes")
+    options.add_argument("--quick", action="store_true", help="one set, objective and seed; runs of 10 minutes")
     given = options.parse_args()
     keep_freed_memory()
     torch.set_num_threads(1)  # processor time is compared
