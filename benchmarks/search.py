@@ -195,7 +195,10 @@ def race(given: Any, spaces: Mapping[str, tuple[str, ...]] = SPACES) -> list[Row
         for each, values in contenders.items()
     ]
     markdown(("", *(f"after {mark}" for mark in marks)), lines)
-    return [*_standing(shares, marks), Row("processor time per evaluation", statistics.median(seconds), 0.06, unit="s")]
+    rows = list(_standing(shares, marks))
+    if seconds:  # ours is among those that were raced
+        rows.append(Row("processor time per evaluation", statistics.median(seconds), 0.06, unit="s"))
+    return rows
 
 
 def _at(curve: Values, mark: int) -> float:
