@@ -49,7 +49,7 @@ def profile(config: RunConfig, *, progress: Reporter = SILENT) -> Profile:
         ConfigError: no network keeps the budget; the nearest possible values are named.
     """
     keep_freed_memory()
-    processes = connect(accelerator=config.accelerator, precision=config.precision)
+    processes = connect(accelerator=config.accelerator, precision=config.precision, cuda_graphs=config.cuda_graphs)
     progress.say(f"reading {config.data}")
     began = time.monotonic()
     plan, dataset = prepare(config, processes, progress=progress)

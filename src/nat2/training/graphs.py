@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from nat2.supernet.slices import autocast_type
+
 _WARM_UP = 3  # calls before recording, in which libraries choose algorithms and allocate what they keep
 _MOST = 8  # shapes of inputs that are recorded; each holds the memory of its intermediate results
 
@@ -28,8 +30,7 @@ class Replayed:
     def __call__(self, x: Tensor) -> Tensor:
         """The function's result, which later calls leave as it is."""
         device = x.device
-        kind = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
-        key = (x.shape, x.stride(), x.dtype, device, kind)
+        key = (x.shape, x.stride(), x.dtype, device, autocast_type(device))
         if key not in self._recorded:
             if len(self._recorded) == _MOST:
                 return self._function(x)
