@@ -217,3 +217,22 @@ def test_networks_that_smaller_ones_beat_clearly_are_left_out(monkeypatch: pytes
     values, sides = np.array([0.5, 0.46, 0.44, 0.6, 0.3]), np.array([0, 0, 0, 0, 1])
     assert networks.front(costs, values, sides, 0.05) == [0, 1, 3, 4]
     assert networks.front(costs, values, sides, 0.0) == [0, 3, 4]
+
+
+def test_batches_are_compared_seed_by_seed(table: ModuleType) -> None:
+    batches = importlib.import_module("batches")
+    small, large = (50.0, 60.0, 40.0), (51.0, 60.0, 40.5)
+    found = [
+        {
+            "shrinking, 64": one,
+            "shrinking, 256": other,
+            "adaptation, 64": one,
+            **{f"adaptation, 256, {rule}": one - 2 for rule in batches.RULES},
+        }
+        for one, other in zip(small, large, strict=True)
+    ]
+    rows = batches.rows_of(found)
+    assert [row.value for row in rows] == pytest.approx([0.5, -2.0, -2.0, -2.0])
+    assert rows[0].detail == "50.0 and 50.5 %; standard error 0.29"
+    assert "standard error 0.00" in rows[1].detail
+    assert [row.value for row in batches.rows_of(found[:1])] == pytest.approx([1.0, -2.0, -2.0, -2.0])
