@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from nat2.deploy import device_export, tflite_runtime
-from nat2.deploy.device_export import TestImages, check_device, write_for_device
+from nat2.deploy import device_export, tflite_export, tflite_runtime
+from nat2.deploy.device_export import check_device, write_for_device
 from nat2.deploy.export import write_onnx
 from nat2.deploy.microcontroller import DeviceNumbers, c_array, c_header, c_string, main_program, numbers_page
 from nat2.deploy.operators import Map, Operator, OperatorGraph
+from nat2.deploy.samples import Samples, TestImages
 from nat2.deploy.tflite_runtime import Answers
 from nat2.errors import ConfigError, Nat2Error
 from nat2.space import Arch, Macro
@@ -126,7 +127,15 @@ def test_the_page_says_what_was_measured_and_by_what() -> None:
     assert "TensorFlow Lite Micro" in page
 
 
-@pytest.mark.parametrize(("device", "module"), [("microcontroller", "tflite_micro"), ("phone", "ai_edge_litert")])
+@pytest.mark.parametrize(
+    ("device", "module"),
+    [
+        ("microcontroller", "tflite_micro"),
+        ("phone", "ai_edge_litert"),
+        ("executorch", "executorch"),
+        ("coreml", "coremltools"),
+    ],
+)
 def test_a_missing_extra_is_named(
     device: device_export.DeviceName, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,8 +171,8 @@ def test_files_for_a_microcontroller_are_written(
     network: tuple[Path, TestImages, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, test, images = network
-    monkeypatch.setattr(device_export, "run_tflite", Fake(test.logits, wrong=2))
-    (told,) = write_for_device("microcontroller", folder, [images], test)
+    monkeypatch.setattr(tflite_export, "run_tflite", Fake(test.logits, wrong=2))
+    (told,) = write_for_device("microcontroller", folder, Samples([images], test))
     written = folder / "microcontroller"
     size = (written / "model.tflite").stat().st_size
     assert told.startswith(f"model.tflite: {size:,} bytes, 4,096 bytes of RAM, 80.00 % of 10 test images (100.00 % in")
@@ -178,14 +187,14 @@ def test_files_for_a_phone_are_written_if_they_answer_alike(
     network: tuple[Path, TestImages, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, test, images = network
-    monkeypatch.setattr(device_export, "run_tflite", Fake(test.logits))
-    told = write_for_device("phone", folder, [images], test)
+    monkeypatch.setattr(tflite_export, "run_tflite", Fake(test.logits))
+    told = write_for_device("phone", folder, Samples([images], test))
     assert [each.partition(":")[0] for each in told] == ["model-int8.tflite", "model-float16.tflite"]
     sizes = [(folder / "phone" / name).stat().st_size for name in ("model-int8.tflite", "model-float16.tflite")]
     assert sizes[0] < sizes[1]
-    monkeypatch.setattr(device_export, "run_tflite", Fake(test.logits, wrong=1))
+    monkeypatch.setattr(tflite_export, "run_tflite", Fake(test.logits, wrong=1))
     with pytest.raises(Nat2Error, match="in 16-bit floating point the logits differ by"):
-        write_for_device("phone", folder, [images], test)
+        write_for_device("phone", folder, Samples([images], test))
 
 
 def test_a_runtime_that_cannot_run_the_file_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from nat2.data.transform import Pipeline
+from nat2.deploy.device_export import DEVICES
 from nat2.deploy.export import export
 from nat2.deploy.targets import TARGETS, TargetOptions, target_named
 from nat2.errors import ConfigError
 from nat2.space import Arch, Macro
+from nat2.space.boards import ANYWHERE, TargetName
 from tests.deploy.networks import random_network
 
 
 def test_an_unknown_target_is_refused_with_those_there_are() -> None:
     with pytest.raises(
-        ConfigError, match="--for must be one of microcontroller, phone, browser, server, gpu; got 'fridge'"
+        ConfigError,
+        match="--for must be one of microcontroller, phone, executorch, coreml, browser, server, gpu; got 'fr",
     ):
         target_named("fridge")
     for name in TARGETS:
         assert target_named(name).name == name
+    assert get_args(TargetName) == (ANYWHERE, *DEVICES, *TARGETS)
 
 
 @pytest.mark.parametrize(("target", "kind"), [("server", "KIND_CPU"), ("gpu", "KIND_GPU")])

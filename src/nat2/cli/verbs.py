@@ -53,14 +53,13 @@ def _export_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--int8_steps",
         type=int,
-        help="gradient steps that make up for the rounding to 8 bits; by default 200 for a microcontroller or a phone, "
-        "and none for --int8",
+        help="gradient steps that make up for the rounding to 8 bits; by default 200 for devices, and none for --int8",
     )
     parser.add_argument(
         "--for",
         type=str,
         default="",
-        help="also write what a target needs: microcontroller, phone, browser, server, gpu",
+        help="also write what a target needs: microcontroller, phone, executorch, coreml, browser, server, gpu",
     )
     parser.add_argument(
         "--onnxruntime_web",

@@ -30,6 +30,9 @@ FILES = (
     "microcontroller/model.tflite",
     "phone/model-int8.tflite",
     "phone/model-float16.tflite",
+    "executorch/model-float32.pte",
+    "executorch/model-int8.pte",
+    "coreml/model.mlpackage",
     "model.safetensors",
     "arch.json",
     "preprocessing.json",
@@ -115,7 +118,7 @@ def write_program(model: Deployable, folder: Path) -> float:
     not every runtime accepts other strides.
     """
     reference, buffer = _Reference.of(model, folder), io.BytesIO()
-    with _quiet_exporter():
+    with quiet_exporter():
         batch = torch.export.Dim("batch", min=1)
         program = torch.export.export(_contiguous(model), (reference.images,), dynamic_shapes={"images": {0: batch}})
         for node in program.graph.nodes:  # stack traces hold file paths of this machine
@@ -128,8 +131,17 @@ def write_program(model: Deployable, folder: Path) -> float:
 
 
 def file_sizes(folder: Path) -> dict[str, int]:
-    """Size in bytes of each file of an exported network by name, without ``result.json``, which stores them."""
-    return {name: (folder / name).stat().st_size for name in FILES if (folder / name).is_file()}
+    """Size in bytes of each file of an exported network by name, without ``result.json``, which stores them.
+
+    A package that is a folder counts as a file.
+    """
+    sizes = {}
+    for name in FILES:
+        path = folder / name
+        parts = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+        if parts:
+            sizes[name] = sum(each.stat().st_size for each in parts)
+    return sizes
 
 
 def _contiguous(model: Deployable) -> Deployable:
@@ -200,7 +212,7 @@ def answer(session: onnxruntime.InferenceSession, images: Tensor) -> Tensor:
 
 
 @contextmanager
-def _quiet_exporter() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Silence the exporter's log messages and warnings."""
     logger = logging.getLogger("torch.export")
     level = logger.level

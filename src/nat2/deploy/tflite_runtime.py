@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nat2.errors import ConfigError, Nat2Error
+from nat2.deploy.isolated import check_installed, run_script
+from nat2.errors import Nat2Error
 from nat2.space.device import aligned
 
 Runtime = Literal["litert", "micro"]
@@ -42,12 +40,7 @@ def check_runtime(runtime: Runtime) -> None:
     Raises:
         ConfigError: naming the extra that installs it.
     """
-    module, extra = MODULES[runtime]
-    if importlib.util.find_spec(module) is None:
-        raise ConfigError(
-            f"--for {extra} measures what it writes with {module}, which is not installed; install it with "
-            f"pip install 'nat2[{extra}]'"
-        )
+    check_installed(*MODULES[runtime])
 
 
 def run_tflite(runtime: Runtime, model: bytes, images: NDArray[np.float32]) -> Answers:
@@ -78,8 +71,7 @@ def run_tflite(runtime: Runtime, model: bytes, images: NDArray[np.float32]) -> A
 def _run(place: Path, runtime: Runtime, inputs: str, arena: int = 0) -> dict[str, NDArray[np.generic]] | None:
     """What the process wrote; None if it failed."""
     paths = [str(place / name) for name in ("model.tflite", f"{inputs}.npy", "outputs.npz")]
-    words = [sys.executable, "-P", str(_SCRIPT), runtime, *paths, *([str(arena)] if arena else [])]
-    if subprocess.run(words, capture_output=True, check=False).returncode:
+    if run_script(_SCRIPT, runtime, *paths, *([str(arena)] if arena else [])):
         return None
     with np.load(paths[-1]) as found:
         return dict(found)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from nat2.deploy.deployable import load
 from nat2.deploy.description import describe
-from nat2.deploy.device_export import DEVICES, DeviceName, TestImages, check_device, write_for_device
+from nat2.deploy.device_export import DEVICES, DeviceName, check_device, write_for_device
 from nat2.deploy.export import file_sizes, write_onnx, write_program
+from nat2.deploy.samples import Samples, TestImages
 from nat2.deploy.targets import TargetOptions, target_named
 from nat2.errors import ConfigError, RunError
 from nat2.files import write_bytes, write_error, write_json
@@ -54,8 +55,8 @@ def export(
             learn to make up for the rounding; by default 200 for a device, which computes everything in 8 bits, and
             none otherwise.
         target: Also write what a target needs, into a folder of its name: ``browser``, ``server`` or ``gpu``, or
-            ``microcontroller`` or ``phone``, whose files are calibrated on the run's training images and measured on
-            its test images.
+            ``microcontroller``, ``phone``, ``executorch`` or ``coreml``, whose files are calibrated on the run's
+            training images and measured on its test images.
         onnxruntime_web: Of the target ``browser``: where the npm package of that name is; downloaded by default.
         quiet: Print nothing.
 
@@ -87,10 +88,10 @@ def export(
     goal = target_named(target) if target and device is None else None
     if goal is not None:
         goal.check(options)
-    if int8_steps is not None and (int8_steps < 0 or (int8_steps and not (int8 or device))):
+    trained = [name for name, each in DEVICES.items() if each.integers]
+    if int8_steps is not None and (int8_steps < 0 or (int8_steps and not (int8 or device in trained))):
         raise ConfigError(
-            f"--int8_steps must be at least 0, and belongs to --int8, --for microcontroller or --for phone; got "
-            f"{int8_steps}"
+            f"--int8_steps must be at least 0, and belongs to --int8 or --for {', '.join(trained)}; got {int8_steps}"
         )
     for result in chosen:
         describe(run / "networks" / result.id)
@@ -143,6 +144,17 @@ def _context(run: Path, folder: RunFolder, progress: Progress) -> RunContext:
     return RunContext.of(plan, dataset, folder, progress, ALONE)
 
 
+def check_target(target: str, onnxruntime_web: Path | str = "") -> None:
+    """Raise if the files for a target could not be written and measured here.
+
+    Raises:
+        ConfigError: there is no such target, or its extra is not installed.
+        RunError: what it needs cannot be downloaded.
+    """
+    if _device(target) is None:
+        target_named(target).check(TargetOptions(str(onnxruntime_web)))
+
+
 def _device(target: str) -> DeviceName | None:
     """The device of a target; None if it is another target, or none."""
     if target not in DEVICES:
@@ -158,7 +170,8 @@ def _for_device(context: RunContext, device: DeviceName, target: Path, resolutio
     images = TestImages.of(target / "model.onnx", pipeline.shipped(test, resolution), test.labels)
     calibration = pipeline.shipped(context.calibration, resolution)
     training = training_images(context, resolution, steps)
-    for sentence in write_for_device(device, target, calibration, images, training=training, steps=steps):
+    samples = Samples(calibration, images, training, steps)
+    for sentence in write_for_device(device, target, samples):
         context.progress.say(f"{target.name} for {device}: {sentence}")
 
 
@@ -196,6 +209,7 @@ def _write(
         result = dataclasses.replace(result, int8_test_accuracy=None)
     if device is not None and images is not None:
         learning = _STEPS_IN_INTEGERS if steps is None else steps
+        learning = learning if DEVICES[device].integers else 0
         _for_device(images, device, target, Arch.from_key(result.arch).resolution, steps=learning)
     result = dataclasses.replace(result, files=file_sizes(target))
     write_json(target / "result.json", dataclasses.asdict(result))
