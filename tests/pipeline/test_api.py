@@ -256,7 +256,7 @@ def test_networks_are_written_for_a_device(
     name = results[0].id
     before = Result(**json.loads((out / "networks" / name / "result.json").read_text()))
     monkeypatch.setattr("nat2.pipeline.export.check_device", lambda device: None)
-    monkeypatch.setattr("nat2.deploy.device_export.run_tflite", answers)
+    monkeypatch.setattr("nat2.deploy.tflite_export.run_tflite", answers)
     (folder,) = export(out, name, to=tmp_path / "deploy", target="microcontroller", quiet=True)
     numbers = json.loads((folder / "microcontroller" / "numbers.json").read_text())
     facts = Result(**json.loads((folder / "result.json").read_text()))
@@ -274,7 +274,8 @@ def test_a_device_that_cannot_be_written_for_is_refused_first(
     staged: tuple[Path, list[Result]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(
-        ConfigError, match="--for must be one of microcontroller, phone, browser, server, gpu; got 'toaster'"
+        ConfigError,
+        match="--for must be one of microcontroller, phone, executorch, coreml, browser, server, gpu; got 'toa",
     ):
         export(staged[0], to=tmp_path / "deploy", target="toaster")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

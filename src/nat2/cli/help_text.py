@@ -11,6 +11,7 @@ EXAMPLES = {
   nat2 run                                    the whole way on 1,797 bundled digits
   nat2 run --data photos                      the same for a folder of class folders
   nat2 run --data photos --objectives error,macs --out runs/fast
+  nat2 run --data photos --target microcontroller   what fits a small chip, and its C files
   nat2 run --config settings.yaml --seed 1    a file of settings, and flags over it
   nat2 run runs/photos                        go on with a run that was interrupted
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from nat2.errors import ConfigError
 from nat2.nas.objectives import OBJECTIVES, Objective, Unit
-from nat2.space.boards import SHARE, board_named
+from nat2.space.boards import SHARE, SMALL, board_named
 from nat2.validation import parts_of
 
 _BOUND = re.compile(r"([A-Za-z_]\w*)\s*(<=|>=|<|>|=)\s*(-?[0-9][0-9_.]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([A-Za-zµ%]*)")
@@ -63,17 +63,22 @@ def parse_budget(text: str, known: Sequence[Objective] = (), *, named: str = "--
     return tuple(bounded.values())
 
 
-def board_bounds(device: str) -> tuple[Objective, ...]:
-    """The bounds that a microcontroller board sets: half of its flash and half of its RAM; none without a board.
+def board_bounds(device: str, *, target: str = "") -> tuple[Objective, ...]:
+    """The bounds that a microcontroller board sets: half of its flash and half of its RAM.
+
+    Args:
+        device: Name of the board, or nothing.
+        target: Where the networks will run; ``microcontroller`` without a board sets the bounds of a small one.
 
     Raises:
         ConfigError: there is no board of this name.
     """
-    if not device:
-        return ()
-    board = board_named(device)
-    sizes = {"flash": board.flash, "ram": board.ram}
-    return tuple(replace(OBJECTIVES[name], high=SHARE * size) for name, size in sizes.items())
+    if device:
+        board = board_named(device)
+        sizes = {"flash": SHARE * board.flash, "ram": SHARE * board.ram}
+    else:
+        sizes = dict[str, float](SMALL) if target == "microcontroller" else {}
+    return tuple(replace(OBJECTIVES[name], high=size) for name, size in sizes.items())
 
 
 def parse_count(name: str, value: int | str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from nat2.nas.objectives import Objective
 from nat2.nas.search_result import SearchResult
 from nat2.pipeline.context import RunContext
 from nat2.pipeline.evaluation import latency_of_ends, try_objectives
+from nat2.pipeline.export import check_target, export
 from nat2.pipeline.finetune import finetune_networks, select_networks, works_for
 from nat2.pipeline.planning import account, left_open, plan_for, recall_lengths
 from nat2.pipeline.prepare import prepare
@@ -47,6 +49,7 @@ from nat2.runs.read import read_run
 from nat2.runs.results import Result
 from nat2.runs.timeplan import TimePlan
 from nat2.space import Arch
+from nat2.space.boards import ANYWHERE
 from nat2.space.searchable import A, Searchable
 from nat2.supernet import SuperNetwork, SuperNetworks
 from nat2.validation import user_path
@@ -69,7 +72,9 @@ def run(config: RunConfig, *, out: Path | str | None = None, fresh: bool = False
     Raises:
         Nat2Error: something the user can correct; nothing that was computed is lost.
     """
-    return Results(_start(config, out, fresh, quiet, "finetune").results)
+    results = Results(_start(config, out, fresh, quiet, "finetune").results)
+    _write_for_target(config, out, results, quiet)
+    return results
 
 
 def train(config: RunConfig, *, out: Path | str | None = None, fresh: bool = False, quiet: bool = False) -> list[Path]:
@@ -132,7 +137,25 @@ def finetune(
         All networks of the run, smallest first.
     """
     names = (networks,) if isinstance(networks, str) else tuple(networks)
-    return Results(_start(config, out, False, quiet, "finetune", names).results)
+    results = Results(_start(config, out, False, quiet, "finetune", names).results)
+    _write_for_target(config, out, results, quiet)
+    return results
+
+
+def _place(config: RunConfig, out: Path | str | None) -> Path:
+    """The run folder."""
+    given = user_path(out or ".", "--out")
+    return Path("runs") / name_of(config.data) if given == Path() else given
+
+
+def _write_for_target(config: RunConfig, out: Path | str | None, results: Sequence[Result], quiet: bool) -> None:
+    """Write the files for the target of a run that its networks lack; of several processes the first does it."""
+    if config.target == ANYWHERE or (launched() and int(os.environ.get("RANK", "0"))):
+        return
+    place = _place(config, out)
+    missing = [each.id for each in results if not (place / "networks" / each.id / config.target).is_dir()]
+    if missing:
+        export(place, missing, target=config.target, quiet=quiet)
 
 
 @dataclass
@@ -165,10 +188,10 @@ def _start(
             "--fresh would discard the run again whenever torchrun starts its processes again; leave out --fresh or "
             "--max-restarts, or remove the run folder yourself"
         )
-    out = user_path(out or ".", "--out")
+    if until == "finetune" and config.target != ANYWHERE:
+        check_target(config.target)
+    out = _place(config, out)
     check_place(out)
-    if out == Path():
-        out = Path("runs") / name_of(config.data)
     order = _Order(config, out, uuid.uuid4().hex if fresh else "", quiet, until, networks)
     count = config.devices * config.processes_per_gpu
     if count > 1 and not launched():

@@ -47,7 +47,7 @@ def quantities(config: RunConfig) -> tuple[tuple[Objective, ...], tuple[Objectiv
         ConfigError: an objective or a bound is not written as it should be.
     """
     objectives = parse_objectives(config.objectives)
-    given = (*board_bounds(config.device), *parse_budget(config.budget, objectives))
+    given = (*board_bounds(config.device, target=config.target), *parse_budget(config.budget, objectives))
     bounds = {each.name: each for each in given}  # of two with the same name the user's
     recorded = [OBJECTIVES[name] for name in ("error", "params", "macs", "memory")]
     recorded += [bound for bound in bounds.values() if bound.cost != "exact" or bound.name in DeviceCost._fields]

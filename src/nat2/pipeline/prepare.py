@@ -24,7 +24,7 @@ from nat2.runs.facts import Fact, images_fact, search_facts
 from nat2.runs.plan import Choices, RunPlan, macros_for, resolutions_for
 from nat2.shipped import DEFAULT
 from nat2.space import Macro, SearchSpace
-from nat2.space.boards import SHARE, Board, board_named
+from nat2.space.boards import ANYWHERE, SHARE, Board, TargetName, board_named
 from nat2.training.length import batch_size_for, growth
 from nat2.training.settings import SCHEDULES
 from nat2.training.shrink import phases_for
@@ -164,9 +164,15 @@ def introduction(plan: RunPlan, dataset: Dataset) -> list[Fact]:
         *([("range", _told(dataset.span))] if dataset.span else []),
         *(("note", note) for note in dataset.notes),
         *([("device", _told_board(board_named(plan.config.device)))] if plan.config.device else []),
+        *target_facts(plan.config.target),
         *balance_facts(dataset, balance=plan.config.balance),
         *search_facts(plan.macros, plan.space, plan.objectives, plan.recorded),
     ]
+
+
+def target_facts(target: TargetName) -> list[Fact]:
+    """What a target means for a run."""
+    return [] if target == ANYWHERE else [("target", f"{target}; its files are written at the end")]
 
 
 def _told_board(board: Board) -> str:

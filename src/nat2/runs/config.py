@@ -22,6 +22,7 @@ from nat2.processes import LOST_AFTER
 from nat2.runs.yaml_config import in_words, plainly
 from nat2.shipped import SHIPPED
 from nat2.shipped.published import PUBLISHED
+from nat2.space.boards import TargetName
 from nat2.space.macro import FamilyName
 from nat2.training.settings import AdaptSettings, FinetuneSettings, Phase, ScheduleName, ShrinkSettings, SyncBatchNorm
 from nat2.validation import as_text, check_types, parts_of, user_path
@@ -42,12 +43,17 @@ class RunConfig:
     """Folder of class folders (optionally under train/, val/, test/), .npz file (images and labels, or x_train,
     y_train, ...), CIFAR-10, CIFAR-100 or Tiny ImageNet as downloaded, `hub:NAME` for one of the Hugging Face hub, or
     `digits`: scikit-learn's 1,797 images."""
-    objectives: str = "error,params"
-    """What to minimise, separated by commas: error, int8_error (in 8-bit integers), params, macs, memory (peak of the
+    objectives: str = "auto"
+    """What to minimise, separated by commas; `auto` is error,flash for `--target microcontroller`, else error,params:
+    error, int8_error (in 8-bit integers), params, macs, memory (peak of the
     activations), flash and ram (on a microcontroller), latency (on this machine), and functions of your own like
     `energy.py:joules`."""
     budget: str = ""
     """Bounds that the search keeps to, separated by commas: `params<=200k,latency<=3ms`."""
+    target: TargetName = "any"
+    """Where the networks will run: their files for it are written and measured at the end, as by `nat2 export --for`.
+    `microcontroller` also searches for what fits: it minimises flash, unless `objectives` are given, and bounds flash
+    by 128 KiB and ram by 64 KiB, or as `device` and `budget` say."""
     device: str = ""
     """Microcontroller board to search for, e.g. `arduino-nano-33-ble` or `esp32-s3`: bounds flash and ram by half of
     the board's, unless `budget` bounds them."""
@@ -155,6 +161,9 @@ class RunConfig:
         for name in _TEXTS:
             object.__setattr__(self, name, as_text(getattr(self, name)))
         check_types(self)
+        if self.objectives == "auto":
+            small = "flash" if self.target == "microcontroller" else "params"
+            object.__setattr__(self, "objectives", f"error,{small}")
         if not self.data:
             raise ConfigError(f"--data must name a folder, a file, or digits; got {self.data!r}")
         if self.time:

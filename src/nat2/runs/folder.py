@@ -359,7 +359,10 @@ _FREE = (
     "cuda_graphs", "checkpoint_seconds", "tensorboard",
 )  # fmt: skip
 _STAGES = (
-    (("objectives", "budget", "search", "adapt", "latency_batch", "latency_threads"), ("archive.db",)),
+    (
+        ("objectives", "budget", "device", "target", "search", "adapt", "latency_batch", "latency_threads"),
+        ("archive.db",),
+    ),
     (("networks", "finetune", "int8", "pt2"), ("networks/*", "state/finetune-*")),
 )
 """Settings that are not read before a stage begins, and files that exist once it has begun."""

@@ -1,14 +1,22 @@
-"""Microcontroller boards: what they hold, and how fast networks run on boards of their kind."""
+"""Where networks run; of microcontroller boards what they hold, and how fast networks run on boards of their kind."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from nat2.errors import ConfigError
 
+ANYWHERE = "any"
+TargetName = Literal["any", "microcontroller", "phone", "executorch", "coreml", "browser", "server", "gpu"]
+"""Where a network runs; ``any`` is wherever ONNX Runtime or torch does."""
 _KIB, _MIB = 2**10, 2**20
 SHARE = 0.5
 """Of a board's flash and RAM that a network may take; the rest is for the runtime, the program and its images."""
+
+SMALL = {"flash": 128 * _KIB, "ram": 64 * _KIB}
+"""Bytes that a network may take where no board is named: that share of a small Cortex-M4 with 256 KiB of flash and
+128 KiB of RAM."""
 
 
 @dataclass(frozen=True, kw_only=True)
