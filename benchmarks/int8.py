@@ -34,7 +34,7 @@ from nat2.pipeline.pretrained import begin_with
 from nat2.runs.config import RunConfig
 from nat2.seeds import torch_generator
 from nat2.shipped import DEFAULT
-from nat2.space import Arch
+from nat2.space import Arch, Layer
 from nat2.supernet import SuperNetwork, calibrate, extract
 from nat2.supernet.static import channels_last
 from nat2.training.lesson import Lesson, optimizer_of
@@ -42,6 +42,8 @@ from nat2.training.optimise import Schedule
 from nat2.training.settings import FinetuneSettings
 
 SETS = ("EuroSAT", "CIFAR-10")
+SHAPES = {"tiny": (1, 2, Layer(3, 3)), **SIZES}
+"""As in `SIZES`, and one for the smallest microcontrollers."""
 TARGET = 0.5  # points below floating point, in the mean
 CALIBRATION, TEST, BATCH = 256, 2000, 64
 
@@ -70,7 +72,7 @@ def trained(data: str, size: str, steps: int, folder: Path) -> Trained:
     """One of the sizes, fine-tuned and exported."""
     plan, dataset = prepare(RunConfig(data=data))
     (macro,), resolution = plan.macros, plan.space.resolutions[-1]
-    stages, depth, layer = SIZES[size]
+    stages, depth, layer = SHAPES[size]
     arch = Arch(resolution=resolution, width=macro.width, stages=((layer,) * depth,) * stages)
     pipeline = Pipeline(dataset.mean, dataset.std, plan.config.augmentation, center=plan.config.center or 1.0)
     images = dataset.train.joined(dataset.val)
