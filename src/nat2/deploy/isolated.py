@@ -25,7 +25,7 @@ def check_installed(module: str, extra: str) -> None:
     """
     if importlib.util.find_spec(module) is None:
         raise ConfigError(
-            f"--for {extra} measures what it writes with {module}, which is not installed; install it with "
+            f"the target {extra} measures what it writes with {module}, which is not installed; install it with "
             f"pip install 'nat2[{extra}]'"
         )
 

@@ -22,7 +22,7 @@ from nat2.nas.objectives import Objective
 from nat2.nas.search_result import SearchResult
 from nat2.pipeline.context import RunContext
 from nat2.pipeline.evaluation import latency_of_ends, try_objectives
-from nat2.pipeline.export import check_target, export
+from nat2.pipeline.export import check_target, export, has_files_for
 from nat2.pipeline.finetune import finetune_networks, select_networks, works_for
 from nat2.pipeline.planning import account, left_open, plan_for, recall_lengths
 from nat2.pipeline.prepare import prepare
@@ -153,7 +153,7 @@ def _write_for_target(config: RunConfig, out: Path | str | None, results: Sequen
     if config.target == ANYWHERE or (launched() and int(os.environ.get("RANK", "0"))):
         return
     place = _place(config, out)
-    missing = [each.id for each in results if not (place / "networks" / each.id / config.target).is_dir()]
+    missing = [each.id for each in results if not has_files_for(place / "networks" / each.id, config.target)]
     if missing:
         export(place, missing, target=config.target, quiet=quiet)
 

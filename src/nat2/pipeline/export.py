@@ -144,6 +144,12 @@ def _context(run: Path, folder: RunFolder, progress: Progress) -> RunContext:
     return RunContext.of(plan, dataset, folder, progress, ALONE)
 
 
+def has_files_for(network: Path, target: str) -> bool:
+    """Whether the folder of an exported network holds the files for a target; what was interrupted does not count."""
+    last = network / target / "preprocessing.json" if target in DEVICES else network / target
+    return last.exists()
+
+
 def check_target(target: str, onnxruntime_web: Path | str = "") -> None:
     """Raise if the files for a target could not be written and measured here.
 
