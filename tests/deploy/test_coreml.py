@@ -24,6 +24,7 @@ from tests.deploy.test_executorch import GREY, SMALL, samples
 COREML = importlib.util.find_spec("coremltools") is not None
 
 
+@pytest.mark.filterwarnings("ignore")  # of what coremltools imports
 @pytest.mark.skipif(not COREML, reason="needs the extra coreml")
 @pytest.mark.parametrize("macro", [GREY, Macro(classes=3, width=0.5, stem_stride=2, parallel_blocks=True)])
 def test_a_package_takes_pixels_and_computes_what_the_network_does(macro: Macro, tmp_path: Path) -> None:
