@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -99,3 +100,20 @@ def test_a_scaled_finetuning_is_measured_at_the_same_point(factor: float, steps:
 def test_networks_that_are_not_trained_stay_untrained() -> None:
     for settings in (FinetuneSettings(steps=0), FinetuneSettings(epochs=0)):
         assert settings.scaled(3.0, 72) is settings
+
+
+@given(epochs=st.integers(1, 30), epoch=st.integers(1, 60))
+def test_every_epoch_ends_once(epochs: int, epoch: int) -> None:
+    length = Length(steps=epochs * epoch, parts=epochs, epoch=epoch)
+    assert all(length.ends_epoch(part) for part in range(epochs))
+    assert length.passes == epochs
+
+
+@given(steps=st.integers(1, 2000), images=st.integers(2, 3000))
+def test_parts_in_steps_end_an_epoch_when_one_is_complete(steps: int, images: int) -> None:
+    length = Length.of(images, 16, epochs=None, steps=steps)
+    ends = [length.before(part + 1) for part in range(length.parts) if length.ends_epoch(part)]
+    assert ends[-1] == steps
+    for before, after in pairwise([0, *ends[:-1]]):
+        assert before // length.epoch < after // length.epoch
+    assert length.passes == len(ends) <= -(-steps // length.epoch)

@@ -42,6 +42,7 @@ _FEWEST_STEPS = 50  # of the fine-tuning
 _FEWEST_ADAPTING = 20  # steps per generation: fewer change little, but have the whole archive evaluated again
 _LARGER = (128, 96, 80)  # sides of images that are searched where they have them and the time allows
 _AMPLE = 1.5  # how many times as long as a run of default length the time has to be for that
+_HALVINGS = 20  # of an interval in which a length lies
 _LATE = 1.15  # how many times the given time the shortest possible run may take
 
 
@@ -220,10 +221,7 @@ def _lengthened(given: RunConfig, plan: RunPlan, images: int, speed: Speed, left
     if config.preset != "quick":
         shares = {name: each / total for name, each in default.items()}
     if open_.phases and default["train"]:
-        factor = shares["train"] * left / default["train"]
-        batch_size = batch_size_for(config.shrink.batch_size, images)
-        phases = tuple(scaled_phase(phase, factor, images, batch_size) for phase in config.phases)
-        config = replace(config, phases=phases)
+        config = replace(config, phases=_phases(plan, images, speed, shares["train"] * left))
     scales = [0.8**number for number in range(-20, 41)] if open_.search or open_.adapt else [1.0]
     for scale in scales:  # the longest search that its share allows
         config = replace(
@@ -242,6 +240,28 @@ def _lengthened(given: RunConfig, plan: RunPlan, images: int, speed: Speed, left
         usual = replace(config, finetune=plan.config.finetune)
         config = _finetuning(usual, images, speed, rest, networks_open=open_.networks)
     return config
+
+
+def _phases(plan: RunPlan, images: int, speed: Speed, seconds: float) -> tuple[Phase, ...]:
+    """The phases of the super-network's training as long as its share of the time allows."""
+    config = plan.config
+    batch_size = batch_size_for(config.shrink.batch_size, images)
+
+    def of(factor: float) -> tuple[Phase, ...]:
+        return tuple(scaled_phase(phase, factor, images, batch_size) for phase in config.phases)
+
+    low, high = 0.0, 1.0
+    while _train_seconds(plan, of(high), images, speed) < seconds:
+        low, high = high, 2 * high
+    for _ in range(_HALVINGS):  # the validation between epochs grows in steps, so there is no formula
+        middle = (low + high) / 2
+        low, high = (middle, high) if _train_seconds(plan, of(middle), images, speed) <= seconds else (low, middle)
+    return of(low)
+
+
+def _train_seconds(plan: RunPlan, phases: tuple[Phase, ...], images: int, speed: Speed) -> float:
+    longer = replace(plan, config=replace(plan.config, phases=phases))
+    return stage_seconds(longer, images, speed)["train"]
 
 
 @dataclass(frozen=True)

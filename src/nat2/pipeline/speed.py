@@ -27,7 +27,7 @@ from nat2.training.length import batch_size_for
 from nat2.training.lesson import Lesson, optimizer_of
 from nat2.training.optimise import Schedule
 from nat2.training.settings import FinetuneSettings
-from nat2.training.shrink import phases_for, shrink
+from nat2.training.shrink import corner_networks, opened_by, phases_for, shrink
 from nat2.training.teacher import largest_as_teacher
 
 _STEPS = 4  # of each kind of training are made; the first is slower and does not count
@@ -88,8 +88,12 @@ def stage_seconds(plan: RunPlan, images: int, speed: Speed) -> dict[str, float]:
     batch_size = batch_size_for(config.shrink.batch_size, images)
     for macro, seconds in zip(plan.macros, speed.phases, strict=True):
         space = dataclasses.replace(plan.space, widths=(macro.width,))
-        counts = [phase.length(images, batch_size).steps for phase in phases_for(space, config.phases)]
-        training += sum(count * each for count, each in zip(counts, seconds, strict=True))
+        for phase, each in zip(phases_for(space, config.phases), seconds, strict=True):
+            length = phase.length(images, batch_size)
+            training += length.steps * each
+            if config.shrink.corners and length.passes > 1:
+                corners = corner_networks(opened_by(phase, space), config.shrink.corners, numpy_generator(0, "corners"))
+                training += length.passes * len(corners) * speed.evaluation
     search, adapts = config.search, config.adapt.adapts
     saved = sum(count * (1 - share) for count, share in search.rungs)
     searching = (search.evaluations(adapts=adapts) - saved) * speed.evaluation + search.networks * speed.measuring

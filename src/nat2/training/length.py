@@ -55,3 +55,12 @@ class Length:
     def within(self, part: int) -> int:
         """Steps of a part."""
         return self.before(part + 1) - self.before(part)
+
+    def ends_epoch(self, part: int) -> bool:
+        """Whether another pass over the images is complete after a part, or it is the last part."""
+        return part + 1 == self.parts or self.before(part + 1) // self.epoch > self.before(part) // self.epoch
+
+    @property
+    def passes(self) -> int:
+        """After how many parts `ends_epoch`."""
+        return sum(self.ends_epoch(part) for part in range(self.parts))

@@ -226,7 +226,8 @@ class _Shrinking:
                 schedule=schedule,
                 first_step=length.before(part),
             )
-            if self.validate is not None and corners:
+            # A phase of a single pass has nothing to choose from.
+            if self.validate is not None and corners and length.passes > 1 and length.ends_epoch(part):
                 accuracy = self.mean_accuracy(corners)
                 if accuracy > best.accuracy:
                     best = _Best(number, part + 1, accuracy)
