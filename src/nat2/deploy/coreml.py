@@ -60,8 +60,8 @@ def write_coreml(network: Path, folder: Path, samples: Samples) -> list[str]:
     shutil.rmtree(folder / PACKAGE, ignore_errors=True)
     for path, content in files.items():
         write_bytes(folder / PACKAGE / path, content)
-    (told,) = report(folder, network, {PACKAGE: made}, samples.test, by="torch, from the operators of the package")
-    return [f"{told}; computed by torch from its operators, not by Core ML, which runs on Apple's systems only"]
+    (measured,) = report(folder, network, {PACKAGE: made}, samples.test, by="torch, from the operators of the package")
+    return [f"{measured}; computed by torch from its operators, not by Core ML, which runs on Apple's systems only"]
 
 
 def convert(model: onnx.ModelProto, test: TestImages) -> tuple[dict[Path, bytes], Converted]:

@@ -63,6 +63,6 @@ def write_for_device(name: DeviceName, network: Path, samples: Samples) -> list[
         Nat2Error: a file does not compute what the network does.
     """
     folder = network / name
-    told = DEVICES[name].write(network, folder, samples)
+    sentences = DEVICES[name].write(network, folder, samples)
     copy_preprocessing(network, folder)
-    return told
+    return sentences

@@ -24,7 +24,7 @@ def write_microcontroller(network: Path, folder: Path, samples: Samples) -> list
     write_bytes(folder / "model.tflite", content)
     write_source(folder, content, graph, numbers)
     _write_numbers(folder, graph, numbers)
-    return [_told("model.tflite", numbers)]
+    return [_sentence("model.tflite", numbers)]
 
 
 def write_phone(network: Path, folder: Path, samples: Samples) -> list[str]:
@@ -35,7 +35,7 @@ def write_phone(network: Path, folder: Path, samples: Samples) -> list[str]:
     write_bytes(folder / "model-int8.tflite", content)
     write_bytes(folder / "model-float16.tflite", halved)
     _write_numbers(folder, graph, numbers)
-    return [_told("model-int8.tflite", numbers), f"model-float16.tflite: {len(halved):,} bytes, {measured}"]
+    return [_sentence("model-int8.tflite", numbers), f"model-float16.tflite: {len(halved):,} bytes, {measured}"]
 
 
 def _in_8_bits(runtime: Runtime, network: Path, samples: Samples) -> tuple[bytes, OperatorGraph, DeviceNumbers]:
@@ -64,7 +64,7 @@ def _write_numbers(folder: Path, graph: OperatorGraph, numbers: DeviceNumbers) -
     write_json(folder / "numbers.json", vars(numbers) | {"classes": list(graph.classes)})
 
 
-def _told(file: str, numbers: DeviceNumbers) -> str:
+def _sentence(file: str, numbers: DeviceNumbers) -> str:
     arena = f", {numbers.arena:,} bytes of RAM" if numbers.arena else ""
     return (
         f"{file}: {numbers.flash:,} bytes{arena}, {100 * numbers.accuracy:.2f} % of {numbers.images:,} test images "

@@ -161,7 +161,7 @@ def introduction(plan: RunPlan, dataset: Dataset) -> list[Fact]:
             f"mean {', '.join(f'{mean:.3f}' for mean in dataset.mean)} and standard deviation "
             f"{', '.join(f'{deviation:.3f}' for deviation in dataset.std)} of the training images, in 0..1",
         ),
-        *([("range", _told(dataset.span))] if dataset.span else []),
+        *([("range", _sentence(dataset.span))] if dataset.span else []),
         *(("note", note) for note in dataset.notes),
         *([("device", _told_board(board_named(plan.config.device)))] if plan.config.device else []),
         *target_facts(plan.config.target),
@@ -200,7 +200,7 @@ def balance_facts(dataset: Dataset, *, balance: bool) -> list[Fact]:
     ]
 
 
-def _told(span: ValueRange) -> str:
+def _sentence(span: ValueRange) -> str:
     if span == SIXTEEN_BITS:
         return "no training image is deeper than 8 bits; of those in other splits 65,535 becomes white"
     return (
