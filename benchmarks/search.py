@@ -213,7 +213,8 @@ def _standing(shares: Mapping[str, Mapping[str, Values]], marks: Sequence[int]) 
     for title, found in {**shares, "mean over spaces": mean}.items():
         for place, mark in enumerate(marks):
             for name in sorted(found):
-                yield Row(f"{title}, {name}: share of the hypervolume after {mark}", float(found[name][place]))
+                if not math.isnan(found[name][place]):  # those that take minutes make fewer evaluations
+                    yield Row(f"{title}, {name}: share of the hypervolume after {mark}", float(found[name][place]))
             rivals = [values[place] for name, values in found.items() if name != "default"]
             if rivals and "default" in found:
                 target = 0.01 if found is not mean else 0.0
