@@ -86,7 +86,9 @@ def convert(model: onnx.ModelProto, test: TestImages) -> tuple[dict[Path, bytes]
         if failure:
             raise Nat2Error(f"coremltools cannot convert the network ({failure}); please report this with model.onnx")
         package = place / PACKAGE
-        files = {path.relative_to(package): path.read_bytes() for path in package.rglob("*") if path.is_file()}
+        # Without what coremltools leaves beside them for debugging.
+        parts = [package / "Manifest.json", *(package / "Data").rglob("*")]
+        files = {path.relative_to(package): path.read_bytes() for path in parts if path.is_file()}
         with np.load(place / "outputs.npz") as found:
             logits, seconds = found["logits"].astype(np.float64), float(found["seconds"])
         return files, Converted.of(sum(map(len, files.values())), logits, test, seconds)
