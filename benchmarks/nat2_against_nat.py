@@ -4,7 +4,7 @@
     python benchmarks/nat2_against_nat.py --images FOLDER --quick             EuroSAT, one seed, three runs of 7 minutes
 
 Presets `nat2` and `nat` with their lengths in the published proportions, scaled to the given time (`nat2 run --time`),
-and `quick` as a third; all from random weights, at the images' own 24 to 32 pixels, with at most four networks
+and `quick` as a third; all from random weights, at 24 to 32 pixels, with at most four networks
 returned. Compared are the fronts on the test images: hypervolume with one reference for all (error 1, the largest cost
 among all networks, costs in logarithms), the best accuracy, and the cost at which a front reaches the best accuracy
 that all of them reach. Then NAT2 with one ingredient after the other replaced by NAT's (not with `--quick`). FOLDER:
