@@ -35,7 +35,9 @@ from nat2.wording import counted
 
 _OF_EXITS = ("error", "params", "macs", "memory", "latency")
 """What is known of a network with several exits; a bound on anything else excludes those."""
-_FEWEST = 4  # networks are trained further, unless others beat them by more than the standard error
+_FEWEST, _FEWEST_IN_TIME = 3, 4
+"""Networks are trained further, unless others beat them by more than the standard error; the second in runs for a given
+time, which they do not make longer."""
 _WORTH = 0.25  # of the way from chance to no error at all, which inherited weights have to have made
 
 
@@ -145,8 +147,8 @@ def finetune_networks(
     """Stage 3: fine-tune, test and export networks, each by one process.
 
     Unless they are trained twice (`restart`), all are measured after the first phase of their fine-tuning; those that
-    others beat there are not trained further, and not returned, unless the user named them or fewer than four would be
-    left and the difference is within the standard error.
+    others beat there are not trained further, and not returned, unless the user named them or fewer than three (four in
+    a run for a given time) would be left and the difference is within the standard error.
 
     Args:
         context: What the stages share.
@@ -239,7 +241,8 @@ def _beaten(
     ids = list(compared)
     measurements = minimised(list(compared.values()), context.objectives)
     noise = standard_error(1 - measurements[:, 0].min(), len(context.dataset.val))
-    beaten = set(ids) - {ids[number] for number in continued(measurements, least=_FEWEST, noise=noise)}
+    fewest = _FEWEST_IN_TIME if context.config.time else _FEWEST
+    beaten = set(ids) - {ids[number] for number in continued(measurements, least=fewest, noise=noise)}
     if beaten:
         context.progress.say(
             f"fine-tune: {counted(len(beaten), 'network')} of {len(ids)} not trained further: others are as accurate "

@@ -57,7 +57,7 @@ class RunConfig:
     device: str = ""
     """Microcontroller board to search for, e.g. `arduino-nano-33-ble` or `esp32-s3`: bounds flash and ram by half of
     the board's, unless `budget` bounds them."""
-    networks: int = 6
+    networks: int = 5
     """How many networks to fine-tune and export, at most (see `finetune.choice`)."""
     time: str = ""
     """How long the run may take, like `15m`, `2h` or `90s`: the speed of this machine is measured and every length that
