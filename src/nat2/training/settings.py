@@ -29,7 +29,7 @@ ScheduleName = Literal["uniform", "short", "ofa", "ofav2", "transfer", "short-tr
 _PAIR = 2  # images in a batch: one image has no batch statistics
 ENOUGH_FOR_STATISTICS = 32
 """Images of a process from which on batch norms take their statistics from these alone, unless told otherwise."""
-_ADAPTATION, _FINETUNING = 50, 1200  # steps of a generation and of a network, at least
+_ADAPTATION, _FINETUNING = 50, 1400  # steps of a generation and of a network, at least
 
 
 def check_length(settings: Phase | AdaptSettings | FinetuneSettings, of: str, *, minimum: int = 0) -> None:
@@ -281,7 +281,7 @@ class FinetuneSettings:
     epochs: int | None = None
     """Passes over the training images; 0 leaves the networks as the search found them. Or give `steps`."""
     steps: int | None = None
-    """Gradient steps; by default 1,200, and up to four times as many with more than 2,000 training images."""
+    """Gradient steps; by default 1,400, and up to four times as many with more than 2,000 training images."""
     choice: Choice = "spread"
     """Which networks of the front are returned: the most accurate, and those that together cover all sizes best
     (`spread`), or the best in each objective, and those of the highest trade-off (`trade-off`, published)."""
