@@ -91,15 +91,15 @@ def test_more_time_makes_nothing_shorter(plans: dict[Preset, RunPlan]) -> None:
 
 
 def test_what_the_user_gives_is_kept(plans: dict[Preset, RunPlan]) -> None:
-    config = RunConfig.of("quick", networks=5, search={"generations": 3}, adapt={"steps": 7})
+    config = RunConfig.of("quick", networks=7, search={"generations": 3}, adapt={"steps": 7})
     plan = replace(
         plans["quick"],
         config=replace(
-            plans["quick"].config, networks=5, search=config.search, adapt=replace(config.adapt, batch_size=32)
+            plans["quick"].config, networks=7, search=config.search, adapt=replace(config.adapt, batch_size=32)
         ),
     )
     made = planning._lengthened(config, plan, IMAGES, SPEED, 100.0)
-    assert (made.networks, made.search, made.adapt.steps) == (5, config.search, 7)
+    assert (made.networks, made.search, made.adapt.steps) == (7, config.search, 7)
     long = planning._lengthened(config, plan, IMAGES, SPEED, 10_000.0)
     assert long.search == config.search
     assert (long.finetune.steps or 0) > (made.finetune.steps or 0)
