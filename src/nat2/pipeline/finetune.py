@@ -67,7 +67,9 @@ def chosen_of(context: RunContext, found: SearchResult[Arch]) -> list[Evaluation
     if settings.most_macs is not None:
         candidates = [each for each in candidates if each["macs"] <= settings.most_macs] or candidates[:1]
     values = minimised(candidates, context.objectives)
-    noise = standard_error(1 - values[:, 0].min(), len(context.evaluator.validation))
+    # What a predictor expects may lie beyond 0 and 1.
+    share = min(1.0, max(0.0, 1 - float(values[:, 0].min())))
+    noise = standard_error(share, len(context.evaluator.validation))
     choose = spread_out if settings.choice == "spread" else recommend
     measured = {each.arch: each for each in found.evaluated}
     chosen = [measured[candidates[index].arch] for index in choose(values, context.config.networks, noise=noise)]
