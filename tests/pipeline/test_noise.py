@@ -29,11 +29,12 @@ def evaluation(key: str, error: float, params: float) -> Evaluation[Arch]:
     return Evaluation(Arch.from_key(key), {"error": error, "params": params, "macs": params})
 
 
-def test_what_is_fine_tuned_is_chosen_by_expected_values_and_keeps_the_measured_ones() -> None:
+@pytest.mark.parametrize("expected", [0.12, -0.01])
+def test_what_is_fine_tuned_is_chosen_by_expected_values_and_keeps_the_measured_ones(expected: float) -> None:
     keys = ["r48-w0.5-k3e3.k3e3", "r48-w0.5-k3e3.k3e4", "r48-w0.5-k3e3.k3e6"]
     measured = [evaluation(key, *values) for key, values in zip(keys, [(0.3, 1), (0.1, 2), (0.11, 3)], strict=True)]
     # The second was lucky, so that it has no place on the front beside the first and the third.
-    front = [evaluation(keys[0], 0.29, 1), evaluation(keys[2], 0.12, 3)]
+    front = [evaluation(keys[0], 0.29, 1), evaluation(keys[2], expected, 3)]
     context: Any = SimpleNamespace(
         config=SimpleNamespace(finetune=FinetuneSettings(), networks=5),
         objectives=(OBJECTIVES["error"], OBJECTIVES["params"]),
