@@ -35,7 +35,7 @@ from nat2.wording import counted
 
 _OF_EXITS = ("error", "params", "macs", "memory", "latency")
 """What is known of a network with several exits; a bound on anything else excludes those."""
-_FEWEST, _FEWEST_IN_TIME = 3, 4
+_FEWEST, FEWEST_IN_TIME = 3, 4
 """Networks are trained further, unless others beat them by more than the standard error; the second in runs for a given
 time, which they do not make longer."""
 _WORTH = 0.25  # of the way from chance to no error at all, which inherited weights have to have made
@@ -243,7 +243,7 @@ def _beaten(
     ids = list(compared)
     measurements = minimised(list(compared.values()), context.objectives)
     noise = standard_error(1 - measurements[:, 0].min(), len(context.dataset.val))
-    fewest = _FEWEST_IN_TIME if context.config.time else _FEWEST
+    fewest = FEWEST_IN_TIME if context.config.time else _FEWEST
     beaten = set(ids) - {ids[number] for number in continued(measurements, least=fewest, noise=noise)}
     if beaten:
         context.progress.say(

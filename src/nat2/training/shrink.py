@@ -213,7 +213,8 @@ class _Shrinking:
         rate = rate_for(phase.lr, self.batch_size)
         warmup = round(length.epoch * phase.warmup_epochs) if phase.warmup_steps is None else phase.warmup_steps
         schedule = Schedule(rate, length.steps, warmup, 0.1 * rate)
-        corners = corner_networks(opened, self.settings.corners, numpy_generator(self.context.seed, "corners", number))
+        count = self.settings.corners if length.passes > 1 else 0  # of a single pass there is nothing to choose
+        corners = corner_networks(opened, count, numpy_generator(self.context.seed, "corners", number))
         best = _Best.read(self.files.best, number, done)
         saved, loss = time.monotonic(), float("nan")
         for part in range(done, length.parts):
@@ -226,8 +227,7 @@ class _Shrinking:
                 schedule=schedule,
                 first_step=length.before(part),
             )
-            # A phase of a single pass has nothing to choose from.
-            if self.validate is not None and corners and length.passes > 1 and length.ends_epoch(part):
+            if self.validate is not None and corners and length.ends_epoch(part):
                 accuracy = self.mean_accuracy(corners)
                 if accuracy > best.accuracy:
                     best = _Best(number, part + 1, accuracy)
