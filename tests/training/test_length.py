@@ -59,6 +59,13 @@ def test_batches_of_some_steps_are_those_of_whole_epochs_cut_off(steps: int, epo
         assert taken[4] != taken[0]
 
 
+@pytest.mark.parametrize(
+    ("images", "steps"), [(12, 600), (72, 600), (150, 1350), (320, 1400), (1079, 1400), (4000, 2800)]
+)
+def test_few_images_are_fine_tuned_in_fewer_steps(images: int, steps: int) -> None:
+    assert FinetuneSettings().length(images).steps == steps
+
+
 @pytest.mark.parametrize("images", [12, 72, 1600, 50_000])
 def test_settled_lengths_are_explicit_and_stay(images: int) -> None:
     for settings in (AdaptSettings(), FinetuneSettings()):

@@ -30,6 +30,7 @@ _PAIR = 2  # images in a batch: one image has no batch statistics
 ENOUGH_FOR_STATISTICS = 32
 """Images of a process from which on batch norms take their statistics from these alone, unless told otherwise."""
 _ADAPTATION, _FINETUNING = 50, 1400  # steps of a generation and of a network, at least
+_FEWEST_FINETUNING, _PASSES = 600, 150  # for a network: steps that few images get too, and passes over them
 
 
 def check_length(settings: Phase | AdaptSettings | FinetuneSettings, of: str, *, minimum: int = 0) -> None:
@@ -281,7 +282,8 @@ class FinetuneSettings:
     epochs: int | None = None
     """Passes over the training images; 0 leaves the networks as the search found them. Or give `steps`."""
     steps: int | None = None
-    """Gradient steps; by default 1,400, and up to four times as many with more than 2,000 training images."""
+    """Gradient steps; by default 1,400, up to four times as many with more than 2,000 training images, and with few
+    images 150 passes over them, but at least 600 steps."""
     choice: Choice = "spread"
     """Which networks of the front are returned: the most accurate, and those that together cover all sizes best
     (`spread`), or the best in each objective, and those of the highest trade-off (`trade-off`, published)."""
@@ -345,7 +347,10 @@ class FinetuneSettings:
 
     def length(self, images: int) -> Length:
         """How long a network is trained, given the number of training images; with `restart`, at most twice that."""
-        steps = round(_FINETUNING * growth(images)) if self.epochs is None and self.steps is None else self.steps
+        steps = self.steps
+        if self.epochs is None and steps is None:
+            most = Length.of(images, batch_size_for(self.batch_size, images), epochs=_PASSES, steps=None).steps
+            steps = max(_FEWEST_FINETUNING, min(round(_FINETUNING * growth(images)), most))
         return Length.of(images, batch_size_for(self.batch_size, images), epochs=self.epochs, steps=steps)
 
     def phases(self, images: int) -> tuple[Length, Length]:
