@@ -20,8 +20,9 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from table import Row, parser, show, write
 
 import nat2
 from nat2.allocator import keep_freed_memory
+from nat2.runs.accuracy import standard_error
 from nat2.runs.config import RunConfig, read_config
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -47,6 +49,8 @@ FILES = {  # folder, and how many training images; 0 for all
 OWN = ("shapes", "digits")
 QUICK = ("EuroSAT", "shapes", "digits")
 QUICK_TIME = "100s"
+TITLE = "A run against networks made by hand in the same time"
+ALL_THE_TIME = "one network in all the time"
 MEAN_TARGET, WORST_TARGET, PARAMS_TARGET = 1.0, -0.5, 0.5
 
 
@@ -87,7 +91,7 @@ def source(name: str, images: Path | None, scratch: Path) -> str | None:
     return str(file)
 
 
-def measure(config: RunConfig, scratch: Path) -> dict[str, object]:
+def measure(config: RunConfig, scratch: Path) -> dict[str, Any]:
     """One set and seed: what the run and the networks by hand reach."""
     began = time.process_time()
     found = nat2.run(config, out=scratch / "run", quiet=True, fresh=True)
@@ -109,6 +113,7 @@ def measure(config: RunConfig, scratch: Path) -> dict[str, object]:
             for each in by_hand
         ],
         "best": [best.params, best.test_accuracy],
+        "test images": best.test_images,
         "equal": [
             min((each.params for each in found if each.test_accuracy >= made.accuracy), default=None)
             for made in by_hand
@@ -117,47 +122,78 @@ def measure(config: RunConfig, scratch: Path) -> dict[str, object]:
     }
 
 
-def rows_of(name: str, seed: int, kept: dict[str, object]) -> list[Row]:
-    """What was measured of a set and seed, to be read."""
-    at = f"{name}, seed {seed}"
-    rows = [Row(f"{at}: processor seconds of the run", float(kept["seconds"]), unit="s")]  # type: ignore[arg-type]
-    for made, ours in zip(kept["by hand"], kept["within"], strict=True):  # type: ignore[call-overload]
-        detail = f"by hand {100 * made['accuracy']:.1f} % with {made['params']:,} parameters"
-        if ours is not None:
-            difference = 100 * (ours[1] - made["accuracy"])
-            detail += f", nat2 {100 * ours[1]:.1f} % with {ours[0]:,}"
-            rows.append(Row(f"{at}: nat2 minus {made['name']}", difference, unit="points", detail=detail))
-    best, rival = kept["best"], kept["rival"]
-    assert isinstance(best, list)
-    assert isinstance(rival, dict)
-    rows.append(
-        Row(
-            f"{at}: nat2 minus one network in all the time",
-            100 * (best[1] - rival["accuracy"]),
-            unit="points",
-            detail=f"by hand {100 * rival['accuracy']:.1f} %, nat2 {100 * best[1]:.1f} % with {best[0]:,} parameters",
-        )
-    )
-    return rows
+@dataclass(frozen=True)
+class Comparison:
+    """A returned network beside one made by hand, on the same test images."""
+
+    set: str
+    seed: int
+    rival: str
+    made: float
+    """Accuracy of the network by hand."""
+    made_params: int
+    ours: float
+    params: int
+    images: int
+    """Test images."""
+
+    @property
+    def points(self) -> float:
+        return 100 * (self.ours - self.made)
+
+    @property
+    def row(self) -> Row:
+        name = f"{self.set}, seed {self.seed}: nat2 minus {self.rival}"
+        by_hand = f"by hand {100 * self.made:.1f} % with {self.made_params:,} parameters"
+        detail = f"{by_hand}, nat2 {100 * self.ours:.1f} % with {self.params:,}"
+        return Row(name, self.points, unit="points", detail=detail)
 
 
-def summary(rows: list[Row], kept: list[dict[str, object]]) -> list[Row]:
+def comparisons(name: str, seed: int, kept: dict[str, Any]) -> list[Comparison]:
+    """What was measured of a set and seed: beside each size by hand that a returned network keeps, and beside one
+    network in all the time."""
+    images = kept["test images"]
+    pairs = [(each["name"], each, ours) for each, ours in zip(kept["by hand"], kept["within"], strict=True) if ours]
+    pairs.append((ALL_THE_TIME, kept["rival"], kept["best"]))
+    return [
+        Comparison(name, seed, rival, made["accuracy"], made["params"], ours[1], ours[0], images)
+        for rival, made, ours in pairs
+    ]
+
+
+def worst(compared: list[Comparison]) -> tuple[str, float, float]:
+    """The set on which nat2 is furthest behind beyond the standard error, the points in the mean of its seeds, and the
+    standard error of these: of two shares of as many test images."""
+    found = []
+    for name in dict.fromkeys(each.set for each in compared):
+        seeds = [each for each in compared if each.set == name]
+        shares = [(share, each.images) for each in seeds for share in (each.ours, each.made)]
+        error = sum(standard_error(share, images) ** 2 for share, images in shares) ** 0.5
+        found.append((name, statistics.mean(each.points for each in seeds), 100 * error / len(seeds)))
+    return min(found, key=lambda each: each[1] + each[2])
+
+
+def summary(compared: list[Comparison], kept: list[dict[str, Any]]) -> list[Row]:
     """Means over sets and seeds, beside their targets."""
     result = []
-    for size in (*SIZES, "one network in all the time"):
-        values = [row.value for row in rows if row.name.endswith(f"minus {size}")]
-        if not values:
+    for size in (*SIZES, ALL_THE_TIME):
+        some = [each for each in compared if each.rival == size]
+        if not some:
             continue
+        values = [each.points for each in some]
         error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-        against = WORST_TARGET if size not in SIZES else MEAN_TARGET
+        against = MEAN_TARGET if size in SIZES else WORST_TARGET
         detail = f"standard error {error:.1f}, {len(values)} comparisons"
         result.append(Row(f"mean: nat2 minus {size}", statistics.mean(values), against, "higher", "points", detail))
         if size in SIZES:
-            result.append(Row(f"worst: nat2 minus {size}", min(values), WORST_TARGET, "higher", "points"))
+            name, points, error = worst(some)
+            title = f"worst set: nat2 minus {size}, and a standard error"
+            detail = f"{name}: {points:.2f} with a standard error of {error:.2f}"
+            result.append(Row(title, points + error, WORST_TARGET, "higher", "points", detail))
     shares = [
         needed / made["params"]
         for each in kept
-        for needed, made in zip(each["equal"], each["by hand"], strict=True)  # type: ignore[call-overload]
+        for needed, made in zip(each["equal"], each["by hand"], strict=True)
         if needed is not None
     ]
     if shares:
@@ -183,7 +219,8 @@ def main() -> None:
     sets, seeds = (QUICK, 1) if given.quick else (given.sets, given.seeds)
     length = QUICK_TIME if given.quick else given.time
     rows: list[Row] = []
-    done: list[dict[str, object]] = []
+    done: list[dict[str, Any]] = []
+    compared: list[Comparison] = []
     for seed in range(seeds):
         for name in sets:
             file = given.keep / "-".join([name, *filter(None, [length]), given.pretrained, f"{seed}.json"])
@@ -199,12 +236,14 @@ def main() -> None:
                 file.write_text(json.dumps(measured, indent=2) + "\n")
             kept = json.loads(file.read_text())
             done.append(kept)
-            for row in (added := rows_of(name, seed, kept)):
+            compared += (added := comparisons(name, seed, kept))
+            seconds = Row(f"{name}, seed {seed}: processor seconds of the run", kept["seconds"], unit="s")
+            for row in (shown := [seconds, *(each.row for each in added)]):
                 print(f"{row.value:8.2f} {row.unit}  {row.name}; {row.detail}", flush=True)
-            rows += added
+            rows += shown
             if given.json is not None:
-                write("A run against networks made by hand in the same time", rows + summary(rows, done), given.json)
-    show("A run against networks made by hand in the same time", rows + summary(rows, done), given.json)
+                write(TITLE, rows + summary(compared, done), given.json)
+    show(TITLE, rows + summary(compared, done), given.json)
 
 
 if __name__ == "__main__":
