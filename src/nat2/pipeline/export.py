@@ -71,16 +71,7 @@ def export(
     """
     run = user_path(run, "RUN")
     device = _device(target)
-    networks = [networks] if isinstance(networks, str) else networks
-    networks = [Path(name).name for name in networks]  # a shell completes their folders
-    results = {result.id: result for result in _returned(run)}
-    unknown = [name for name in networks if name not in results]
-    if unknown:
-        raise RunError(
-            f"{run} has returned no network {', '.join(unknown)}; it has {', '.join(results)}. Others of its archive "
-            "are made by nat2 finetune RUN ID"
-        )
-    chosen = [results[name] for name in (networks or results)]
+    chosen = _chosen(run, [networks] if isinstance(networks, str) else networks)
     place = run / "networks" if to is None else user_path(to, "--to")
     if to is not None and place.resolve().is_relative_to(run.resolve()):
         raise ConfigError(f"--to {place} lies inside the run; choose a folder of your own")
@@ -88,11 +79,8 @@ def export(
     goal = target_named(target) if target and device is None else None
     if goal is not None:
         goal.check(options)
-    trained = [name for name, each in DEVICES.items() if each.integers]
-    if int8_steps is not None and (int8_steps < 0 or (int8_steps and not (int8 or device in trained))):
-        raise ConfigError(
-            f"--int8_steps must be at least 0, and belongs to --int8 or --for {', '.join(trained)}; got {int8_steps}"
-        )
+    if int8_steps is not None:
+        _check_steps(int8_steps, int8=int8, device=device)
     for result in chosen:
         describe(run / "networks" / result.id)
     with Progress(quiet=quiet) as progress, RunFolder(run, shared=to is not None) as folder:
@@ -112,6 +100,36 @@ def export(
                 remeasure(context, folder.results())
             report_networks(folder, folder.results())
         return written
+
+
+def _chosen(run: Path, names: Sequence[str]) -> list[Result]:
+    """The results of networks that are named, or of all.
+
+    Raises:
+        RunError: the run has not returned one of them.
+    """
+    names = [Path(name).name for name in names]  # a shell completes their folders
+    results = {result.id: result for result in _returned(run)}
+    unknown = [name for name in names if name not in results]
+    if unknown:
+        raise RunError(
+            f"{run} has returned no network {', '.join(unknown)}; it has {', '.join(results)}. Others of its archive "
+            "are made by nat2 finetune RUN ID"
+        )
+    return [results[name] for name in (names or results)]
+
+
+def _check_steps(steps: int, *, int8: bool, device: str | None) -> None:
+    """Check the number of steps in 8 bits.
+
+    Raises:
+        ConfigError: it is negative, or nothing that is written is trained in 8 bits.
+    """
+    trained = [name for name, each in DEVICES.items() if each.integers]
+    if steps < 0 or (steps and not (int8 or device in trained)):
+        raise ConfigError(
+            f"--int8_steps must be at least 0, and belongs to --int8 or --for {', '.join(trained)}; got {steps}"
+        )
 
 
 def _facts(result: Result) -> dict[str, str]:

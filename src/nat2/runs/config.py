@@ -164,43 +164,47 @@ class RunConfig:
         if self.objectives == "auto":
             small = "flash" if self.target == "microcontroller" else "params"
             object.__setattr__(self, "objectives", f"error,{small}")
+        self._check_sources()
+        for name, value in with_paths(self, user_path).items():
+            object.__setattr__(self, name, value)
+        self._check_texts()
+        self._check_ranges()
+        self._check_combinations()
+
+    def _check_sources(self) -> None:
+        """What images and weights may be named."""
         if not self.data:
             raise ConfigError(f"--data must name a folder, a file, or digits; got {self.data!r}")
-        if self.time:
-            parse_time(self.time)
         weights = parts_of(self.pretrained)
         if (self.pretrained and not weights) or (len(weights) > 1 and {ANY_WEIGHTS, NO_WEIGHTS} & set(weights)):
             raise ConfigError(
                 f"--pretrained must be {ANY_WEIGHTS}, {NO_WEIGHTS}, or files or names separated by commas; got "
                 f"{self.pretrained!r}"
             )
-        for name, value in with_paths(self, user_path).items():
-            object.__setattr__(self, name, value)
+
+    def _check_texts(self) -> None:
+        """What the parts of a text must be."""
+        if self.time:
+            parse_time(self.time)
         parse_budget(self.budget, parse_objectives(self.objectives))
         board_bounds(self.device)
+        if self.resolutions != "auto":
+            parse_resolutions(self.resolutions)
+        if self.width != "auto":
+            parse_widths(self.width)
+
+    def _check_ranges(self) -> None:
+        """Between what a number must be."""
         if not (1 <= self.latency_batch <= 4096 and 1 <= self.latency_threads <= 1024):
             raise ConfigError(
                 "--latency_batch must be at least 1 and at most 4096, --latency_threads at least 1 and at most 1024; "
                 f"got {self.latency_batch} and {self.latency_threads}"
             )
-        if self.resolutions != "auto":
-            parse_resolutions(self.resolutions)
-        if self.schedule.endswith("transfer") and self.pretrained in ("", NO_WEIGHTS) and not self.phases:
-            raise ConfigError(
-                f"--schedule {self.schedule} goes on from trained weights; name them with --pretrained, or choose "
-                "uniform, short, ofa or ofav2"
-            )
-        if self.networks < 1:
-            raise ConfigError(f"--networks must be at least 1; got {self.networks}")
-        if self.finetune.variant == "ensemble" and self.family.startswith("SE"):
-            raise ConfigError(
-                f"--finetune.variant ensemble needs early exits, which --family {self.family} has not; choose single, "
-                "or a family that begins with EE"
-            )
+        for name in ("networks", "devices", "processes_per_gpu"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name} must be at least 1; got {getattr(self, name)}")
         if self.stem_stride not in (0, 1, 2):
             raise ConfigError(f"--stem_stride must be 1 or 2, or 0 to choose; got {self.stem_stride}")
-        if self.width != "auto":
-            parse_widths(self.width)
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"--dropout must be at least 0 and below 1; got {self.dropout}")
         for name in ("val_fraction", "test_fraction"):
@@ -210,15 +214,25 @@ class RunConfig:
             raise ConfigError(f"--memory must be above 0 (GiB); got {self.memory}")
         if self.center is not None and not 0 < self.center <= 1:
             raise ConfigError(f"--center must be above 0 and at most 1; got {self.center}")
-        for name in ("devices", "processes_per_gpu"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name} must be at least 1; got {getattr(self, name)}")
         if not 1 <= self.process_timeout <= _LONGEST:
             raise ConfigError(
                 f"--process_timeout must be at least 1 and at most {_LONGEST} (seconds); got {self.process_timeout}"
             )
         if not 0 <= self.checkpoint_seconds < math.inf:
             raise ConfigError(f"--checkpoint_seconds must be 0 or more; got {self.checkpoint_seconds}")
+
+    def _check_combinations(self) -> None:
+        """What goes together."""
+        if self.schedule.endswith("transfer") and self.pretrained in ("", NO_WEIGHTS) and not self.phases:
+            raise ConfigError(
+                f"--schedule {self.schedule} goes on from trained weights; name them with --pretrained, or choose "
+                "uniform, short, ofa or ofav2"
+            )
+        if self.finetune.variant == "ensemble" and self.family.startswith("SE"):
+            raise ConfigError(
+                f"--finetune.variant ensemble needs early exits, which --family {self.family} has not; choose single, "
+                "or a family that begins with EE"
+            )
         if (self.val_fraction or 0.0) + self.test_fraction >= 1:
             raise ConfigError(
                 "--val_fraction and --test_fraction must leave images for training; "
