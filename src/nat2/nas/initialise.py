@@ -13,7 +13,6 @@ from nat2.nas.batch import Batch
 from nat2.nas.decide import decided
 from nat2.nas.feasible import check_budget
 from nat2.nas.measure import check_failures, succeeded
-from nat2.nas.select import survive
 from nat2.nas.task import ENOUGH, Task
 from nat2.progress import duration
 from nat2.seeds import derive, numpy_generator
@@ -134,9 +133,7 @@ def _evaluated(
 
 def _best(task: Task[A], evaluated: Sequence[Evaluation[A]], count: int, place: int) -> list[Evaluation[A]]:
     seed = derive(task.seed, "survive", 0, place)
-    kept = task.processes.once(
-        lambda: [int(n) for n in survive(task.values(evaluated), count, violated=task.violations(evaluated), seed=seed)]
-    )
+    kept = task.processes.once(lambda: task.survivors(evaluated, count, seed=seed))
     return [evaluated[number] for number in kept]
 
 

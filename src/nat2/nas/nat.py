@@ -23,7 +23,6 @@ from nat2.nas.measure import check_failures, measure, succeeded
 from nat2.nas.objectives import Objective
 from nat2.nas.propose import prediction_quality
 from nat2.nas.search_result import SearchResult
-from nat2.nas.select import survive
 from nat2.nas.settings import SearchSettings
 from nat2.nas.task import Task, check
 from nat2.progress import SILENT, FoundDone, Reporter
@@ -277,8 +276,7 @@ def _replace(task: Task[A], members: list[Evaluation[A]], number: int) -> list[E
 
 def _survivors(task: Task[A], members: list[Evaluation[A]], count: int, purpose: str, number: int) -> list[int]:
     """Numbers of the members that survive, the same in all processes."""
-    seed, values, violated = derive(task.seed, purpose, number), task.values(members), task.violations(members)
-    return task.processes.once(lambda: [int(n) for n in survive(values, count, violated=violated, seed=seed)])
+    return task.processes.once(lambda: task.survivors(members, count, seed=derive(task.seed, purpose, number)))
 
 
 def _known(task: Task[A], archs: Sequence[A], weights: int) -> list[Evaluation[A]]:

@@ -270,8 +270,7 @@ def training_set(task: Task[A], members: list[Evaluation[A]], weights: int) -> l
         return members
     others = [each for each in task.archive.known(weights) if each.arch not in there]
     if len(others) > room:
-        kept = survive(task.values(others), room, violated=task.violations(others), seed=derive(task.seed, "learn"))
-        others = [others[index] for index in kept]
+        others = [others[index] for index in task.survivors(others, room, seed=derive(task.seed, "learn"))]
     return members + others
 
 

@@ -18,7 +18,7 @@ from nat2.nas.feasible import exact, exact_violation
 from nat2.nas.functions import Evaluate, SearchFunctions
 from nat2.nas.objectives import Objective
 from nat2.nas.predictors import check_predictor
-from nat2.nas.select import hypervolume
+from nat2.nas.select import hypervolume, survive
 from nat2.nas.settings import SearchSettings
 from nat2.processes import ALONE, Processes
 from nat2.progress import SILENT, Reporter
@@ -82,6 +82,11 @@ class Task(Generic[A]):
     def front(self, evaluations: Sequence[Evaluation[A]]) -> list[int]:
         """Indices of the non-dominated evaluations within the budget."""
         return front.front(evaluations, self.objectives, self.quantities)
+
+    def survivors(self, evaluations: Sequence[Evaluation[A]], count: int, *, seed: int) -> list[int]:
+        """Indices of as many evaluations as survive (NAT2, archive update), ascending."""
+        kept = survive(self.values(evaluations), count, violated=self.violations(evaluations), seed=seed)
+        return [int(index) for index in kept]
 
     def minimised(self, table: Mapping[str, NDArray[np.float64]]) -> Objectives:
         """The objectives, less being better, of columns by name; shape (n, objectives)."""
