@@ -23,25 +23,17 @@ from handmade import SIZES
 from table import Row, parser, show
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tuned import Setting, Tuning
 from worth import FILES, OWN, source
 
 from nat2.allocator import keep_freed_memory
 from nat2.data.dataset import Dataset
-from nat2.data.transform import Pipeline, ResizedImages
 from nat2.pipeline.prepare import prepare
-from nat2.pipeline.pretrained import begin_with
 from nat2.runs.config import RunConfig
 from nat2.runs.plan import RunPlan
-from nat2.seeds import torch_generator
-from nat2.shipped import DEFAULT
-from nat2.space import Arch
-from nat2.supernet import StaticNetwork, SuperNetwork, calibrate, extract
-from nat2.supernet.static import channels_last
-from nat2.training.lesson import Lesson, answers_of, measure, optimizer_of
-from nat2.training.optimise import Schedule
+from nat2.supernet import StaticNetwork
 from nat2.training.settings import FinetuneSettings
 
-_WARMUP = 0.05  # of the steps
 _AVERAGED = 0.9  # of the average is kept after every part
 _PART = 10  # steps
 
@@ -75,31 +67,21 @@ VARIANTS = {
 
 def trained(plan: RunPlan, dataset: Dataset, size: str, variant: Variant, steps: int) -> float:
     """Share of the test images that a network classifies rightly after so many steps."""
-    (macro,), resolution, seed = plan.macros, plan.space.resolutions[-1], plan.config.seed
-    stages, depth, layer = SIZES[size]
-    arch = Arch(resolution=resolution, width=macro.width, stages=((layer,) * depth,) * stages)
-    augmentation = replace(plan.config.augmentation, **variant.augmentation)
-    pipeline = Pipeline(dataset.mean, dataset.std, augmentation, center=plan.config.center or 1.0)
-    images = dataset.train.joined(dataset.val)
-    network = SuperNetwork(macro, generator=torch_generator(seed, "finetuning", size)).eval()
-    begin_with(network, DEFAULT.name)
-    some = ResizedImages(images.part(torch.linspace(0, len(images) - 1, 256).long()), pipeline)
-    static = channels_last(extract(network, arch, calibrate(network, arch, some.batches(resolution))))
-    static.requires_grad_(True)
-    settings = replace(FinetuneSettings(), **variant.finetune).settled(len(images))
-    lesson = Lesson.of(pipeline, settings, seed, len(images), None)
-    schedule = Schedule(lesson.rate, steps, round(_WARMUP * steps), 0.1 * lesson.rate)
-    optimizer = optimizer_of(static, settings)
-    average = AveragedModel(static, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGED), use_buffers=True)  # type: ignore[no-untyped-call]
+    setting = Setting(
+        ("finetuning", size),
+        steps,
+        finetune=replace(FinetuneSettings(), **variant.finetune),
+        augmentation=replace(plan.config.augmentation, **variant.augmentation),
+    )
+    tuning = Tuning.of(plan, dataset, SIZES[size], setting)
+    network, arch = tuning.network, tuning.network.arch
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGED), use_buffers=True)  # type: ignore[no-untyped-call]
     small = replace(arch, resolution=plan.space.resolutions[0])
     for part in range(steps // _PART):
-        static.arch = small if part * _PART < variant.smaller * steps else arch
-        made = range(part * _PART, (part + 1) * _PART)
-        lesson.train(static, optimizer, images, schedule, steps=made, part=part)
-        average.update_parameters(static)
-    tested = averaged(static, average.module) if variant.averaged else static
-    test = ResizedImages(dataset.test, pipeline)
-    return measure(answers_of(tested, test), test.labels, settings)[1]
+        network.arch = small if part * _PART < variant.smaller * steps else arch
+        tuning.train(range(part * _PART, (part + 1) * _PART), part=part)
+        average.update_parameters(network)
+    return tuning.accuracy(averaged(network, average.module) if variant.averaged else None)
 
 
 def averaged(network: StaticNetwork, average: nn.Module) -> StaticNetwork:

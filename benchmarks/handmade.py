@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from table import Row, parser, show
 from torch.nn import functional as F
+from tuned import Shape, arch_of
 
 import nat2
 from nat2.allocator import keep_freed_memory
@@ -28,13 +29,13 @@ from nat2.pipeline.prepare import prepare
 from nat2.runs.config import RunConfig
 from nat2.runs.results import Result
 from nat2.seeds import torch_generator
-from nat2.space import Arch, Layer, cost
+from nat2.space import Layer, cost
 from nat2.supernet import StaticNetwork, SuperNetwork, extract
 from nat2.supernet.static import channels_last
 from nat2.training.optimise import Schedule, accuracy, set_learning_rate, sgd
 
-SIZES = {"small": (2, 2, Layer(3, 3)), "medium": (3, 3, Layer(5, 4)), "large": (5, 4, Layer(5, 6))}
-"""How many stages, how deep each, and their layers: what somebody would take who knows the family."""
+SIZES: dict[str, Shape] = {"small": (2, 2, Layer(3, 3)), "medium": (3, 3, Layer(5, 4)), "large": (5, 4, Layer(5, 6))}
+"""What somebody would take who knows the family."""
 BATCH, RATE, DECAY, SMOOTHING = 64, 0.08, 3e-5, 0.1
 
 
@@ -54,8 +55,7 @@ def made_by_hand(config: RunConfig, name: str, seconds: float) -> Made:
     plan, dataset = prepare(config)
     config, macro = plan.config, plan.macros[0]
     resolution = plan.space.resolutions[-1]
-    stages, depth, layer = SIZES[name]
-    arch = Arch(resolution=resolution, width=macro.width, stages=((layer,) * depth,) * stages)
+    arch = arch_of(macro, resolution, SIZES[name])
     generator = torch_generator(config.seed, "handmade", name)
     network: StaticNetwork = channels_last(extract(SuperNetwork(macro, generator=generator), arch))
     pipeline = Pipeline(dataset.mean, dataset.std, config.augmentation, center=config.center or 1.0)

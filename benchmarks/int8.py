@@ -22,30 +22,24 @@ import torch
 from handmade import SIZES
 from table import Row, parser, show
 from torch import Tensor
+from tuned import CALIBRATION, Setting, Tuning
 from worth import source
 
 from nat2.allocator import keep_freed_memory
-from nat2.data.transform import Pipeline, ResizedImages, shuffled_batches
+from nat2.data.transform import shuffled_batches
 from nat2.deploy.export import export
 from nat2.deploy.quantise import accuracy_of, quantise
 from nat2.deploy.rounded import JUDGED_BY, RoundedGraph
 from nat2.pipeline.prepare import prepare
-from nat2.pipeline.pretrained import begin_with
 from nat2.runs.config import RunConfig
 from nat2.seeds import torch_generator
-from nat2.shipped import DEFAULT
-from nat2.space import Arch, Layer
-from nat2.supernet import SuperNetwork, calibrate, extract
-from nat2.supernet.static import channels_last
-from nat2.training.lesson import Lesson, optimizer_of
-from nat2.training.optimise import Schedule
-from nat2.training.settings import FinetuneSettings
+from nat2.space import Layer
 
 SETS = ("EuroSAT", "CIFAR-10")
 SHAPES = {"tiny": (1, 2, Layer(3, 3)), **SIZES}
 """As in `SIZES`, and one for the smallest microcontrollers."""
 TARGET = 0.5  # points below floating point, in the mean
-CALIBRATION, TEST, BATCH = 256, 2000, 64
+TEST, BATCH = 2000, 64
 
 
 @dataclass(frozen=True)
@@ -71,21 +65,10 @@ class Trained:
 def trained(data: str, size: str, steps: int, folder: Path) -> Trained:
     """One of the sizes, fine-tuned and exported."""
     plan, dataset = prepare(RunConfig(data=data))
-    (macro,), resolution = plan.macros, plan.space.resolutions[-1]
-    stages, depth, layer = SHAPES[size]
-    arch = Arch(resolution=resolution, width=macro.width, stages=((layer,) * depth,) * stages)
-    pipeline = Pipeline(dataset.mean, dataset.std, plan.config.augmentation, center=plan.config.center or 1.0)
-    images = dataset.train.joined(dataset.val)
-    network = SuperNetwork(macro, generator=torch_generator(0, "int8", size)).eval()
-    begin_with(network, DEFAULT.name)
-    some = ResizedImages(images.part(torch.linspace(0, len(images) - 1, CALIBRATION).long()), pipeline)
-    static = channels_last(extract(network, arch, calibrate(network, arch, some.batches(resolution))))
-    static.requires_grad_(True)
-    settings = FinetuneSettings().settled(len(images))
-    lesson = Lesson.of(pipeline, settings, 0, len(images), None)
-    schedule = Schedule(lesson.rate, steps, steps // 20, 0.1 * lesson.rate)
-    lesson.train(static, optimizer_of(static, settings), images, schedule, steps=range(steps), part=0)
-    export(static.eval(), pipeline, dataset.classes, folder, side=dataset.train.pixels.shape[-1], facts={})
+    tuning = Tuning.of(plan, dataset, SHAPES[size], Setting(("int8", size), steps))
+    tuning.train(range(steps))
+    pipeline, resolution = tuning.pipeline, tuning.network.arch.resolution
+    export(tuning.network.eval(), pipeline, dataset.classes, folder, side=dataset.train.pixels.shape[-1], facts={})
     train, test = (torch.cat([*pipeline.shipped(each, resolution)]) for each in (dataset.train, dataset.test))
     return Trained(folder / "model.onnx", train, test[:TEST], dataset.test.labels[:TEST])
 

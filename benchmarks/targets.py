@@ -23,9 +23,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from int8 import BATCH, CALIBRATION, Trained, trained
+from int8 import BATCH, Trained, trained
 from packaging.requirements import Requirement
 from table import Row, parser, show
+from tuned import CALIBRATION
 from worth import source
 
 from nat2.allocator import keep_freed_memory

@@ -15,26 +15,15 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from handmade import SIZES
 from table import Row, parser, show, write
+from tuned import Setting, Tuning
 from worth import FILES, OWN, source
 
 from nat2.allocator import keep_freed_memory
-from nat2.data.transform import Pipeline, ResizedImages
 from nat2.pipeline.prepare import prepare
-from nat2.pipeline.pretrained import begin_with
 from nat2.runs.config import RunConfig
-from nat2.seeds import torch_generator
-from nat2.shipped import DEFAULT
-from nat2.space import Arch
-from nat2.supernet import SuperNetwork, calibrate, extract
-from nat2.supernet.static import channels_last
-from nat2.training.lesson import Lesson, answers_of, measure, optimizer_of
-from nat2.training.optimise import Schedule
-from nat2.training.settings import FinetuneSettings
 
-_WARMUP = 0.05  # of the steps
 TITLE = "From the weights that come with nat2, and from random ones"
 SOONER = "still ahead by"
 
@@ -42,25 +31,11 @@ SOONER = "still ahead by"
 def accuracies(data: str, size: str, steps: int, seed: int) -> dict[str, float]:
     """Share of test images classified rightly after so many steps, by what the training began with."""
     plan, dataset = prepare(RunConfig(data=data, seed=seed))
-    (macro,), resolution = plan.macros, plan.space.resolutions[-1]
-    stages, depth, layer = SIZES[size]
-    arch = Arch(resolution=resolution, width=macro.width, stages=((layer,) * depth,) * stages)
-    pipeline = Pipeline(dataset.mean, dataset.std, plan.config.augmentation, center=plan.config.center or 1.0)
-    images = dataset.train.joined(dataset.val)
     found = {}
     for start in ("trained", "random"):
-        network = SuperNetwork(macro, generator=torch_generator(seed, "transfer", size)).eval()
-        if start == "trained":
-            begin_with(network, DEFAULT.name)
-        some = ResizedImages(images.part(torch.linspace(0, len(images) - 1, 256).long()), pipeline)
-        static = channels_last(extract(network, arch, calibrate(network, arch, some.batches(resolution))))
-        static.requires_grad_(True)
-        settings = FinetuneSettings().settled(len(images))
-        lesson = Lesson.of(pipeline, settings, seed, len(images), None)
-        schedule = Schedule(lesson.rate, steps, round(_WARMUP * steps), 0.1 * lesson.rate)
-        lesson.train(static, optimizer_of(static, settings), images, schedule, steps=range(steps), part=0)
-        test = ResizedImages(dataset.test, pipeline)
-        found[start] = measure(answers_of(static, test), test.labels, settings)[1]
+        tuning = Tuning.of(plan, dataset, SIZES[size], Setting(("transfer", size), steps, trained=start == "trained"))
+        tuning.train(range(steps))
+        found[start] = tuning.accuracy()
     return found
 
 
