@@ -36,6 +36,7 @@ from nat2.training.settings import FinetuneSettings
 
 _AVERAGED = 0.9  # of the average is kept after every part
 _PART = 10  # steps
+_LATE = 0.6  # of the steps are made before
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Variant:
     """The weights that are tested are an exponential moving average."""
     smaller: float = 0.0
     """Share of the steps, from the first, at three quarters of the resolution."""
+    late: dict[str, Any] = field(default_factory=dict)
+    """Augmentation of the last two fifths of the steps."""
 
 
 VARIANTS = {
@@ -60,26 +63,28 @@ VARIANTS = {
     "weight decay 0.05": Variant({"weight_decay": 0.05}),
     "crops of half the area": Variant(augmentation={"crop_scale": 0.5}),
     "crops of three quarters of the area": Variant(augmentation={"crop_scale": 0.75}),
-    "no crops": Variant(augmentation={"crop_scale": 1.0}),
+    "RandAugment": Variant(augmentation={"policy": "randaugment"}),
+    "RandAugment in the last two fifths": Variant(late={"policy": "randaugment"}),
+    "AutoAugment": Variant(augmentation={"policy": "autoaugment"}),
     "two thirds of the steps at smaller size": Variant(smaller=2 / 3),
 }
 
 
 def trained(plan: RunPlan, dataset: Dataset, size: str, variant: Variant, steps: int) -> float:
     """Share of the test images that a network classifies rightly after so many steps."""
-    setting = Setting(
-        ("finetuning", size),
-        steps,
-        finetune=replace(FinetuneSettings(), **variant.finetune),
-        augmentation=replace(plan.config.augmentation, **variant.augmentation),
-    )
+    augmentation = replace(plan.config.augmentation, **variant.augmentation)
+    finetune = replace(FinetuneSettings(), **variant.finetune)
+    setting = Setting(("finetuning", size), steps, finetune=finetune, augmentation=augmentation)
     tuning = Tuning.of(plan, dataset, SIZES[size], setting)
     network, arch = tuning.network, tuning.network.arch
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGED), use_buffers=True)  # type: ignore[no-untyped-call]
     small = replace(arch, resolution=plan.space.resolutions[0])
+    pipeline = replace(tuning.pipeline, augmentation=replace(augmentation, **variant.late))
+    late = replace(tuning, lesson=replace(tuning.lesson, pipeline=pipeline))
     for part in range(steps // _PART):
         network.arch = small if part * _PART < variant.smaller * steps else arch
-        tuning.train(range(part * _PART, (part + 1) * _PART), part=part)
+        now = late if part * _PART >= _LATE * steps else tuning
+        now.train(range(part * _PART, (part + 1) * _PART), part=part)
         average.update_parameters(network)
     return tuning.accuracy(averaged(network, average.module) if variant.averaged else None)
 
@@ -106,22 +111,25 @@ def main() -> None:
     options.add_argument("--size", choices=SIZES, default="small")
     options.add_argument("--steps", type=int, default=300)
     options.add_argument("--seeds", type=int, default=2)
+    options.add_argument("--most", type=int, default=0, help="training images of each set; by default as in worth.py")
+    options.add_argument("--changes", nargs="+", choices=VARIANTS, default=[*VARIANTS], metavar="CHANGE")
     given = options.parse_args()
     keep_freed_memory()
     torch.set_num_threads(1)  # processor time is compared
     title = f"Fine-tuning the {given.size} network for {given.steps} steps"
     rows: list[Row] = []
-    gains: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    tried = {name: VARIANTS[name] for name in ("defaults", *given.changes)}
+    gains: dict[str, list[float]] = {name: [] for name in tried}
     for name in given.sets:
         with tempfile.TemporaryDirectory() as scratch:
-            data = source(name, given.images, Path(scratch))
+            data = source(name, given.images, Path(scratch), most=given.most)
             if data is None:
                 print(f"{name}: its images are not in {given.images}", flush=True)
                 continue
             for seed in range(given.seeds):
                 plan, dataset = prepare(RunConfig(data=data, seed=seed))
                 usual = 0.0
-                for changed, variant in VARIANTS.items():
+                for changed, variant in tried.items():
                     reached, seconds = measured(
                         lambda at=variant: trained(plan, dataset, given.size, at, given.steps)  # type: ignore[misc]  # noqa: B023
                     )

@@ -71,8 +71,8 @@ def images_of(folder: Path, most: int) -> dict[str, NDArray[np.generic]]:
     return arrays
 
 
-def source(name: str, images: Path | None, scratch: Path) -> str | None:
-    """What --data takes for a set; None if its images are not there."""
+def source(name: str, images: Path | None, scratch: Path, *, most: int = 0) -> str | None:
+    """What --data takes for a set, or for some of its training images; None if its images are not there."""
     if name == "digits":
         return name
     if name == "shapes":
@@ -81,7 +81,7 @@ def source(name: str, images: Path | None, scratch: Path) -> str | None:
         return str(scratch / "shapes")
     if images is None:
         return None
-    folder, most = images / FILES[name][0], FILES[name][1]
+    folder, most = images / FILES[name][0], most or FILES[name][1]
     if (folder / f"{folder.name}.npz").exists():
         return str(folder / f"{folder.name}.npz")
     if not (folder / "train.npz").exists():

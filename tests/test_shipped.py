@@ -129,6 +129,19 @@ def test_they_are_taken_where_they_fit(
     assert again == plan
 
 
+def test_images_are_cropped_from_random_weights_and_as_published(tmp_path: Path) -> None:
+    data = write_images(tmp_path / "images", 32)
+
+    def augmentation(**changes: Any) -> tuple[float | None, str | None]:
+        plan, _ = prepare(RunConfig.of(**{"preset": "quick", "data": data, **changes}))
+        return plan.config.augmentation.crop_scale, plan.config.augmentation.policy
+
+    assert augmentation() == (1.0, "auto")
+    assert augmentation(pretrained="none") == (0.75, "auto")
+    assert augmentation(preset="nat2", pretrained=DEFAULT.name, width="0.5") == (0.75, "none")
+    assert augmentation(augmentation={"crop_scale": 0.5, "policy": "none"}) == (0.5, "none")
+
+
 def test_named_weights_that_do_not_fit_are_refused_with_the_flags_they_need(tmp_path: Path) -> None:
     given = RunConfig(data=write_images(tmp_path / "images", 32), pretrained=DEFAULT.name, width=0.35)
     plan, dataset = prepare(given)

@@ -16,7 +16,7 @@ from nat2.errors import ConfigError, RunError
 from nat2.pipeline import planning, remaining
 from nat2.pipeline.context import RunContext
 from nat2.pipeline.planning import account, preview, recall_lengths, scaled_phase
-from nat2.pipeline.prepare import crop_for, prepare
+from nat2.pipeline.prepare import prepare
 from nat2.pipeline.speed import Speed, stage_seconds
 from nat2.processes import ALONE
 from nat2.runs.config import Preset, RunConfig, parse_time
@@ -111,13 +111,6 @@ def test_few_networks_are_returned_where_there_is_no_time_for_more(plans: dict[P
     chosen = RunConfig(networks=9)
     plan = replace(plans["quick"], config=replace(plans["quick"].config, networks=9))
     assert planning._lengthened(chosen, plan, IMAGES, SPEED, 120.0).networks == 9
-
-
-def test_few_passes_from_trained_weights_do_without_crops() -> None:
-    few, many = (RunConfig.of("quick", finetune={"steps": steps, "batch_size": 64}) for steps in (1200, 2000))
-    assert crop_for(few, IMAGES, trained=True) == 1.0  # 48 passes
-    assert crop_for(few, IMAGES, trained=False) == crop_for(many, IMAGES, trained=True) == 0.75
-    assert crop_for(RunConfig.of("nat2", finetune={"epochs": 2}), IMAGES, trained=True) == 0.75
 
 
 def test_an_adaptation_too_short_to_matter_is_left_out(plans: dict[Preset, RunPlan]) -> None:

@@ -172,7 +172,10 @@ def test_urls_are_not_read(name: str, url: str) -> None:
     [
         ("seed: abc", "--seed must be a whole number; got abc"),
         ("memory: lots", "--memory must be a number; got lots"),
-        ("augmentation: {policy: on}", "--augmentation.policy must be one of none, autoaugment, randaugment; got True"),
+        (
+            "augmentation: {policy: on}",
+            "--augmentation.policy must be one of none, auto, autoaugment, randaugment; got True",
+        ),
         ("phases: [{name: a, epochs: {}, lr: 1}]", "lr (`epochs` must be a whole number; got {})"),
         ("phases: [3]", "--phases must be a list of phases, each with its name, epochs and lr; got 3"),
         ("budget: {params: 3}", "--budget must be text; got {'params': 3}"),

@@ -81,6 +81,39 @@ def test_validation_images_are_learned_only_after_the_network_was_measured(
     assert rates[-1] < 0.0001
 
 
+@pytest.mark.parametrize("policy", ["auto", "none"])
+def test_what_was_learned_by_heart_is_augmented_in_the_second_phase(
+    tmp_path: Path, inherited: StaticNetwork, monkeypatch: pytest.MonkeyPatch, policy: Any
+) -> None:
+    """By heart, because what is right of the training images is wrong of the validation images."""
+    policies, said = list[str | None](), list[str]()
+    original = lesson.Lesson.train
+
+    def train(self: lesson.Lesson, *rest: Any, steps: range, part: int) -> float:
+        policies.extend([self.pipeline.augmentation.policy] * len(steps))
+        return original(self, *rest, steps=steps, part=part)
+
+    monkeypatch.setattr(lesson.Lesson, "train", train)
+    augmentation = dataclasses.replace(PIPELINE.augmentation, policy=policy)
+    options: dict[str, Any] = {
+        "pipeline": dataclasses.replace(PIPELINE, augmentation=augmentation),
+        "say": said.append,
+    }
+    alike = corners(48, seed=1)
+    other = dataclasses.replace(alike, labels=(alike.labels + 1) % (int(alike.labels.max()) + 1))
+    second: dict[str, str | None] = {}
+    for name, val in (("alike", alike), ("other", other)):
+        policies.clear()
+        context = context_of(corners(96), tmp_path / f"{name}.safetensors", **options)
+        ContinuedFinetuning(inherited, val, SETTINGS, context).measured()
+        assert set(policies) == {policy}
+        ContinuedFinetuning(inherited, val, SETTINGS, context).finished()  # continued in another process
+        second[name] = policies[-1]
+        assert policies[36:] == [second[name]] * 24
+    assert second == {"alike": policy, "other": "randaugment" if policy == "auto" else policy}
+    assert ["RandAugment from here on" in line for line in said] == [True] * (policy == "auto")
+
+
 @pytest.mark.parametrize(
     ("inherited", "steps_before_kill"), [((1,), 26), ((1,), 36), ((1,), 50), (EXITS, 50)], indirect=["inherited"]
 )

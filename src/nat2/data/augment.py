@@ -266,6 +266,7 @@ _CIFAR_TABLE = torch.tensor(
 )
 _POLICIES: dict[str, Callable[[int, Augmentation, torch.Generator], tuple[Tensor, Tensor]]] = {
     "none": _no_policy,
+    "auto": _no_policy,
     "autoaugment": _auto_augment,
     "randaugment": _rand_augment,
 }

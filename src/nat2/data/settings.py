@@ -8,7 +8,7 @@ from typing import Literal
 from nat2.errors import ConfigError
 from nat2.validation import check_not_negative, check_share, check_types
 
-Policy = Literal["none", "autoaugment", "randaugment"]
+Policy = Literal["none", "auto", "autoaugment", "randaugment"]
 DEFAULT_CACHE, NO_CACHE = "auto", "none"
 
 
@@ -34,13 +34,14 @@ class Augmentation:
 
     crop_scale: float | None = None
     """Smallest share of the image's area that a random crop keeps, above 0 and at most 1; by default what was published
-    for the data set, else 0.75, or 1 where the preset quick begins with trained weights and passes over the images
-    fewer than 60 times."""
+    for the data set, else 0.75, or 1 where the preset quick begins with trained weights."""
     flip: bool = True
     """Mirror half of the images."""
     policy: Policy | None = None
-    """Further geometry and colour operations: `autoaugment` (pairs found for CIFAR-10), `randaugment` (two at random)
-    or `none`; by default what was published for the data set, or none."""
+    """Further geometry and colour operations: `autoaugment` (pairs found for CIFAR-10), `randaugment` (two at random),
+    `none`, or `auto`: RandAugment in the second phase of the fine-tuning of a network that is far more accurate on
+    training than on validation images, else none. By default what was published for the data set, or, of other data
+    sets, `auto` in the preset quick and none in the others."""
     magnitude: float = 9.0
     """Strength of RandAugment, from 0 to 30."""
     cutout: float = 0.0

@@ -13,7 +13,7 @@ from nat2.errors import ConfigError, RunError
 from nat2.nas.settings import SearchSettings
 from nat2.pipeline.context import RunContext
 from nat2.pipeline.finetune import FEWEST_IN_TIME
-from nat2.pipeline.prepare import crop_for, prepare
+from nat2.pipeline.prepare import prepare
 from nat2.pipeline.speed import (
     Speed,
     finetuning_seconds,
@@ -82,9 +82,6 @@ def plan_for(
     spent = processes.once(lambda: time.monotonic() - began)
     left = max(0.0, total - spent - CLOSING_SECONDS)
     config = _lengthened(given, plan, images, speed, left)
-    if given.augmentation.crop_scale is None and dataset.known is None:
-        crop = crop_for(config, images, trained=bool(plan.pretrained))
-        config = replace(config, augmentation=replace(config.augmentation, crop_scale=crop))
     plan = replace(plan, config=config)
     seconds = stage_seconds(plan, images, speed)
     takes = spent + CLOSING_SECONDS + sum(seconds.values())
@@ -180,10 +177,8 @@ def recall_lengths(config: RunConfig, stored: Path) -> RunConfig:
     adapt = replace(config.adapt, epochs=adapt.epochs, steps=adapt.steps, warmup_epochs=adapt.warmup_epochs)
     tuned = ("epochs", "steps", "measured_at", "most_macs")
     finetune = replace(config.finetune, **{name: getattr(begun.finetune, name) for name in tuned})
-    augmentation, crop = config.augmentation, begun.augmentation.crop_scale
     return replace(
         config,
-        augmentation=replace(augmentation, crop_scale=crop) if augmentation.crop_scale is None else augmentation,
         resolutions=begun.resolutions if config.resolutions == "auto" else config.resolutions,
         phases=begun.phases if open_.phases else config.phases,
         search=replace(config.search, **search),

@@ -33,7 +33,6 @@ from nat2.validation import parts_of
 _MOST_CLASSES = 20  # that are listed
 _LONGEST = 40  # letters of a class's name
 _FEWEST = 32  # validation images that say something of a network
-_FEW_PASSES = 60  # of the fine-tuning over the images
 
 
 def prepare(config: RunConfig, processes: Processes = ALONE, *, progress: Reporter = SILENT) -> tuple[RunPlan, Dataset]:
@@ -84,21 +83,14 @@ def prepare(config: RunConfig, processes: Processes = ALONE, *, progress: Report
     return plan, dataset
 
 
-def crop_for(config: RunConfig, images: int, *, trained: bool) -> float:
-    """The least share of an image that a crop keeps, where nothing was published for the data set.
-
-    From trained weights and in few passes over the images, crops cost accuracy (benchmarks/finetuning.py).
-    """
-    length = config.finetune.length(images)
-    few = config.preset == "quick" and length.steps < _FEW_PASSES * length.epoch
-    return 1.0 if few and trained else DEFAULT_CROP
-
-
 def _settled(
     config: RunConfig, choices: Choices, dataset: Dataset, macros: Sequence[Macro], sides: Sequence[int]
 ) -> RunConfig:
     """The configuration as config.yaml holds it."""
-    known = dataset.known or Known(crop_scale=crop_for(config, len(dataset.train), trained=bool(choices.pretrained)))
+    quick = config.preset == "quick"
+    # From trained weights crops cost accuracy (benchmarks/finetuning.py).
+    crop = 1.0 if quick and choices.pretrained else DEFAULT_CROP
+    known = dataset.known or Known(crop_scale=crop, policy="auto" if quick else "none")
     augmentation = config.augmentation
     schedule = config.schedule
     if schedule == "auto":

@@ -21,6 +21,7 @@ from nat2.training.settings import FinetuneSettings
 
 _AGAIN = 0.5  # the second phase's learning rate, relative to the first's
 _WARMUP = 0.05  # of the first phase
+_BY_HEART = 0.2  # more of the training than of the validation images are classified rightly
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class _Standing:
     """Those of the phase that are done."""
     measured: float = 0.0
     """Validation accuracy after the first phase, once it is over."""
+    overfit: float = 0.0
+    """How far above it the accuracy on as many training images is."""
 
 
 class ContinuedFinetuning:
@@ -42,8 +45,9 @@ class ContinuedFinetuning:
 
     Phase 1 trains the inherited weights on the training images along a cosine, and measures the network on the
     validation images. Phase 2 goes on with these weights on training and validation images along a lower cosine; its
-    weights are the result, and nothing measures them but the test. Several exits are trained jointly (AEP; variant B);
-    which of them are kept is decided by their answers after phase 1.
+    weights are the result, and nothing measures them but the test. A network that has learned the training images by
+    heart gets RandAugment in phase 2 (policy `auto`). Several exits are trained jointly (AEP; variant B); which of them
+    are kept is decided by their answers after phase 1.
     """
 
     def __init__(
@@ -83,7 +87,8 @@ class ContinuedFinetuning:
         """Make phase 1, or find that it was made before; the accuracy on validation images of all exits together."""
         if self._standing.phase == 0:
             self._train(self._context.split)
-            self._standing = replace(self._standing, measured=self._measure())
+            measured = self._measure()
+            self._standing = replace(self._standing, measured=measured, overfit=self._learned() - measured)
             self._close()
         else:
             self._context.step(FoundDone(self._phases[0].steps))
@@ -117,19 +122,38 @@ class ContinuedFinetuning:
         """The parts of the present phase that are not made yet."""
         context, phase = self._context, self._standing.phase
         length = self._phases[phase]
-        rate = self._lesson.rate * (1.0, _AGAIN)[phase]
+        lesson = self._augmented() if phase else self._lesson
+        rate = lesson.rate * (1.0, _AGAIN)[phase]
         schedule = Schedule(rate, length.steps, round(_WARMUP * length.steps) * (phase == 0), 0.1 * rate)
         context.step(FoundDone(length.before(self._standing.parts)))
         saved = time.monotonic()
         for part in range(self._standing.parts, length.parts):
             steps = range(length.before(part), length.before(part + 1))
             number = part + phase * self._phases[0].parts  # phase 2 continues the numbers of phase 1
-            self._lesson.train(self._network, self._optimizer, split, schedule, steps=steps, part=number)
+            lesson.train(self._network, self._optimizer, split, schedule, steps=steps, part=number)
             self._standing = replace(self._standing, parts=part + 1)
             if context.is_due(saved):
                 save_state(context.state, self._network, self._optimizer, asdict(self._standing))
                 saved = time.monotonic()
             context.step(len(steps))
+
+    def _augmented(self) -> Lesson:
+        """The lesson of phase 2."""
+        pipeline, more = self._lesson.pipeline, self._standing.overfit
+        if pipeline.augmentation.policy != "auto" or more < _BY_HEART:
+            return self._lesson
+        if self._standing.parts == 0:
+            self._context.progress.say(
+                f"{self._network.arch.id}: RandAugment from here on, since {100 * more:.0f} points more of the "
+                "training images than of the validation images are classified rightly"
+            )
+        augmentation = replace(pipeline.augmentation, policy="randaugment")
+        return replace(self._lesson, pipeline=replace(pipeline, augmentation=augmentation))
+
+    def _learned(self) -> float:
+        """Accuracy on as many training images as there are validation images."""
+        some = ResizedImages(self._context.split.spread(len(self._images)), self._context.pipeline)
+        return measure(answers_of(self._network, some), some.labels, self._lesson.settings)[1]
 
     def _measure(self) -> float:
         """Accuracy on validation images; the answers are kept."""
