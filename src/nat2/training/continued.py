@@ -21,7 +21,7 @@ from nat2.training.settings import FinetuneSettings
 
 _AGAIN = 0.5  # the second phase's learning rate, relative to the first's
 _WARMUP = 0.05  # of the first phase
-_BY_HEART = 0.2  # more of the training than of the validation images are classified rightly
+_BY_HEART = 0.2  # higher accuracy on training than on validation images
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,8 @@ class ContinuedFinetuning:
             return self._lesson
         if self._standing.parts == 0:
             self._context.progress.say(
-                f"{self._network.arch.id}: RandAugment from here on, since {100 * more:.0f} points more of the "
-                "training images than of the validation images are classified rightly"
+                f"{self._network.arch.id}: RandAugment from here on, since its accuracy is {100 * more:.0f} points "
+                "higher on training than on validation images"
             )
         augmentation = replace(pipeline.augmentation, policy="randaugment")
         return replace(self._lesson, pipeline=replace(pipeline, augmentation=augmentation))
