@@ -167,13 +167,25 @@ def test_shrinking_runs_and_resumes(gpu: PretendedGpu, tmp_path: Path) -> None:
 
 
 def test_adaptation_runs_and_resumes(gpu: PretendedGpu, tmp_path: Path) -> None:
-    networks = SuperNetworks([on_gpu(gpu)])
-    teacher = Teacher(extract(networks[MACRO.width], SPACE.largest, exits=MACRO.exits), "DESC")
     settings = AdaptSettings(steps=1, batch_size=8)
-    for generation in (1, 2):
-        context = training(gpu, tmp_path / "state")
-        adaptation = Adaptation(networks, SPACE, teacher, settings, context, generations=2)
-        adaptation.advance(generation, SPACE.encode(SPACE.smallest)[None])
+
+    def adapted(generations: int) -> SuperNetwork:
+        network = on_gpu(gpu)
+        teacher = Teacher(extract(network, SPACE.largest, exits=MACRO.exits), "DESC")
+        for generation in range(1, generations + 1):
+            context = training(gpu, tmp_path / "state")
+            adaptation = Adaptation(SuperNetworks([network]), SPACE, teacher, settings, context, generations=2)
+            adaptation.advance(generation, SPACE.encode(SPACE.smallest)[None])
+        return network
+
+    def alike(one: SuperNetwork, other: SuperNetwork) -> bool:
+        pairs = zip(one.parameters(), other.parameters(), strict=True)
+        return all(isinstance(b, GpuTensor) and torch.equal(a.cpu(), b.cpu()) for a, b in pairs)
+
+    first, second = adapted(1), adapted(2)
+    assert not alike(on_gpu(gpu), first)
+    assert not alike(first, second)
+    assert alike(second, adapted(2))  # finds both generations done
 
 
 @pytest.mark.parametrize("exits", [None, (1, 2)])
