@@ -172,7 +172,7 @@ class RunConfig:
         self._check_combinations()
 
     def _check_sources(self) -> None:
-        """What images and weights may be named."""
+        """Images and weights are named."""
         if not self.data:
             raise ConfigError(f"--data must name a folder, a file, or digits; got {self.data!r}")
         weights = parts_of(self.pretrained)
@@ -183,7 +183,7 @@ class RunConfig:
             )
 
     def _check_texts(self) -> None:
-        """What the parts of a text must be."""
+        """Texts that stand for something can be read."""
         if self.time:
             parse_time(self.time)
         parse_budget(self.budget, parse_objectives(self.objectives))
@@ -194,7 +194,7 @@ class RunConfig:
             parse_widths(self.width)
 
     def _check_ranges(self) -> None:
-        """Between what a number must be."""
+        """Numbers are within their ranges."""
         if not (1 <= self.latency_batch <= 4096 and 1 <= self.latency_threads <= 1024):
             raise ConfigError(
                 "--latency_batch must be at least 1 and at most 4096, --latency_threads at least 1 and at most 1024; "
@@ -222,7 +222,7 @@ class RunConfig:
             raise ConfigError(f"--checkpoint_seconds must be 0 or more; got {self.checkpoint_seconds}")
 
     def _check_combinations(self) -> None:
-        """What goes together."""
+        """Settings go together."""
         if self.schedule.endswith("transfer") and self.pretrained in ("", NO_WEIGHTS) and not self.phases:
             raise ConfigError(
                 f"--schedule {self.schedule} goes on from trained weights; name them with --pretrained, or choose "

@@ -37,7 +37,7 @@ class _Standing:
     measured: float = 0.0
     """Validation accuracy after the first phase, once it is over."""
     overfit: float = 0.0
-    """How far above it the accuracy on as many training images is."""
+    """How far above it the accuracy on as many training images is; 0 if nothing depends on it."""
 
 
 class ContinuedFinetuning:
@@ -88,7 +88,7 @@ class ContinuedFinetuning:
         if self._standing.phase == 0:
             self._train(self._context.split)
             measured = self._measure()
-            self._standing = replace(self._standing, measured=measured, overfit=self._learned() - measured)
+            self._standing = replace(self._standing, measured=measured, overfit=self._overfit(measured))
             self._close()
         else:
             self._context.step(FoundDone(self._phases[0].steps))
@@ -140,7 +140,7 @@ class ContinuedFinetuning:
     def _augmented(self) -> Lesson:
         """The lesson of phase 2."""
         pipeline, more = self._lesson.pipeline, self._standing.overfit
-        if pipeline.augmentation.policy != "auto" or more < _BY_HEART:
+        if more < _BY_HEART:
             return self._lesson
         if self._standing.parts == 0:
             self._context.progress.say(
@@ -150,10 +150,12 @@ class ContinuedFinetuning:
         augmentation = replace(pipeline.augmentation, policy="randaugment")
         return replace(self._lesson, pipeline=replace(pipeline, augmentation=augmentation))
 
-    def _learned(self) -> float:
-        """Accuracy on as many training images as there are validation images."""
+    def _overfit(self, measured: float) -> float:
+        """How far the accuracy on training images is above that on validation images."""
+        if self._lesson.pipeline.augmentation.policy != "auto":
+            return 0.0
         some = ResizedImages(self._context.split.spread(len(self._images)), self._context.pipeline)
-        return measure(answers_of(self._network, some), some.labels, self._lesson.settings)[1]
+        return measure(answers_of(self._network, some), some.labels, self._lesson.settings)[1] - measured
 
     def _measure(self) -> float:
         """Accuracy on validation images; the answers are kept."""
