@@ -30,7 +30,7 @@ _PAIR = 2  # images in a batch: one image has no batch statistics
 ENOUGH_FOR_STATISTICS = 32
 """Images of a process from which on batch norms take their statistics from these alone, unless told otherwise."""
 _ADAPTATION, _FINETUNING = 50, 1400  # steps of a generation and of a network, at least
-_FEWEST_FINETUNING, _PASSES = 600, 150  # for a network: steps that few images get too, and passes over them
+_FEWEST_FINETUNING, _PASSES = 400, 100  # for a network: steps that few images get too, and passes over them
 
 
 def check_length(settings: Phase | AdaptSettings | FinetuneSettings, of: str, *, minimum: int = 0) -> None:
@@ -283,7 +283,7 @@ class FinetuneSettings:
     """Passes over the training images; 0 leaves the networks as the search found them. Or give `steps`."""
     steps: int | None = None
     """Gradient steps; by default 1,400, up to four times as many with more than 2,000 training images, and with few
-    images 150 passes over them, but at least 600 steps."""
+    images 100 passes over them, but at least 400 steps."""
     choice: Choice = "spread"
     """Which networks of the front are returned: the most accurate, and those that together cover all sizes best
     (`spread`), or the best in each objective, and those of the highest trade-off (`trade-off`, published)."""
