@@ -347,11 +347,11 @@ class FinetuneSettings:
 
     def length(self, images: int) -> Length:
         """How long a network is trained, given the number of training images; with `restart`, at most twice that."""
-        steps = self.steps
+        batch_size, steps = batch_size_for(self.batch_size, images), self.steps
         if self.epochs is None and steps is None:
-            most = Length.of(images, batch_size_for(self.batch_size, images), epochs=_PASSES, steps=None).steps
+            most = Length.of(images, batch_size, epochs=_PASSES, steps=None).steps
             steps = max(_FEWEST_FINETUNING, min(round(_FINETUNING * growth(images)), most))
-        return Length.of(images, batch_size_for(self.batch_size, images), epochs=self.epochs, steps=steps)
+        return Length.of(images, batch_size, epochs=self.epochs, steps=steps)
 
     def phases(self, images: int) -> tuple[Length, Length]:
         """The parts before and after a network is measured, without `restart`."""
