@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nat2.nas.archive import Evaluation
-from nat2.pipeline.finetune import lengths_for, works_for
+from nat2.pipeline.finetune import how_many_kept, lengths_for, works_for
 from nat2.space import Arch, Macro, SearchSpace
 from nat2.training.settings import FinetuneSettings
 
@@ -36,6 +36,21 @@ def test_networks_that_the_user_named_change_nothing_for_the_others() -> None:
     assert chosen == pytest.approx([5 / 3, 5 / 6])  # of 1 and 4 million multiply-accumulates
     assert [work.length for work in _works(settings, asked=9e6)] == [*chosen, 1.0]
     assert [work.length for work in _works(settings, asked=9e6, none_chosen=True)] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("time", "steps", "kept"), [("", 100, 3), ("2m", 400, 2), ("5m", 1_050, 3), ("15m", 1_400, 4), ("1h", 9_000, 4)]
+)
+def test_the_less_time_there_is_the_fewer_networks_are_trained_further(time: str, steps: int, kept: int) -> None:
+    settings = FinetuneSettings(steps=steps)
+    first = settings.phases(2_000)[0].steps
+    longer = FinetuneSettings(steps=3 * steps, measured_at=first / (3 * steps))  # decided later; a resumed run finds it
+    for each in (settings, longer):
+        config = SimpleNamespace(time=time, finetune=each)
+        assert (
+            how_many_kept(cast(Any, SimpleNamespace(config=config, dataset=SimpleNamespace(train=range(2_000)))))
+            == kept
+        )
 
 
 def _works(settings: FinetuneSettings, *, asked: float | None = None, none_chosen: bool = False) -> Any:

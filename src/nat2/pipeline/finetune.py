@@ -35,9 +35,11 @@ from nat2.wording import counted
 
 _OF_EXITS = ("error", "params", "macs", "memory", "latency")
 """What is known of a network with several exits; a bound on anything else excludes those."""
-_FEWEST, FEWEST_IN_TIME = 3, 4
-"""Networks are trained further, unless others beat them by more than the standard error; the second in runs for a given
-time, which they do not make longer."""
+FEWEST_IN_TIME = 4
+"""Networks whose fine-tuning a run for a given time begins, at least."""
+_KEPT, _KEPT_IN_TIME = 3, (2, 4)
+"""Networks that are trained further unless others beat them by more than the standard error; the second in runs for a
+given time, in which they take time from the others: the fewest, and as many as that if all get the usual steps."""
 _WORTH = 0.25  # of the way from chance to no error at all, which inherited weights have to have made
 
 
@@ -149,8 +151,8 @@ def finetune_networks(
     """Stage 3: fine-tune, test and export networks, each by one process.
 
     Unless they are trained twice (`restart`), all are measured after the first phase of their fine-tuning; those that
-    others beat there are not trained further, and not returned, unless the user named them or fewer than three (four in
-    a run for a given time) would be left and the difference is within the standard error.
+    others beat there are not trained further, and not returned, unless the user named them or fewer than three (two to
+    four in a run for a given time, by its length) would be left and the difference is within the standard error.
 
     Args:
         context: What the stages share.
@@ -243,14 +245,25 @@ def _beaten(
     ids = list(compared)
     measurements = minimised(list(compared.values()), context.objectives)
     noise = standard_error(1 - measurements[:, 0].min(), len(context.dataset.val))
-    fewest = FEWEST_IN_TIME if context.config.time else _FEWEST
-    beaten = set(ids) - {ids[number] for number in continued(measurements, least=fewest, noise=noise)}
+    beaten = set(ids) - {ids[number] for number in continued(measurements, least=how_many_kept(context), noise=noise)}
     if beaten:
         context.progress.say(
             f"fine-tune: {counted(len(beaten), 'network')} of {len(ids)} not trained further: others are as accurate "
             "and cost less"
         )
     return beaten
+
+
+def how_many_kept(context: RunContext) -> int:
+    """How many networks are trained further as far as the noise allows."""
+    if not context.config.time:
+        return _KEPT
+    fewest, most = _KEPT_IN_TIME
+    # Of the first phase, because the second is made longer once it is known how many are trained further.
+    steps, usual = (
+        each.phases(len(context.dataset.train))[0].steps for each in (context.config.finetune, FinetuneSettings())
+    )
+    return min(most, max(fewest, most * steps // usual))
 
 
 def inherits(context: RunContext, work: Work) -> bool:
