@@ -2,13 +2,14 @@
 
     python benchmarks/nat2_against_nat.py --images FOLDER --time 30m --json nat2_against_nat.json
     python benchmarks/nat2_against_nat.py --images FOLDER --quick             EuroSAT, one seed, three runs of 7 minutes
+    python benchmarks/nat2_against_nat.py --images FOLDER --quick --ingredients   and six more
 
 Presets `nat2` and `nat` with their lengths in the published proportions, scaled to the given time (`nat2 run --time`),
 and `quick` as a third; all from random weights, at 24 to 32 pixels, with at most four networks
 returned. Compared are the fronts on the test images: hypervolume with one reference for all (error 1, the largest cost
 among all networks, costs in logarithms), the best accuracy, and the cost at which a front reaches the best accuracy
-that all of them reach. Then NAT2 with one ingredient after the other replaced by NAT's (not with `--quick`). FOLDER:
-see `benchmarks/worth.py`. What is done is kept under `--keep` and not repeated.
+that all of them reach. Then NAT2 with one ingredient after the other replaced by NAT's. FOLDER: see
+`benchmarks/worth.py`. What is done is kept under `--keep` and not repeated.
 """
 
 from __future__ import annotations
@@ -149,6 +150,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=2)
     options.add_argument("--keep", type=Path, default=Path("runs/nat2_against_nat"), help="folder of what is done")
     options.add_argument("--quick", action="store_true", help=f"{QUICK}, one objective and seed; runs of {QUICK_TIME}")
+    options.add_argument("--ingredients", action="store_true", help="with --quick, measure those too")
     given = options.parse_args()
     keep_freed_memory()
     torch.set_num_threads(1)  # processor time is compared
@@ -165,7 +167,7 @@ def main() -> None:
             gains.append(volumes["nat2"][0] - volumes["nat"][0])
             rows += rows_of(str(case), fronts)
             show(f"{title}: {case}", rows_of(str(case), fronts), None)
-        if not given.quick:
+        if given.ingredients or not given.quick:
             rows += ingredients(bench, Case(sets[0], kinds[0], 0))
     name, detail = "mean: hypervolume of nat2 minus that of nat", f"{len(gains)} pairs"
     rows.append(Row(name, statistics.mean(gains), 0.0, "higher", detail=detail))
