@@ -141,8 +141,8 @@ def test_a_plan_says_what_is_done(plans: dict[Preset, RunPlan]) -> None:
     plan = account(plans["quick"], IMAGES)
     assert plan.sentence == (
         "train 400 steps (16 passes); search 104 networks in 4 generations, 50 steps of adaptation in each; "
-        "fine-tune and export 5 networks, 1,400 steps each in the mean (24 passes)"
-    ).replace("24 passes", f"{1400 / (IMAGES // 32):.0f} passes").replace(
+        "fine-tune and export 5 networks, 1,200 steps each in the mean (24 passes)"
+    ).replace("24 passes", f"{1200 / (IMAGES // 32):.0f} passes").replace(
         "16 passes", f"{400 / (IMAGES // 32):.1f} passes"
     )
 

@@ -29,7 +29,7 @@ ScheduleName = Literal["uniform", "short", "ofa", "ofav2", "transfer", "short-tr
 _PAIR = 2  # images in a batch: one image has no batch statistics
 ENOUGH_FOR_STATISTICS = 32
 """Images of a process from which on batch norms take their statistics from these alone, unless told otherwise."""
-_ADAPTATION, _FINETUNING = 50, 1400  # steps of a generation and of a network, at least
+_ADAPTATION, _FINETUNING = 50, 1200  # steps of a generation and of a network, at least
 _FEWEST_FINETUNING, _PASSES = 400, 100  # for a network: steps that few images get too, and passes over them
 
 
@@ -282,7 +282,7 @@ class FinetuneSettings:
     epochs: int | None = None
     """Passes over the training images; 0 leaves the networks as the search found them. Or give `steps`."""
     steps: int | None = None
-    """Gradient steps; by default 1,400, up to four times as many with more than 2,000 training images, and with few
+    """Gradient steps; by default 1,200, up to four times as many with more than 2,000 training images, and with few
     images 100 passes over them, but at least 400 steps."""
     choice: Choice = "spread"
     """Which networks of the front are returned: the most accurate, and those that together cover all sizes best
