@@ -160,7 +160,7 @@ TRANSFER: tuple[Phase, ...] = (
 )
 """The published warm-up of a trained super-network on new images (NAT), its rates for batches of 256."""
 SHORT_TRANSFER: tuple[Phase, ...] = (
-    replace(_BRIEF, name="uniform", steps=300, lr=0.03, warmup_steps=30, depths=_DEPTHS, expands=(3, 4, 6)),
+    replace(_BRIEF, name="uniform", steps=300, lr=0.06, warmup_steps=30, depths=_DEPTHS, expands=(3, 4, 6)),
 )
 """A short form of it, for small data sets and machines; many images get more steps. Training the largest network first,
 as published, gained nothing in two thirds more time."""
