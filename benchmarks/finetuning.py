@@ -12,8 +12,6 @@ from __future__ import annotations
 import copy
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from handmade import SIZES
 from table import Row, parser, show
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tuned import Setting, Tuning
+from tuned import Setting, Tuning, timed
 from worth import FILES, OWN, source
 
 from nat2.allocator import keep_freed_memory
@@ -96,13 +94,6 @@ def averaged(network: StaticNetwork, average: nn.Module) -> StaticNetwork:
     return result
 
 
-def measured(work: Callable[[], float]) -> tuple[float, float]:
-    """What it returns, and its processor seconds."""
-    began = time.process_time()
-    result = work()
-    return result, time.process_time() - began
-
-
 def main() -> None:
     """Measure, print, write."""
     options = parser(str(__doc__).partition("\n")[0])
@@ -130,7 +121,7 @@ def main() -> None:
                 plan, dataset = prepare(RunConfig(data=data, seed=seed))
                 usual = 0.0
                 for changed, variant in tried.items():
-                    reached, seconds = measured(
+                    reached, seconds = timed(
                         lambda at=variant: trained(plan, dataset, given.size, at, given.steps)  # type: ignore[misc]  # noqa: B023
                     )
                     usual = usual or reached

@@ -24,7 +24,8 @@ from tuned import Shape, arch_of
 
 import nat2
 from nat2.allocator import keep_freed_memory
-from nat2.data.transform import Pipeline, ResizedImages, shuffled_batches, steps_per_epoch
+from nat2.data.transform import ResizedImages, shuffled_batches, steps_per_epoch
+from nat2.pipeline.context import pipeline_of
 from nat2.pipeline.prepare import prepare
 from nat2.runs.config import RunConfig
 from nat2.runs.results import Result
@@ -58,7 +59,7 @@ def made_by_hand(config: RunConfig, name: str, seconds: float) -> Made:
     arch = arch_of(macro, resolution, SIZES[name])
     generator = torch_generator(config.seed, "handmade", name)
     network: StaticNetwork = channels_last(extract(SuperNetwork(macro, generator=generator), arch))
-    pipeline = Pipeline(dataset.mean, dataset.std, config.augmentation, center=config.center or 1.0)
+    pipeline = pipeline_of(config, dataset)
     images = dataset.train.joined(dataset.val)
     optimizer = sgd(network, weight_decay=DECAY)
     steps = steps_per_epoch(len(images), BATCH)

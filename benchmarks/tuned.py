@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from torch.optim import Optimizer
@@ -10,6 +13,7 @@ from torch.optim import Optimizer
 from nat2.data.dataset import Dataset, Split
 from nat2.data.settings import Augmentation
 from nat2.data.transform import Pipeline, ResizedImages
+from nat2.pipeline.context import pipeline_of
 from nat2.pipeline.pretrained import begin_with
 from nat2.runs.plan import RunPlan
 from nat2.seeds import torch_generator
@@ -23,8 +27,16 @@ from nat2.training.settings import FinetuneSettings
 
 Shape = tuple[int, int, Layer]
 """How many stages, how deep each, and their layers."""
+Result = TypeVar("Result")
 CALIBRATION = 256  # images
 _WARMUP = 0.05  # of the steps
+
+
+def timed(work: Callable[[], Result]) -> tuple[Result, float]:
+    """What it returns, and its processor seconds."""
+    began = time.process_time()
+    result = work()
+    return result, time.process_time() - began
 
 
 def arch_of(macro: Macro, resolution: int, shape: Shape) -> Arch:
@@ -64,9 +76,8 @@ class Tuning:
     def of(plan: RunPlan, dataset: Dataset, shape: Shape, setting: Setting) -> Tuning:
         """Make the network, with statistics of the training images."""
         (macro,), resolution, config = plan.macros, plan.space.resolutions[-1], plan.config
-        pipeline = Pipeline(
-            dataset.mean, dataset.std, setting.augmentation or config.augmentation, center=config.center or 1.0
-        )
+        augmentation = setting.augmentation or config.augmentation
+        pipeline = pipeline_of(replace(config, augmentation=augmentation), dataset)
         images = dataset.train.joined(dataset.val)
         weights = SuperNetwork(macro, generator=torch_generator(config.seed, *setting.purpose)).eval()
         if setting.trained:

@@ -15,8 +15,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,11 +24,14 @@ from shrinking import measure, median_of
 from table import Row, parser, show, write
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from tuned import timed
 from worth import FILES, OWN, source
 
 from nat2.allocator import keep_freed_memory
 from nat2.data.dataset import Dataset
 from nat2.data.transform import Pipeline, ResizedImages
+from nat2.pipeline.context import pipeline_of
+from nat2.pipeline.planning import scaled_phase
 from nat2.pipeline.prepare import prepare
 from nat2.pipeline.stages import new_supernet
 from nat2.processes import ALONE
@@ -37,6 +39,7 @@ from nat2.runs.config import RunConfig
 from nat2.runs.plan import RunPlan
 from nat2.supernet import SuperNetwork
 from nat2.training.context import TrainingContext
+from nat2.training.length import batch_size_for
 from nat2.training.settings import Phase
 from nat2.training.shrink import shrink
 from nat2.training.teacher import calibration_images
@@ -91,14 +94,20 @@ class Trainer:
     def of(config: RunConfig, scratch: Path) -> Trainer:
         """Read the images, and decide what a run would."""
         plan, dataset = prepare(config)
-        pipeline = Pipeline(dataset.mean, dataset.std, plan.config.augmentation, center=plan.config.center or 1.0)
-        return Trainer(plan, dataset, pipeline, scratch)
+        return Trainer(plan, dataset, pipeline_of(plan.config, dataset), scratch)
 
     def network(self) -> SuperNetwork:
         """A super-network that has not begun to learn."""
         return new_supernet(self.plan, self.plan.macros[0], ALONE)[0]
 
-    def train(self, network: SuperNetwork, phases: tuple[Phase, ...]) -> None:
+    def phase(self, steps: int = 0, rate: float = 1.0) -> Phase:
+        """The only phase of a run's training, of another length and with so many times the learning rate."""
+        (phase,), images = self.plan.config.phases, len(self.dataset.train)
+        batch_size = batch_size_for(self.plan.config.shrink.batch_size, images)
+        factor = steps / phase.length(images, batch_size).steps if steps else 1.0
+        return replace(scaled_phase(phase, factor, images, batch_size), lr=rate * phase.lr)
+
+    def train(self, network: SuperNetwork, phase: Phase) -> None:
         """Train it as a run does."""
         plan = self.plan
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
@@ -109,7 +118,7 @@ class Trainer:
                 seed=plan.config.seed,
             )
             supported = plan.space.expands if plan.pretrained else ()
-            list(shrink(network, plan.space, phases, plan.config.shrink, context, supported=supported))
+            list(shrink(network, plan.space, [phase], plan.config.shrink, context, supported=supported))
         network.eval()
 
     def accuracies(self, network: SuperNetwork) -> dict[str, float]:
@@ -121,44 +130,28 @@ class Trainer:
         return {name: 100 * measure(network, arch, calibration, test) for name, arch in archs.items()}
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Processor seconds of some work."""
-    began = time.process_time()
-    work()
-    return time.process_time() - began
-
-
 def seconds_per_step(trainer: Trainer) -> float:
     """Of the only phase, from a few of its steps."""
-    (phase,) = trainer.plan.config.phases
     network = trainer.network()
-    trainer.train(network, (replace(phase, steps=2, warmup_steps=0),))  # the first steps take longer
-    return timed(lambda: trainer.train(network, (replace(phase, steps=TRIED, warmup_steps=0),))) / TRIED
+    trainer.train(network, trainer.phase(2))  # the first steps take longer
+    return timed(lambda: trainer.train(network, trainer.phase(TRIED)))[1] / TRIED
 
 
 def warmed_up(trainer: Trainer, steps: int, way: Way) -> SuperNetwork:
     """A super-network after so many steps."""
-    (phase,) = trainer.plan.config.phases
     network = trainer.network()
-    phase = replace(phase, lr=way.rate * phase.lr)
     heads, largest = round(way.heads * steps), round(way.largest * steps)
     if heads:
         classifiers = [each.classifier for each in network.exits.values()]
         network.requires_grad_(False)
         nn.ModuleList(classifiers).requires_grad_(True)  # type: ignore[arg-type]
-        trainer.train(network, (_of(phase, heads),))
+        trainer.train(network, trainer.phase(heads, way.rate))
         network.requires_grad_(True)
     if largest:
-        trainer.train(network, (replace(_of(phase, largest), joint=True),))
+        trainer.train(network, replace(trainer.phase(largest, way.rate), joint=True))
     with changed_gradients(network, way):
-        trainer.train(network, (_of(phase, steps - heads - largest),))
+        trainer.train(network, trainer.phase(steps - heads - largest, way.rate))
     return network
-
-
-def _of(phase: Phase, steps: int) -> Phase:
-    """A phase of another length, with as large a part of it to warm up."""
-    assert phase.steps is not None
-    return replace(phase, steps=steps, warmup_steps=round(steps * (phase.warmup_steps or 0) / phase.steps))
 
 
 @contextlib.contextmanager
@@ -187,7 +180,7 @@ def rows_of(name: str, data: str, seed: int, ways: list[str], scratch: Path) -> 
     """Random weights, trained ones in parts of their time, and other ways in half of it."""
     random = Trainer.of(RunConfig(data=data, seed=seed, pretrained="none"), scratch)
     network = random.network()
-    whole = timed(lambda: random.train(network, random.plan.config.phases))
+    _, whole = timed(lambda: random.train(network, random.phase()))
     reached = random.accuracies(network)
     for which, value in reached.items():
         yield Row(f"{name}, random weights, {which}", value, unit="%", detail=f"{whole:.0f} s")
@@ -198,15 +191,10 @@ def rows_of(name: str, data: str, seed: int, ways: list[str], scratch: Path) -> 
     warmups = [(share, part, USUAL) for share, part in SHARES.items()] if not ways else []
     for share, part, way in warmups or [("half", SHARES["half"], each) for each in (USUAL, *ways)]:
         steps = max(1, round(part * most))
-        network, seconds = _timed_result(lambda at=way, of=steps: warmed_up(trained, of, WAYS[at]))  # type: ignore[misc]
+        network, seconds = timed(lambda at=way, of=steps: warmed_up(trained, of, WAYS[at]))  # type: ignore[misc]
         for which, value in trained.accuracies(network).items():
             detail = f"{steps} steps, {seconds:.0f} s, {value - reached[which]:+.1f} points"
             yield Row(f"{name}, trained weights in {share} of the time, {way}, {which}", value, unit="%", detail=detail)
-
-
-def _timed_result(work: Callable[[], SuperNetwork]) -> tuple[SuperNetwork, float]:
-    began = time.process_time()
-    return work(), time.process_time() - began
 
 
 def summary(rows: list[Row]) -> list[Row]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from nat2.data.dataset import Dataset, Split
 from nat2.data.transform import Pipeline, ResizedImages
 from nat2.nas.archive import Evaluation
@@ -15,7 +17,7 @@ from nat2.nas.objectives import Objective
 from nat2.pipeline.clock import StageClock
 from nat2.pipeline.evaluation import Evaluator, exact_costs
 from nat2.pipeline.prepare import introduction
-from nat2.processes import Processes
+from nat2.processes import ALONE, Processes
 from nat2.progress import Reporter
 from nat2.runs.config import RunConfig
 from nat2.runs.facts import Fact
@@ -25,6 +27,18 @@ from nat2.space import Arch, Macro, SearchSpace
 from nat2.supernet import SuperNetworks
 from nat2.training.context import TrainingContext, joint_statistics
 from nat2.training.teacher import calibration_images
+
+
+def pipeline_of(config: RunConfig, dataset: Dataset, *, device: torch.device = ALONE.device) -> Pipeline:
+    """What a run makes its inputs with."""
+    return Pipeline(
+        dataset.mean,
+        dataset.std,
+        config.augmentation,
+        device=device,
+        center=config.center or 1.0,
+        span=dataset.span,
+    )
 
 
 @dataclass(frozen=True)
@@ -48,14 +62,7 @@ class RunContext:
     def of(plan: RunPlan, dataset: Dataset, folder: RunFolder, progress: Reporter, processes: Processes) -> RunContext:
         """The context of a plan."""
         config = plan.config
-        pipeline = Pipeline(
-            dataset.mean,
-            dataset.std,
-            config.augmentation,
-            device=processes.device,
-            center=config.center or 1.0,
-            span=dataset.span,
-        )
+        pipeline = pipeline_of(config, dataset, device=processes.device)
         most = config.search.val_images
         calibration = calibration_images(dataset.train, config.shrink.calibration_images)
         return RunContext(
