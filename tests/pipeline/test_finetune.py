@@ -47,10 +47,8 @@ def test_the_less_time_there_is_the_fewer_networks_are_trained_further(time: str
     longer = FinetuneSettings(steps=3 * steps, measured_at=first / (3 * steps))  # decided later; a resumed run finds it
     for each in (settings, longer):
         config = SimpleNamespace(time=time, finetune=each)
-        assert (
-            how_many_kept(cast(Any, SimpleNamespace(config=config, dataset=SimpleNamespace(train=range(2_000)))))
-            == kept
-        )
+        context: Any = SimpleNamespace(config=config, dataset=SimpleNamespace(train=range(2_000)))
+        assert how_many_kept(context) == kept
 
 
 def _works(settings: FinetuneSettings, *, asked: float | None = None, none_chosen: bool = False) -> Any:

@@ -35,11 +35,9 @@ from nat2.wording import counted
 
 _OF_EXITS = ("error", "params", "macs", "memory", "latency")
 """What is known of a network with several exits; a bound on anything else excludes those."""
-FEWEST_IN_TIME = 4
-"""Networks whose fine-tuning a run for a given time begins, at least."""
 _KEPT, _KEPT_IN_TIME = 3, (2, 4)
-"""Networks that are trained further unless others beat them by more than the standard error; the second in runs for a
-given time, in which they take time from the others: the fewest, and as many as that if all get the usual steps."""
+"""How many networks are trained further, at least, unless others beat them by more than the standard error. In runs for
+a given time, where they take time from the others: in the shortest, and where all get the usual steps."""
 _WORTH = 0.25  # of the way from chance to no error at all, which inherited weights have to have made
 
 
@@ -259,10 +257,9 @@ def how_many_kept(context: RunContext) -> int:
     if not context.config.time:
         return _KEPT
     fewest, most = _KEPT_IN_TIME
+    images = len(context.dataset.train)
     # Of the first phase, because the second is made longer once it is known how many are trained further.
-    steps, usual = (
-        each.phases(len(context.dataset.train))[0].steps for each in (context.config.finetune, FinetuneSettings())
-    )
+    steps, usual = context.config.finetune.phases(images)[0].steps, FinetuneSettings().phases(images)[0].steps
     return min(most, max(fewest, most * steps // usual))
 
 

@@ -12,7 +12,6 @@ from nat2.data.dataset import Dataset
 from nat2.errors import ConfigError, RunError
 from nat2.nas.settings import SearchSettings
 from nat2.pipeline.context import RunContext
-from nat2.pipeline.finetune import FEWEST_IN_TIME
 from nat2.pipeline.prepare import prepare
 from nat2.pipeline.speed import (
     Speed,
@@ -39,6 +38,7 @@ CLOSING_SECONDS = 4.0
 """Networks are compared, tables, plot and report are written."""
 _MOST_PASSES = 600  # of the fine-tuning over the images: more do not help
 _FEWEST_STEPS = 50  # of the fine-tuning
+_FEWEST_NETWORKS = 4  # whose fine-tuning begins
 _FEWEST_ADAPTING = 20  # steps per generation: fewer change little, but have the whole archive evaluated again
 _LARGER = (128, 96, 80)  # sides of images that are searched where they have them and the time allows
 _AMPLE = 1.5  # how many times as long as a run of default length the time has to be for that
@@ -334,7 +334,7 @@ def scaled_adapt(adapt: AdaptSettings, scale: float, images: int) -> AdaptSettin
 
 def _finetuning(config: RunConfig, images: int, speed: Speed, left: float, *, networks_open: bool) -> RunConfig:
     """As many networks as get half of the usual steps at least, and as many steps as the time allows."""
-    fewest = min(FEWEST_IN_TIME, config.networks) if networks_open else config.networks
+    fewest = min(_FEWEST_NETWORKS, config.networks) if networks_open else config.networks
     usual = config.finetune.length(images).steps
     for networks in range(config.networks, fewest - 1, -1):
         settings = longest_finetuning(config, images, speed.finetuning * networks, left)
